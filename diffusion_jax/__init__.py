@@ -1,0 +1,1 @@
+"""Denoising diffusion models in JAX and Flax: train, resume, sample, measure."""

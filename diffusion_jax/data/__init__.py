@@ -1,0 +1,1 @@
+"""Data: sources of images, transforms, and the loader; NumPy out."""

@@ -1,0 +1,211 @@
+"""The forward process, its posterior, and what a network may predict.
+
+Every function takes log-SNRs: scalars, or one an example ([B]), beside images
+[B, ...]. From a time t to any earlier s, and with alpha^2 = sigmoid(logsnr) and
+sigma^2 = sigmoid(-logsnr), one set of formulas serves every stride.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def align(values: Array, x: Array) -> Array:
+    """Appends axes to values ([] or [B]) until they broadcast against x [B, ...]."""
+    values = jnp.asarray(values)
+    if values.ndim == 0:
+        return values
+    return values.reshape(values.shape + (1,) * (x.ndim - values.ndim))
+
+
+def alpha(logsnr: Array) -> Array:
+    """Amplitude of the signal, sqrt(alpha_bar) = sqrt(sigmoid(logsnr))."""
+    return jnp.sqrt(jax.nn.sigmoid(logsnr))
+
+
+def sigma(logsnr: Array) -> Array:
+    """Amplitude of the noise, sqrt(1 - alpha_bar) = sqrt(sigmoid(-logsnr))."""
+    return jnp.sqrt(jax.nn.sigmoid(-logsnr))
+
+
+def q_sample(x_0: Array, logsnr: Array, eps: Array) -> Array:
+    """Draws from q(x_t | x_0).
+
+        x_t = alpha_t x_0 + sigma_t eps
+
+    Args:
+      x_0: [B, ...], clean data.
+      logsnr: [] or [B], at time t.
+      eps: [B, ...], standard normal.
+
+    Returns:
+      x_t, [B, ...].
+
+    Source: Ho et al. 2020, equation 4, arXiv:2006.11239.
+    """
+    logsnr = align(logsnr, x_0)
+    return alpha(logsnr) * x_0 + sigma(logsnr) * eps
+
+
+def q_step(x_s: Array, logsnr_s: Array, logsnr_t: Array, eps: Array) -> Array:
+    """Draws from q(x_t | x_s), one step of the forward chain when s = t - 1.
+
+        x_t = alpha_t/alpha_s x_s + sqrt(beta) eps,  beta as in `step_variance`
+
+    Args:
+      x_s: [B, ...], data at the earlier time s.
+      logsnr_s: [] or [B].
+      logsnr_t: [] or [B], smaller.
+      eps: [B, ...], standard normal.
+
+    Returns:
+      x_t, [B, ...].
+
+    Source: Ho et al. 2020, equation 2.
+    """
+    l_s, l_t = align(logsnr_s, x_s), align(logsnr_t, x_s)
+    return alpha(l_t) / alpha(l_s) * x_s + jnp.sqrt(step_variance(l_s, l_t)) * eps
+
+
+def signal_gain(logsnr_s: Array, logsnr_t: Array) -> Array:
+    """How much of the log-SNR's change is new signal, c = 1 - SNR_t / SNR_s.
+
+    Source: Kingma et al. 2021, equation 33 (their -expm1), arXiv:2107.00630.
+    """
+    return -jnp.expm1(logsnr_t - logsnr_s)
+
+
+def step_variance(logsnr_s: Array, logsnr_t: Array) -> Array:
+    """Variance of q(x_t | x_s): beta_t when s = t - 1 (fixedlarge).
+
+        1 - alpha_bar_t / alpha_bar_s = c sigma_t^2
+
+    Source: Ho et al. 2020, equation 2 and section 3.2.
+    """
+    return signal_gain(logsnr_s, logsnr_t) * jax.nn.sigmoid(-logsnr_t)
+
+
+def posterior_variance(logsnr_s: Array, logsnr_t: Array) -> Array:
+    """Variance of q(x_s | x_t, x_0): beta-tilde_t when s = t - 1 (fixedsmall).
+
+        c sigma_s^2
+
+    Source: Ho et al. 2020, equation 7.
+    """
+    return signal_gain(logsnr_s, logsnr_t) * jax.nn.sigmoid(-logsnr_s)
+
+
+def posterior_coefficients(logsnr_s: Array, logsnr_t: Array) -> tuple[Array, Array]:
+    """Weights of x_0 and x_t in the mean of q(x_s | x_t, x_0).
+
+        c alpha_s  and  exp((logsnr_t - logsnr_s) / 2) sigma_s / sigma_t
+
+    Written so that pure data (logsnr_s = inf) and pure noise (logsnr_t = -inf) are
+    finite.
+
+    Args:
+      logsnr_s: any shape, at the earlier time s.
+      logsnr_t: of that shape, smaller.
+
+    Returns:
+      The two weights, of that shape.
+
+    Source: Ho et al. 2020, equation 7.
+    """
+    ratio = jnp.exp(0.5 * (logsnr_t - logsnr_s)) * sigma(logsnr_s) / sigma(logsnr_t)
+    return signal_gain(logsnr_s, logsnr_t) * alpha(logsnr_s), ratio
+
+
+def posterior_mean(x_0: Array, x_t: Array, logsnr_s: Array, logsnr_t: Array) -> Array:
+    """Mean of q(x_s | x_t, x_0) for any s < t.
+
+    Args:
+      x_0: [B, ...], clean data or its prediction.
+      x_t: [B, ...].
+      logsnr_s: [] or [B].
+      logsnr_t: [] or [B], smaller.
+
+    Returns:
+      [B, ...].
+
+    Source: Ho et al. 2020, equation 7; for any stride, Kingma et al. 2021, A.2.
+    """
+    of_x_0, of_x_t = posterior_coefficients(align(logsnr_s, x_0), align(logsnr_t, x_0))
+    return of_x_0 * x_0 + of_x_t * x_t
+
+
+def x0_from_eps(x_t: Array, eps: Array, logsnr: Array) -> Array:
+    """x_0 = (x_t - sigma eps) / alpha.  Source: Ho et al. 2020, equation 15."""
+    logsnr = align(logsnr, x_t)
+    return (x_t - sigma(logsnr) * eps) / alpha(logsnr)
+
+
+def eps_from_x0(x_t: Array, x_0: Array, logsnr: Array) -> Array:
+    """eps = (x_t - alpha x_0) / sigma.  Source: Ho et al. 2020, equation 4."""
+    logsnr = align(logsnr, x_t)
+    return (x_t - alpha(logsnr) * x_0) / sigma(logsnr)
+
+
+def v_from_pair(x_0: Array, eps: Array, logsnr: Array) -> Array:
+    """v = alpha eps - sigma x_0.
+
+    Source: Salimans and Ho 2022, section 4, arXiv:2202.00512.
+    """
+    logsnr = align(logsnr, x_0)
+    return alpha(logsnr) * eps - sigma(logsnr) * x_0
+
+
+def x0_from_v(x_t: Array, v: Array, logsnr: Array) -> Array:
+    """x_0 = alpha x_t - sigma v.  Source: Salimans and Ho 2022, appendix D."""
+    logsnr = align(logsnr, x_t)
+    return alpha(logsnr) * x_t - sigma(logsnr) * v
+
+
+def x0_from_mu(x_t: Array, mu: Array, logsnr_s: Array, logsnr_t: Array) -> Array:
+    """The x_0 whose posterior mean is mu (inverts `posterior_mean`).
+
+    Source: Ho et al. 2020, equation 7 solved for x_0.
+    """
+    of_x_0, of_x_t = posterior_coefficients(align(logsnr_s, x_t), align(logsnr_t, x_t))
+    return (mu - of_x_t * x_t) / of_x_0
+
+
+class Prediction(NamedTuple):
+    """What a network is asked for: the target in training, and the way back to x_0.
+
+    Attributes:
+      target: (x_0, eps, x_t, logsnr_s, logsnr_t) -> [B, ...], with s = t - 1.
+      to_x0: (x_t, output, logsnr_s, logsnr_t) -> x_0, [B, ...].
+    """
+
+    target: Callable[[Array, Array, Array, Array, Array], Array]
+    to_x0: Callable[[Array, Array, Array, Array], Array]
+
+
+PREDICTIONS: dict[str, Prediction] = {
+    "eps": Prediction(
+        target=lambda x_0, eps, x_t, l_s, l_t: eps,
+        to_x0=lambda x_t, eps, l_s, l_t: x0_from_eps(x_t, eps, l_t),
+    ),
+    "x0": Prediction(
+        target=lambda x_0, eps, x_t, l_s, l_t: x_0,
+        to_x0=lambda x_t, x_0, l_s, l_t: x_0,
+    ),
+    "v": Prediction(
+        target=lambda x_0, eps, x_t, l_s, l_t: v_from_pair(x_0, eps, l_t),
+        to_x0=lambda x_t, v, l_s, l_t: x0_from_v(x_t, v, l_t),
+    ),
+    "mu": Prediction(
+        target=lambda x_0, eps, x_t, l_s, l_t: posterior_mean(x_0, x_t, l_s, l_t),
+        to_x0=lambda x_t, mu, l_s, l_t: x0_from_mu(x_t, mu, l_s, l_t),
+    ),
+}
+
+# Variance of p(x_s | x_t) by name, from (logsnr_s, logsnr_t).
+VARIANCES: dict[str, Callable[[Array, Array], Array]] = {
+    "fixedsmall": posterior_variance,
+    "fixedlarge": step_variance,
+}

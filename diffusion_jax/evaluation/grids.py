@@ -1,0 +1,52 @@
+"""Pictures: a grid of images, and a film of the reverse chain."""
+
+import math
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+SHORTEST_SIDE = 32  # pixels an image gets at least, so that 8x8 digits can be seen
+
+
+def tile(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Lays images out in rows.
+
+    Args:
+      images: u8[N, H, W, C], C = 1 or 3.
+      columns: of the grid; None makes it about square.
+
+    Returns:
+      u8[rows H', columns W', C]; small images are enlarged by a whole factor, and the
+      cells left over are black.
+    """
+    count, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    cells = np.zeros((rows * columns, height, width, channels), np.uint8)
+    cells[:count] = images
+    factor = max(1, SHORTEST_SIDE // min(height, width))
+    cells = cells.repeat(factor, axis=1).repeat(factor, axis=2)
+    cells = cells.reshape(rows, columns, height * factor, width * factor, channels)
+    return cells.transpose(0, 2, 1, 3, 4).reshape(
+        rows * height * factor, columns * width * factor, channels
+    )
+
+
+def _picture(array: np.ndarray) -> Image.Image:
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def save_grid(path: pathlib.Path, images: np.ndarray) -> None:
+    """Writes u8[N, H, W, C] as one PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _picture(tile(images)).save(path)
+
+
+def save_film(path: pathlib.Path, frames: np.ndarray) -> None:
+    """Writes u8[N, k, H, W, C] as an animation of k grids; the last one stays."""
+    pictures = [_picture(tile(frame)) for frame in frames.swapaxes(0, 1)]
+    durations = [120] * (len(pictures) - 1) + [2000]  # milliseconds
+    pictures[0].save(
+        path, save_all=True, append_images=pictures[1:], duration=durations, loop=0
+    )

@@ -1,0 +1,98 @@
+"""What a family of models is to the rest of the program."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax import Array
+
+from diffusion_jax.training import parallel
+from diffusion_jax.training.state import Phase, TrainState
+
+PyTree = Any
+Batch = dict[str, Array]  # index i32[B] always; image f32[B,H,W,C] in [-1,1], label ...
+
+
+class Aux(NamedTuple):
+    """What a loss returns beside its value.
+
+    Attributes:
+      metrics: scalars, each a mean over the shard.
+      model_state: the groups' new batch statistics.
+      extra: the new extra state.
+    """
+
+    metrics: dict[str, Array]
+    model_state: dict[str, PyTree]
+    extra: PyTree
+
+
+class Method(Protocol):
+    """A family: a frozen dataclass of pure functions, and its phases in order."""
+
+    phases: tuple[Phase, ...]
+
+    def init(self, key: Array) -> tuple[dict[str, PyTree], dict[str, PyTree], PyTree]:
+        """Returns (params, model_state, extra), the first two by group."""
+
+    def loss(
+        self,
+        phase: str,
+        params: dict[str, PyTree],
+        model_state: dict[str, PyTree],
+        extra: PyTree,
+        batch: Batch,
+        key: Array,
+        step: Array,
+    ) -> tuple[Array, Aux]:
+        """Returns the mean loss, f32[], over one shard of the batch.
+
+        Random numbers of an example come from fold_in(key, its global index), so that
+        the number of devices changes nothing.
+        """
+
+    def evaluate(
+        self,
+        params: dict[str, PyTree],
+        model_state: dict[str, PyTree],
+        batch: Batch,
+        key: Array,
+    ) -> dict[str, Array]:
+        """Returns measures of each example by name, f32[B] each, in nats."""
+
+    def sample(
+        self,
+        params: dict[str, PyTree],
+        model_state: dict[str, PyTree],
+        index: Array,
+        key: Array,
+    ) -> Batch:
+        """Draws a sample for each global index i32[n]; it depends on that alone."""
+
+
+def make_draw(method: Method, batch_size: int) -> Callable[..., dict[str, np.ndarray]]:
+    """Makes a function that draws any number of samples, batch by batch.
+
+    Args:
+      method: of the state.
+      batch_size: samples drawn at once, over this process's devices.
+
+    Returns:
+      (state, num_images, seed) -> host arrays with leading axis num_images, drawn with
+      the averaged parameters. Sample i depends on the seed and on i alone.
+    """
+
+    def sample(state: TrainState, key: Array, index: Array) -> Batch:
+        return method.sample(state.ema, state.model_state, index, key)
+
+    on_devices = parallel.map_on_devices(sample)
+
+    def draw(state: TrainState, num_images: int, seed: int) -> dict[str, np.ndarray]:
+        key = jax.random.key(seed)
+        index = np.arange(-(-num_images // batch_size) * batch_size, dtype=np.int32)
+        chunks = index.reshape(-1, batch_size)  # all of one shape: one compilation
+        drawn = [on_devices(state, key, chunk) for chunk in chunks]
+        return jax.tree.map(lambda *xs: np.concatenate(xs)[:num_images], *drawn)
+
+    return draw

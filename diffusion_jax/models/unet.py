@@ -1,0 +1,215 @@
+"""The U-Net of Ho et al. 2020 (appendix B), for any resolution."""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+NUM_GROUPS = 32
+GROUP_NORM_EPSILON = 1e-6
+
+
+def time_embedding(t: Array, features: int) -> Array:
+    """Embeds time in sines and cosines, sines first.
+
+        f_k = exp(-ln(10000) k / (features/2 - 1));  [sin(t f), cos(t f)]
+
+    Args:
+      t: [B], the authors' time 0..T-1, any real or integer dtype.
+      features: even, at least 4.
+
+    Returns:
+      f32[B, features]. Always float32: bfloat16 keeps only 507 of 1000 integers.
+
+    Source: Vaswani et al. 2017, section 3.5, with the authors' frequencies
+    (Ho et al. 2020, appendix B).
+    """
+    half = features // 2
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half) / (half - 1))
+    angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def at_least_float32(x: Array) -> Array:
+    """Widens bfloat16 to float32 and leaves float64 as it is."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _init(scale: float = 1.0):
+    # "Zero" is 1e-10: it starts each residual branch at (almost) nothing.
+    return nn.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
+
+
+def _conv(features: int, dtype: DTypeLike, name: str, scale: float = 1.0, **kwargs):
+    kernel = kwargs.pop("kernel_size", (3, 3))
+    return nn.Conv(
+        features, kernel, dtype=dtype, kernel_init=_init(scale), name=name, **kwargs
+    )
+
+
+def _dense(features: int, dtype: DTypeLike, name: str, scale: float = 1.0):
+    return nn.Dense(features, dtype=dtype, kernel_init=_init(scale), name=name)
+
+
+def _norm(x: Array, dtype: DTypeLike, name: str) -> Array:
+    """Group normalisation in 32 groups, fewer where 32 does not divide."""
+    groups = math.gcd(NUM_GROUPS, x.shape[-1])
+    return nn.GroupNorm(groups, epsilon=GROUP_NORM_EPSILON, dtype=dtype, name=name)(x)
+
+
+class ExampleDropout(nn.Module):
+    """Dropout whose mask depends on the example, not on its place in a shard.
+
+    Attributes:
+      rate: the share of activations set to zero, in [0, 1).
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, index: Array | None) -> Array:
+        """Drops activations of x [B, ...] where index i32[B] is given."""
+        if index is None or self.rate == 0.0:
+            return x
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), index)
+        keep = jax.vmap(
+            lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:])
+        )(keys)
+        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with the time added between them, and a shortcut."""
+
+    features: int
+    dropout: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array, index: Array | None) -> Array:
+        h = nn.swish(_norm(x, self.dtype, "norm1"))
+        h = _conv(self.features, self.dtype, "conv1")(h)
+        h += _dense(self.features, self.dtype, "time")(nn.swish(time))[:, None, None, :]
+        h = nn.swish(_norm(h, self.dtype, "norm2"))
+        h = ExampleDropout(self.dropout, name="dropout")(h, index)
+        h = _conv(self.features, self.dtype, "conv2", scale=0.0)(h)
+        if x.shape[-1] != self.features:
+            x = _dense(self.features, self.dtype, "shortcut")(x)
+        return x + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all positions with one head, and a shortcut."""
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, height, width, channels = x.shape
+        h = _norm(x, self.dtype, "norm").reshape(batch, height * width, channels)
+        q = _dense(channels, self.dtype, "query")(h)
+        k = _dense(channels, self.dtype, "key")(h)
+        v = _dense(channels, self.dtype, "value")(h)
+        logits = jnp.einsum("bqc,bkc->bqk", q, k) * channels**-0.5
+        weights = nn.softmax(at_least_float32(logits)).astype(self.dtype)
+        h = jnp.einsum("bqk,bkc->bqc", weights, v)
+        h = _dense(channels, self.dtype, "out", scale=0.0)(h)
+        return x + h.reshape(x.shape)
+
+
+class UNet(nn.Module):
+    """Predicts one value a pixel and output channel from a noisy image and its time.
+
+    Attributes:
+      base_channels: channels at full resolution.
+      channel_multipliers: one a level; each level halves the resolution.
+      num_blocks: residual blocks a level on the way down; one more on the way up.
+      attention_resolutions: heights at which every block is followed by attention.
+      dropout: rate inside the residual blocks.
+      out_channels: C, or 2C where the variance is learned as well.
+      dtype: of activations; parameters stay float32.
+
+    Source: Ho et al. 2020, appendix B, arXiv:2006.11239.
+    """
+
+    base_channels: int
+    channel_multipliers: Sequence[int]
+    num_blocks: int
+    attention_resolutions: Sequence[int]
+    dropout: float
+    out_channels: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, dropout_index: Array | None = None) -> Array:
+        """Applies the network.
+
+        Args:
+          x: [B, H, W, C]; H and W divisible by 2^(levels - 1).
+          t: [B], the authors' time 0..T-1.
+          dropout_index: i32[B], the examples' global indices; given, dropout is
+            active and draws an example's masks by its index. Needs the rng "dropout".
+
+        Returns:
+          f32[B, H, W, out_channels] (f64 where dtype is float64).
+
+        Raises:
+          ValueError: the resolution cannot be halved that often.
+        """
+        levels = len(self.channel_multipliers)
+        check_divisible(x.shape[1:3], levels)
+        time = time_embedding(t, self.base_channels)
+        time = _dense(4 * self.base_channels, self.dtype, "time1")(time)
+        time = _dense(4 * self.base_channels, self.dtype, "time2")(nn.swish(time))
+
+        def block(h: Array, features: int, name: str, attend: bool) -> Array:
+            block_ = ResBlock(features, self.dropout, self.dtype, name=name)
+            h = block_(h, time, dropout_index)
+            if attend:
+                h = AttentionBlock(self.dtype, name=f"{name}_attention")(h)
+            return h
+
+        def level_block(h: Array, level: int, name: str) -> Array:
+            features = self.base_channels * self.channel_multipliers[level]
+            return block(h, features, name, h.shape[1] in self.attention_resolutions)
+
+        h = _conv(self.base_channels, self.dtype, "conv_in")(x.astype(self.dtype))
+        skips = [h]
+        for level in range(levels):
+            for i in range(self.num_blocks):
+                h = level_block(h, level, f"down{level}_block{i}")
+                skips.append(h)
+            if level < levels - 1:
+                h = _conv(h.shape[-1], self.dtype, f"down{level}_conv", strides=2)(h)
+                skips.append(h)
+
+        h = block(h, h.shape[-1], "middle_block0", attend=True)
+        h = block(h, h.shape[-1], "middle_block1", attend=False)
+
+        for level in reversed(range(levels)):
+            for i in range(self.num_blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = level_block(h, level, f"up{level}_block{i}")
+            if level > 0:
+                h = h.repeat(2, axis=1).repeat(2, axis=2)
+                h = _conv(h.shape[-1], self.dtype, f"up{level}_conv")(h)
+
+        h = nn.swish(_norm(h, self.dtype, "norm_out"))
+        h = _conv(self.out_channels, self.dtype, "conv_out", scale=0.0)(h)
+        return at_least_float32(h)
+
+
+def check_divisible(shape: Sequence[int], levels: int) -> None:
+    """Refuses, in words, a resolution that cannot be halved levels - 1 times."""
+    factor = 2 ** (levels - 1)
+    if any(size % factor for size in shape):
+        height, width = shape
+        raise ValueError(
+            f"The U-Net halves the image {levels - 1} times, so its height and width "
+            f"must be multiples of {factor}, but the image is {height}x{width}. "
+            "Resize the data (data.image_size) or give fewer model.channel_multipliers."
+        )

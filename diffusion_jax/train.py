@@ -1,0 +1,225 @@
+"""The training loop: step, log, evaluate, save, draw."""
+
+import functools
+import json
+import logging
+import pathlib
+import signal
+
+import jax
+import ml_collections
+
+from diffusion_jax import methods
+from diffusion_jax.data import sources, transforms
+from diffusion_jax.data.loader import Loader
+from diffusion_jax.evaluation import grids, likelihood
+from diffusion_jax.training import parallel
+from diffusion_jax.training import state as states
+from diffusion_jax.training.checkpoints import Checkpoints
+from diffusion_jax.training.logs import Watch
+from diffusion_jax.training.state import TrainState
+from diffusion_jax.training.step import make_train_step
+
+LOGGER = logging.getLogger(__name__)
+
+# What the weights mean: a run in the same workdir cannot go on with another.
+FIXED_GROUPS = ("method", "model", "diffusion")
+
+
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains until config.train.num_steps, from the last checkpoint if there is one.
+
+    Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and samples/ into the
+    workdir. SIGTERM and Ctrl-C save and return.
+
+    Raises:
+      ValueError: the config, the data or an earlier run in workdir do not fit.
+      FileNotFoundError: the data are not there.
+      FloatingPointError: the loss or the gradient is not finite.
+    """
+    # 1. Whatever can be refused is refused before anything is compiled.
+    num_steps, log_every = config.train.num_steps, config.train.log_every
+    batch_size = config.data.batch_size
+    parallel.check_batch_size(batch_size, "data.batch_size")
+    method = methods.make(config)
+    batches = Loader(
+        open_source(config, config.data.train_split),
+        batch_size,
+        config.seed,
+        flip=config.data.flip,
+        process_index=parallel.process_index(),
+        process_count=parallel.process_count(),
+    )
+    views = Views(config, method, workdir)
+    write_config(config, workdir)
+
+    # 2. The state: the last checkpoint's, or a new one.
+    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep)
+    initial = functools.partial(states.initial, phases=method.phases, init=method.init)
+    key = jax.random.key(config.seed)
+    state = checkpoints.restore_latest(jax.eval_shape(initial, key))
+    if state is None:
+        LOGGER.info("Starting from the beginning in %s.", workdir)
+        state = jax.jit(initial)(key)
+    else:
+        LOGGER.warning("RESUMING %s at step %d of %d.", workdir, state.step, num_steps)
+    start = int(state.step)
+    size = sum(x.size for x in jax.tree.leaves(state.params))
+    LOGGER.info("%s parameters, on %s.", f"{size:,}", parallel.describe())
+
+    # 3. The loop.
+    primary = parallel.process_index() == 0
+    watch = Watch(workdir, start, num_steps, log_every, batch_size, primary)
+    try:
+        loop(config, method, state, batches, watch, checkpoints, views)
+        watch.close()
+    except FloatingPointError as error:
+        checkpoints.wait()
+        kept = [str(checkpoints.directory / str(n)) for n in checkpoints.steps()[-1:]]
+        raise FloatingPointError(
+            f"{error} The run stops here. Last good checkpoint: "
+            f"{kept[0] if kept else 'none was saved yet'}. "
+            "A lower optim.learning_rate or optim.clip_norm may help."
+        ) from error
+    finally:
+        checkpoints.close()
+
+
+def loop(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    state: TrainState,
+    batches: Loader,
+    watch: Watch,
+    checkpoints: Checkpoints,
+    views: "Views",
+) -> None:
+    """Runs the steps that are left, and what is due after each."""
+    num_steps, every = config.train.num_steps, config.train
+    step_fn = make_train_step(method.phases, method.loss)
+    run_step = parallel.train_step_on_devices(step_fn)
+    start = int(state.step)
+    state = parallel.replicate(state)
+    with StopRequest() as stop:
+        for step, batch in batches.iterate(start, num_steps):
+            state, metrics = run_step(state, parallel.shard(batch), stop.requested)
+            done = step + 1
+            watch.push(done, parallel.first_replica(metrics))
+            measure = is_due(done, every.evaluate_every, num_steps)
+            save = is_due(done, every.save_every, num_steps) or watch.stop_requested
+            draw = is_due(done, every.sample_every, num_steps)
+            if not (measure or save or draw):
+                continue
+            watch.flush()  # no state is used before its loss was seen to be finite
+            local = parallel.first_replica(state)
+            score = None
+            if measure:
+                score = views.bits_per_dim(local)
+                watch.write(done, {"test_bits_per_dim": score})
+            if save:
+                checkpoints.save(local, score)
+            if draw:
+                views.draw(local)
+            if watch.stop_requested:
+                LOGGER.warning("Stopped by request after step %d, saved.", done)
+                return
+
+
+def is_due(done: int, every: int, num_steps: int) -> bool:
+    """Whether something is done after this step: every so often and at the end.
+
+    0 means never.
+    """
+    return every > 0 and (done % every == 0 or done == num_steps)
+
+
+class Views:
+    """What one wants to see of a run: bits/dim on test data, and a grid of samples."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        method: methods.Method,
+        workdir: pathlib.Path,
+    ):
+        self._sample = config.sample
+        self._folder = workdir / "samples"
+        self._draw = methods.make_draw(method, config.sample.batch_size)
+        self._evaluate = parallel.map_on_devices(
+            lambda state, key, batch: method.evaluate(
+                state.ema, state.model_state, batch, key
+            )
+        )
+        if config.train.evaluate_every:
+            source = open_source(config, config.eval.split)
+            self._test = Loader(source, config.eval.batch_size, seed=0)
+
+    def bits_per_dim(self, state: TrainState) -> float:
+        """Returns the bound of the averaged parameters on the test data."""
+        evaluate = functools.partial(self._evaluate, state, jax.random.key(0))
+        return likelihood.bits_per_dim(evaluate, self._test.epoch())["bits_per_dim"]
+
+    def draw(self, state: TrainState) -> None:
+        """Writes a grid of samples of the averaged parameters."""
+        drawn = self._draw(state, self._sample.num_images, self._sample.seed)
+        if parallel.process_index() == 0:
+            path = self._folder / f"{int(state.step):08}.png"
+            grids.save_grid(path, transforms.to_uint8(drawn["image"]))
+            LOGGER.info("Pictures: %s", path)
+
+
+class StopRequest:
+    """SIGTERM and Ctrl-C become a request, which is granted after the current step."""
+
+    def __enter__(self) -> "StopRequest":
+        self.requested = False
+        signals = (signal.SIGTERM, signal.SIGINT)
+        self._before = {s: signal.signal(s, self._request) for s in signals}
+        return self
+
+    def _request(self, number: int, frame: object) -> None:
+        LOGGER.warning("%s: stopping soon.", signal.Signals(number).name)
+        self.requested = True
+        # A second one is not held back.
+        signal.signal(number, self._before[number])
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def open_source(config: ml_collections.ConfigDict, split: str) -> sources.Source:
+    """Opens a split of the data that the config names."""
+    data = config.data
+    return sources.make(
+        data.source, split, data.image_size, data.num_channels, data.data_dir
+    )
+
+
+def write_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes config.json; compares it with that of an earlier run in the workdir.
+
+    Raises:
+      ValueError: the earlier run trained something else.
+    """
+    path = workdir / "config.json"
+    text = config.to_json(indent=2)
+    if path.exists():
+        new, old = json.loads(text), json.loads(path.read_text())
+        changed = [name for name in new | old if new.get(name) != old.get(name)]
+        for name in changed:
+            LOGGER.warning(
+                "Config changed: %s was %s, is %s", name, old.get(name), new.get(name)
+            )
+        fixed = [name for name in changed if name in FIXED_GROUPS]
+        if fixed:
+            raise ValueError(
+                f"The run in {workdir} does not match the config: {fixed[0]} was "
+                f"{old.get(fixed[0])} and is {new.get(fixed[0])}. Use the config that "
+                "it was trained with, or another --workdir."
+            )
+    if parallel.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text)
+        temporary.replace(path)

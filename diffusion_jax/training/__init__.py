@@ -1,0 +1,1 @@
+"""Machinery: state, step, optimisers, checkpoints, logs; it knows no family."""

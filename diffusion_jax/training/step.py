@@ -1,0 +1,85 @@
+"""The one train step, for every family."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import optax
+from jax import Array
+
+from diffusion_jax.training import ema, parallel
+from diffusion_jax.training.state import Phase, TrainState
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+
+
+def make_train_step(
+    phases: Sequence[Phase], loss: Callable[..., tuple[Array, Any]]
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Makes the step that runs on every device, each with its shard of the batch.
+
+    Each phase in turn: gradients of what it trains, averaged over devices, applied by
+    its optimiser; then the average of what it trained moves.
+
+    Args:
+      phases: in order; a later one sees what an earlier one has updated.
+      loss: (phase name, params, model_state, extra, batch, key, step) ->
+        (f32[], Aux), the mean over one shard; see methods/base.py.
+
+    Returns:
+      (state, shard of the batch) -> (state, metrics); metrics are means over the whole
+      batch, with "loss" and "grad_norm" of each phase among them (prefixed with the
+      phase's name and "/" where there are several phases).
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        step_key = jax.random.fold_in(state.key, state.step)
+        metrics: Metrics = {}
+        for number, phase in enumerate(phases):
+            key = jax.random.fold_in(step_key, number)
+            state, phase_metrics = run_phase(state, batch, phase, key)
+            prefix = f"{phase.name}/" if len(phases) > 1 else ""
+            metrics |= {prefix + name: x for name, x in phase_metrics.items()}
+        return state.replace(step=state.step + 1), metrics
+
+    def run_phase(
+        state: TrainState, batch: Batch, phase: Phase, key: Array
+    ) -> tuple[TrainState, Metrics]:
+        def phase_loss(trained):
+            return loss(
+                phase.name,
+                state.params | trained,
+                state.model_state,
+                state.extra,
+                batch,
+                key,
+                state.step,
+            )
+
+        optimizer = phase.optimizer
+        trained = {group: state.params[group] for group in phase.trains}
+        (value, aux), grads = jax.value_and_grad(phase_loss, has_aux=True)(trained)
+        grads, _ = optimizer.replica_tx.update(grads, optimizer.replica_tx.init(grads))
+        kept = {group: aux.model_state.get(group, {}) for group in phase.trains}
+        grads, kept, metrics = parallel.mean(
+            (grads, kept, {"loss": value, **aux.metrics})
+        )
+        metrics["grad_norm"] = optax.global_norm(grads)
+
+        updates, opt_state = optimizer.tx.update(
+            grads, state.opt_state[phase.name], trained
+        )
+        trained = optax.apply_updates(trained, updates)
+        averaged = {group: state.ema[group] for group in phase.trains}
+        averaged = ema.update(averaged, trained, optimizer.ema_decay(state.step))
+        state = state.replace(
+            params=state.params | trained,
+            model_state=state.model_state | kept,
+            opt_state=state.opt_state | {phase.name: opt_state},
+            ema=state.ema | averaged,
+            extra=aux.extra,
+        )
+        return state, metrics
+
+    return train_step
