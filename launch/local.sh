@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Trains on this machine; the first call makes a virtual environment and fills it.
+#
+#   bash launch/local.sh CONFIG [WORKDIR] [overrides...]
+#   bash launch/local.sh configs/digits.py
+#   bash launch/local.sh configs/digits.py:tiny /tmp/try --config.train.num_steps=5
+#   EXTRAS=cuda12 bash launch/local.sh configs/cifar10.py runs/cifar10
+#
+# WORKDIR is by default runs/NAME for configs/NAME.py. The same call again goes on where
+# the run stopped. Anything else for diffusion_jax.main follows: --mode=sample, --help.
+# Paths are relative to the repository; VENV, EXTRAS and PYTHON: see launch/env.sh.
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
+
+if (($# == 0)) || [[ $1 == -* ]]; then
+  die "give a config: bash launch/local.sh CONFIG [WORKDIR] [overrides...]"
+fi
+config=$1
+shift
+if (($#)) && [[ $1 != -* ]]; then set -- "--workdir=$1" "${@:2}"; fi
+
+check_config "$config"
+prepare_venv
+exec "$python" -m diffusion_jax.main --config="$config" "$@"
