@@ -10,13 +10,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from diffusion_jax import methods
+from diffusion_jax import methods, runs
 from diffusion_jax.data import sources, transforms
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.evaluation import classifier, frechet, likelihood
 from diffusion_jax.training import parallel
-from diffusion_jax.training import state as states
-from diffusion_jax.training.checkpoints import Checkpoints
 from diffusion_jax.training.state import TrainState
 
 LOGGER = logging.getLogger(__name__)
@@ -36,12 +34,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         raise ValueError(
             f"Unknown eval.measure {name!r}. Known ones: {', '.join(MEASURES)}."
         )
-    method = methods.make(config)
-    initial = functools.partial(states.initial, phases=method.phases, init=method.init)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    state = checkpoints.restore_trained(
-        jax.eval_shape(initial, jax.random.key(0)), config.eval.checkpoint
-    )
+    method, state = runs.load(config, workdir, config.eval.checkpoint)
     record = {
         "measure": name,
         "config": config.name,
@@ -64,7 +57,9 @@ def measure_bound(
     config: ml_collections.ConfigDict, method: methods.Method, state: TrainState
 ) -> dict:
     """Bits/dim of eval.split, with its three parts."""
-    loader = Loader(open_source(config, config.eval.split), config.eval.batch_size, 0)
+    loader = Loader(
+        runs.open_source(config, config.eval.split), config.eval.batch_size, 0
+    )
     on_devices = parallel.map_on_devices(
         lambda state, key, batch: method.evaluate(
             state.ema, state.model_state, batch, key
@@ -98,8 +93,8 @@ def measure_samples(
     draw = methods.make_draw(method, options.batch_size)
     drawn = draw(state, options.num_images, options.seed)
     samples = transforms.to_uint8(drawn["image"]) / 255.0
-    train, train_labels = read_all(open_source(config, config.data.train_split))
-    test, _ = read_all(open_source(config, config.eval.split))
+    train, train_labels = read_all(runs.open_source(config, config.data.train_split))
+    test, _ = read_all(runs.open_source(config, config.eval.split))
     real = np.concatenate([train, test])
     judge = classifier.train_classifier(train, train_labels)
     share, histogram = classifier.confident_share(judge, samples)
@@ -118,14 +113,6 @@ def measure_samples(
         },
         "variance": config.diffusion.variance,
     }
-
-
-def open_source(config: ml_collections.ConfigDict, split: str) -> sources.Source:
-    """Opens a split of the data that the config names."""
-    data = config.data
-    return sources.make(
-        data.source, split, data.image_size, data.num_channels, data.data_dir
-    )
 
 
 def read_all(source: sources.Source) -> tuple[np.ndarray, np.ndarray]:

@@ -1,19 +1,15 @@
 """Draws samples from a trained run, and writes pictures and arrays."""
 
-import functools
 import logging
 import pathlib
 
-import jax
 import ml_collections
 import numpy as np
 
-from diffusion_jax import methods
+from diffusion_jax import methods, runs
 from diffusion_jax.data import transforms
 from diffusion_jax.evaluation import grids
 from diffusion_jax.training import parallel
-from diffusion_jax.training import state as states
-from diffusion_jax.training.checkpoints import Checkpoints
 
 LOGGER = logging.getLogger(__name__)
 
@@ -30,12 +26,7 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       ValueError: the config does not fit the checkpoint.
     """
     options = config.sample
-    method = methods.make(config)
-    initial = functools.partial(states.initial, phases=method.phases, init=method.init)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    state = checkpoints.restore_trained(
-        jax.eval_shape(initial, jax.random.key(0)), options.checkpoint
-    )
+    method, state = runs.load(config, workdir, options.checkpoint)
     draw = methods.make_draw(method, options.batch_size)
     drawn = draw(state, options.num_images, options.seed)
     if parallel.process_index() != 0:

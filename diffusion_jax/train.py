@@ -1,7 +1,6 @@
 """The training loop: step, log, evaluate, save, draw."""
 
 import functools
-import json
 import logging
 import pathlib
 import signal
@@ -9,8 +8,8 @@ import signal
 import jax
 import ml_collections
 
-from diffusion_jax import methods
-from diffusion_jax.data import sources, transforms
+from diffusion_jax import methods, runs
+from diffusion_jax.data import transforms
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.evaluation import grids, likelihood
 from diffusion_jax.training import parallel
@@ -21,9 +20,6 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import make_train_step
 
 LOGGER = logging.getLogger(__name__)
-
-# What the weights mean: a run in the same workdir cannot go on with another.
-FIXED_GROUPS = ("method", "model", "diffusion")
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -43,7 +39,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     parallel.check_batch_size(batch_size, "data.batch_size")
     method = methods.make(config)
     batches = Loader(
-        open_source(config, config.data.train_split),
+        runs.open_source(config, config.data.train_split),
         batch_size,
         config.seed,
         flip=config.data.flip,
@@ -51,10 +47,10 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         process_count=parallel.process_count(),
     )
     views = Views(config, method, workdir)
-    write_config(config, workdir)
+    runs.write_config(config, workdir)
 
     # 2. The state: the last checkpoint's, or a new one.
-    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep)
+    checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, config.train.keep)
     initial = functools.partial(states.initial, phases=method.phases, init=method.init)
     key = jax.random.key(config.seed)
     state = checkpoints.restore_latest(jax.eval_shape(initial, key))
@@ -151,7 +147,7 @@ class Views:
             )
         )
         if config.train.evaluate_every:
-            source = open_source(config, config.eval.split)
+            source = runs.open_source(config, config.eval.split)
             self._test = Loader(source, config.eval.batch_size, seed=0)
 
     def bits_per_dim(self, state: TrainState) -> float:
@@ -186,40 +182,3 @@ class StopRequest:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-
-def open_source(config: ml_collections.ConfigDict, split: str) -> sources.Source:
-    """Opens a split of the data that the config names."""
-    data = config.data
-    return sources.make(
-        data.source, split, data.image_size, data.num_channels, data.data_dir
-    )
-
-
-def write_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes config.json; compares it with that of an earlier run in the workdir.
-
-    Raises:
-      ValueError: the earlier run trained something else.
-    """
-    path = workdir / "config.json"
-    text = config.to_json(indent=2)
-    if path.exists():
-        new, old = json.loads(text), json.loads(path.read_text())
-        changed = [name for name in new | old if new.get(name) != old.get(name)]
-        for name in changed:
-            LOGGER.warning(
-                "Config changed: %s was %s, is %s", name, old.get(name), new.get(name)
-            )
-        fixed = [name for name in changed if name in FIXED_GROUPS]
-        if fixed:
-            raise ValueError(
-                f"The run in {workdir} does not match the config: {fixed[0]} was "
-                f"{old.get(fixed[0])} and is {new.get(fixed[0])}. Use the config that "
-                "it was trained with, or another --workdir."
-            )
-    if parallel.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(path)

@@ -6,7 +6,7 @@
 #
 #   REPO=URL   clone this where a worker has no ~/diffusion_jax yet
 #
-# WORKDIR is one place for all workers: gs://bucket/run, or a path on a shared disk.
+# WORKDIR is an absolute path on a disk that all workers share.
 # Workers need Python 3.11 or newer. The same call again goes on where the run stopped.
 set -euo pipefail
 
@@ -17,7 +17,7 @@ die() {
 if (($# < 2)) || [[ $1 == -* || $2 == -* ]]; then
   die "give both: bash launch/tpu_pod.sh CONFIG WORKDIR [overrides...]"
 fi
-[[ $2 == gs://* || $2 == /* ]] || die "WORKDIR $2 is not gs://... or an absolute path"
+[[ $2 == /* ]] || die "WORKDIR $2 is not an absolute path (on a disk all workers share)"
 : "${TPU_NAME:?set it to the name of the TPU}" "${ZONE:?set it to the zone of the TPU}"
 
 command='cd ~/diffusion_jax'

@@ -33,12 +33,16 @@ def trailing(num_timesteps: int, num_steps: int) -> np.ndarray:
 def quadratic(num_timesteps: int, num_steps: int) -> np.ndarray:
     """Squares from 0 to 0.8 T, close together near the data: i32[n], falling.
 
-        t_i = 1 + floor((sqrt(0.8 T) i / (n - 1))^2)
+        t_i = 1 + max(i, floor(0.8 T (i / (n - 1))^2)),  i = n - 1, ..., 0
+
+    From some 30 steps on squares would meet near 0 and the network be called twice at
+    one time, as in the authors' code: i keeps them apart.
 
     Source: Song et al. 2021, appendix D.3 ("quadratic", used for CIFAR-10).
     """
-    roots = np.linspace(np.sqrt(0.8 * num_timesteps), 0, num_steps)
-    return np.floor(np.square(roots) + 1e-9) + 1
+    i = np.arange(num_steps)[::-1]
+    squares = 0.8 * num_timesteps * np.square(i / max(num_steps - 1, 1))
+    return np.maximum(i, np.floor(squares + 1e-9)) + 1
 
 
 def knots(spacing: str, num_timesteps: int, num_steps: int) -> np.ndarray:
@@ -53,8 +57,7 @@ def knots(spacing: str, num_timesteps: int, num_steps: int) -> np.ndarray:
       i32[n], falling, each in 1..T.
 
     Raises:
-      ValueError: the name is unknown, n lies outside 1..T, or n is so close to T
-        that times of this spacing would repeat.
+      ValueError: the name is unknown, n lies outside 1..T, or times would repeat.
     """
     if spacing not in SPACINGS:
         raise ValueError(

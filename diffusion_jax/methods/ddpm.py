@@ -134,12 +134,15 @@ class DDPM:
         u = jax.vmap(jax.random.uniform)(stratum_keys)
         width = (self.num_timesteps - 1) / self.num_terms
 
-        def stratum(total: Array, j: Array) -> tuple[Array, None]:
-            t = 2 + jnp.floor(width * (j + u)).astype(jnp.int32)
+        def stratum(total: Array, start: tuple[Array, Array]) -> tuple[Array, None]:
+            whole, part = start
+            t = 2 + whole + jnp.floor(part + width * u).astype(jnp.int32)
             return total + term(jnp.minimum(t, self.num_timesteps)), None
 
-        zeros = jnp.zeros(x_0.shape[0])
-        total, _ = lax.scan(stratum, zeros, jnp.arange(self.num_terms))
+        # On the host, and split: j + u in float32 may round up to j + 1.
+        part, whole = np.modf(width * np.arange(self.num_terms))
+        starts = whole.astype(np.int32), part.astype(np.float32)
+        total, _ = lax.scan(stratum, jnp.zeros(x_0.shape[0]), starts)
         return {
             "prior": losses.prior_term(x_0, self.schedule, self.num_timesteps),
             "transitions": width * total,

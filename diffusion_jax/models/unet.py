@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 NUM_GROUPS = 32
+MIN_GROUP_SIZE = 4
 GROUP_NORM_EPSILON = 1e-6
 
 
@@ -56,8 +57,13 @@ def _dense(features: int, dtype: DTypeLike, name: str, scale: float = 1.0):
 
 
 def _norm(x: Array, dtype: DTypeLike, name: str) -> Array:
-    """Group normalisation in 32 groups, fewer where 32 does not divide."""
-    groups = math.gcd(NUM_GROUPS, x.shape[-1])
+    """Group normalisation in 32 groups, in fewer where that leaves less than 4 channels.
+
+    With one channel a group it would take out the time again, which a block adds to
+    whole channels just before; 4 is what the paper's narrowest layer has.
+    """
+    channels = x.shape[-1]
+    groups = math.gcd(NUM_GROUPS, channels, max(1, channels // MIN_GROUP_SIZE))
     return nn.GroupNorm(groups, epsilon=GROUP_NORM_EPSILON, dtype=dtype, name=name)(x)
 
 

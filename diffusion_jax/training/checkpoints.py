@@ -1,12 +1,15 @@
 """Checkpoints: the only file that says orbax."""
 
+import json
 import logging
+import math
 import os
 import pathlib
 import zlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
@@ -18,7 +21,7 @@ LOGGER = logging.getLogger(__name__)
 
 HALF_WRITTEN = ".orbax-checkpoint-tmp"
 DAMAGED = "damaged-"
-SCORE = "score"
+METRICS, SCORE = "metrics", "score"  # orbax's folder and file; what is in it
 
 
 class Checkpoints:
@@ -37,6 +40,8 @@ class Checkpoints:
         self.directory = pathlib.Path(directory).absolute()
         for path in sorted(self.directory.glob(f"*{HALF_WRITTEN}*")):
             LOGGER.warning("Half-written checkpoint %s: it is not used.", path)
+        for path in sorted(self.directory.glob(f"*/{METRICS}/{METRICS}")):
+            _check_score(path)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -45,12 +50,14 @@ class Checkpoints:
                         policies.LatestN(keep),
                         policies.BestN(
                             n=1,
-                            get_metric_fn=lambda metrics: metrics[SCORE],
+                            get_metric_fn=_score,
                             reverse=True,  # the lowest score is the best
                             keep_checkpoints_without_metrics=False,
                         ),
                     ]
                 ),
+                best_fn=_score,  # orbax writes no metrics without it
+                best_mode="min",
                 cleanup_tmp_directories=True,
             ),
         )
@@ -61,28 +68,34 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Returns the step with the lowest score, or None where none has one."""
-        scores = {step: self._manager.metrics(step) for step in self.steps()}
-        scored = {step: found[SCORE] for step, found in scores.items() if found}
-        return min(scored, key=scored.__getitem__) if scored else None
+        scores = {step: _score(self._manager.metrics(step)) for step in self.steps()}
+        best = min(scores, key=scores.__getitem__, default=None)
+        return best if scores.get(best, math.inf) < math.inf else None
 
     def save(self, state: TrainState, score: float | None = None) -> None:
         """Begins to save a state (not replicated); does nothing if it is saved already.
 
         Args:
-          state: the state of one device, all of it finite.
+          state: the state of one device.
           score: lower is better; None where it was not measured.
+
+        Raises:
+          FloatingPointError: something in the state is not finite; nothing is saved.
         """
         step = int(state.step)
         if step in self.steps():
             return
         arrays = _to_arrays(state)
+        for name, x in arrays.items():
+            if jnp.issubdtype(x.dtype, jnp.floating) and not np.isfinite(x).all():
+                raise FloatingPointError(f"{name} is not finite after step {step}.")
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(arrays),
                 checksums=ocp.args.JsonSave(_checksums(arrays)),
             ),
-            metrics=None if score is None else {SCORE: float(score)},
+            metrics={SCORE: math.inf if score is None else float(score)},
         )
 
     def wait(self) -> None:
@@ -230,7 +243,24 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def _checksums(arrays: dict[str, np.ndarray]) -> dict[str, int]:
-    return {name: zlib.crc32(np.ascontiguousarray(x)) for name, x in arrays.items()}
+    def checksum(x: np.ndarray) -> int:
+        kind = f"{x.dtype}{list(x.shape)}".encode()  # the bytes alone may mean another
+        return zlib.crc32(np.ascontiguousarray(x), zlib.crc32(kind))
+
+    return {name: checksum(x) for name, x in arrays.items()}
+
+
+def _score(metrics: dict[str, float] | None) -> float:
+    return (metrics or {}).get(SCORE, math.inf)
+
+
+def _check_score(path: pathlib.Path) -> None:
+    """Removes a score that cannot be read; orbax would not start over it."""
+    try:
+        json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        LOGGER.error("Damaged score %s: %s", path, _first_line(error))
+        path.unlink(missing_ok=True)
 
 
 def _first_line(error: Exception) -> str:

@@ -38,7 +38,7 @@ class Progress:
         )
         line = (
             f"step {step}/{self._num_steps}  loss {loss:.4f}  {rate:.0f} images/s  "
-            f"{clock}:{seconds:02} left"
+            f"{clock} left"
         )
         end = "\r" if sys.stdout.isatty() and step < self._num_steps else "\n"
         print(f"{line:<72}", end=end, flush=True)
@@ -150,13 +150,13 @@ class Watch:
             if not math.isfinite(value):
                 raise FloatingPointError(f"{name} is {value} at step {step}.")
         self.stop_requested |= values.pop("stop") > 0
-        if step == self._first:
-            self._progress.rate(step)  # the first step was compiled: not a rate
-        elif step % self._log_every == 0 or step == self._num_steps:
+        if step % self._log_every == 0 or step == self._num_steps:
             rate = self._progress.rate(step)
             self.write(step, values | {"images_per_second": rate})
             if self._log:
                 self._progress.show(step, values["loss"], rate)
+        elif step == self._first:
+            self._progress.rate(step)  # compilation counts in no later rate
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes metrics of a step to the logs."""

@@ -61,11 +61,11 @@ def make_train_step(
         trained = {group: state.params[group] for group in phase.trains}
         (value, aux), grads = jax.value_and_grad(phase_loss, has_aux=True)(trained)
         grads, _ = optimizer.replica_tx.update(grads, optimizer.replica_tx.init(grads))
-        kept = {group: aux.model_state.get(group, {}) for group in phase.trains}
+        kept = {g: x for g, x in aux.model_state.items() if g in phase.trains}
         grads, kept, metrics = parallel.mean(
             (grads, kept, {"loss": value, **aux.metrics})
         )
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
 
         updates, opt_state = optimizer.tx.update(
             grads, state.opt_state[phase.name], trained

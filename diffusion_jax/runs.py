@@ -1,0 +1,130 @@
+"""A run's folder, as the three commands share it: its config, data and weights."""
+
+import functools
+import json
+import logging
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from diffusion_jax import methods
+from diffusion_jax.data import sources
+from diffusion_jax.training import parallel
+from diffusion_jax.training import state as states
+from diffusion_jax.training.checkpoints import Checkpoints
+from diffusion_jax.training.state import TrainState
+
+LOGGER = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+# What the weights mean: a run in the same workdir cannot go on with another.
+FIXED_GROUPS = ("method", "model", "diffusion")
+
+
+def check_keys(config: ml_collections.ConfigDict, keys: Iterable[str]) -> None:
+    """Refuses, in words, a dotted key that the config does not have.
+
+    Raises:
+      ValueError: it names the key and the known ones beside it.
+    """
+    for key in keys:
+        group, path = config, []
+        for part in key.split("."):
+            known = list(group) if isinstance(group, ml_collections.ConfigDict) else []
+            if part not in known:
+                place = ".".join(["config", *path])
+                raise ValueError(
+                    f"There is no {part!r} in {place}. Known: {', '.join(known)}."
+                    if known
+                    else f"{place} is a value, it has no {part!r}."
+                )
+            path.append(part)
+            group = group[part]
+
+
+def write_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes config.json; compares it with that of an earlier run in the workdir.
+
+    Raises:
+      ValueError: the earlier run trained something else.
+    """
+    path = workdir / CONFIG
+    text = config.to_json(indent=2)
+    if path.exists():
+        new, old = json.loads(text), json.loads(path.read_text())
+        changed = [name for name in new | old if new.get(name) != old.get(name)]
+        for name in changed:
+            LOGGER.warning(
+                "Config changed: %s was %s, is %s", name, old.get(name), new.get(name)
+            )
+        fixed = [name for name in changed if name in FIXED_GROUPS]
+        if fixed:
+            raise ValueError(
+                f"The run in {workdir} does not match the config: {fixed[0]} was "
+                f"{old.get(fixed[0])} and is {new.get(fixed[0])}. Use the config that "
+                "it was trained with, or another --workdir."
+            )
+    if parallel.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text)
+        temporary.replace(path)
+
+
+def read_config(
+    workdir: pathlib.Path, name: str, overrides: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+    """Reads the config that a run was trained with, and sets values on top of it.
+
+    Args:
+      workdir: the run's folder.
+      name: the name that the config must have.
+      overrides: value by dotted key.
+
+    Raises:
+      FileNotFoundError: there is no run in workdir.
+      ValueError: the run is of another config.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        raise FileNotFoundError(f"No run in {workdir}: {path} is missing. Train first.")
+    config = ml_collections.ConfigDict(json.loads(path.read_text()))
+    if config.name != name:
+        raise ValueError(
+            f"The run in {workdir} is of the config {config.name!r}, not {name!r}."
+        )
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def open_source(config: ml_collections.ConfigDict, split: str) -> sources.Source:
+    """Opens a split of the data that the config names."""
+    data = config.data
+    return sources.make(
+        data.source, split, data.image_size, data.num_channels, data.data_dir
+    )
+
+
+def load(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, checkpoint: str
+) -> tuple[methods.Method, TrainState]:
+    """Returns a trained method and its state.
+
+    Args:
+      config: of the run.
+      workdir: the run's folder.
+      checkpoint: "last" or "best".
+
+    Raises:
+      FileNotFoundError: there is no such checkpoint.
+      ValueError: the checkpoint belongs to another model.
+    """
+    method = methods.make(config)
+    initial = functools.partial(states.initial, phases=method.phases, init=method.init)
+    template = jax.eval_shape(initial, jax.random.key(0))
+    checkpoints = Checkpoints(workdir / CHECKPOINTS)
+    return method, checkpoints.restore_trained(template, checkpoint)
