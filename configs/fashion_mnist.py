@@ -41,7 +41,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     config.optim = config_dict.create(
         learning_rate=2e-3,
         warmup_steps=200,
-        decay_steps=4500,
+        decay_steps=6400,
         b1=0.9,
         b2=0.999,
         eps=1e-8,
@@ -51,12 +51,12 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         ema_warmup=True,
     )
     config.train = config_dict.create(
-        num_steps=4500,
+        num_steps=6400,
         log_every=100,
-        save_every=500,
+        save_every=400,
         keep=3,
         evaluate_every=0,
-        sample_every=1500,
+        sample_every=1600,
     )
     config.sample = config_dict.create(
         checkpoint="last",
