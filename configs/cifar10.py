@@ -56,7 +56,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         log_every=100,
         save_every=10_000,
         keep=3,
-        evaluate_every=0,
+        evaluate_every=100_000,
         sample_every=10_000,
     )
     config.sample = config_dict.create(

@@ -74,7 +74,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         checkpoint="last",
         measure="bound",
         split="test",
-        num_terms=20,
+        num_terms=5,
         batch_size=256,
         seed=0,
     )

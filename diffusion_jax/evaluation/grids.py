@@ -7,30 +7,31 @@ import numpy as np
 from PIL import Image
 
 SHORTEST_SIDE = 32  # pixels an image gets at least, so that 8x8 digits can be seen
+GAP, GAP_GREY = 2, 96  # pixels between images
 
 
-def tile(images: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """Lays images out in rows.
+def tile(images: np.ndarray) -> np.ndarray:
+    """Lays images out in rows, about as many as columns.
 
     Args:
       images: u8[N, H, W, C], C = 1 or 3.
-      columns: of the grid; None makes it about square.
 
     Returns:
-      u8[rows H', columns W', C]; small images are enlarged by a whole factor, and the
-      cells left over are black.
+      u8[rows (H' + 2), columns (W' + 2), C], each image with a gap to its right and
+      below; small images are enlarged by a whole factor, and cells left over are black.
     """
     count, height, width, channels = images.shape
-    columns = columns or math.ceil(math.sqrt(count))
+    columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     cells = np.zeros((rows * columns, height, width, channels), np.uint8)
     cells[:count] = images
     factor = max(1, SHORTEST_SIDE // min(height, width))
     cells = cells.repeat(factor, axis=1).repeat(factor, axis=2)
-    cells = cells.reshape(rows, columns, height * factor, width * factor, channels)
-    return cells.transpose(0, 2, 1, 3, 4).reshape(
-        rows * height * factor, columns * width * factor, channels
-    )
+    gap = ((0, 0), (0, GAP), (0, GAP), (0, 0))
+    cells = np.pad(cells, gap, constant_values=GAP_GREY)
+    _, height, width, _ = cells.shape
+    cells = cells.reshape(rows, columns, height, width, channels)
+    return cells.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
 
 
 def _picture(array: np.ndarray) -> Image.Image:

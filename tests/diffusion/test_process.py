@@ -1,0 +1,328 @@
+"""The forward process and its posterior against Ho's tables, Bayes, and round trips."""
+
+import math
+
+import chex
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import textbook
+from absl.testing import parameterized
+
+from diffusion_jax.diffusion import process, schedules
+
+q_sample, q_step = jax.jit(process.q_sample), jax.jit(process.q_step)
+LENGTHS = (1, 2, 1000, 4000)
+
+
+def neighbours(name, num_timesteps):
+    """Log-SNRs (s, t) with s = t - 1, for t = 1..T."""
+    times = np.arange(num_timesteps + 1)
+    logsnr = np.array(schedules.make(name, num_timesteps)(times))
+    return logsnr[:-1], logsnr[1:]
+
+
+@jax.jit  # for speed: one compilation in place of one an operation, here and below
+def all_coefficients(l_s, l_t):
+    return (
+        process.step_variance(l_s, l_t),
+        process.posterior_variance(l_s, l_t),
+        *process.posterior_coefficients(l_s, l_t),
+    )
+
+
+def coefficients(name, num_timesteps):
+    """Ours at every t: step and posterior variance, weights of x_0 and of x_t."""
+    return map(np.asarray, all_coefficients(*neighbours(name, num_timesteps)))
+
+
+def textbook_coefficients(name, num_timesteps):
+    """The same four by the formulas of the paper."""
+    table = textbook.table(schedules.SCHEDULES[name](num_timesteps))
+    return table.betas, table.posterior_variance, table.of_x_0, table.of_x_t
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+@pytest.mark.parametrize("num_timesteps", LENGTHS)
+def test_coefficients_of_the_paper(name, num_timesteps):
+    """beta_t, beta-tilde_t and both weights of equation 7, at every t.
+
+    The textbook's own 1 - alpha_bar is only good to 1e-16 / (1 - alpha_bar_1), which
+    is 5e-12 for the cosine of 4000 steps.
+    """
+    expected = textbook_coefficients(name, num_timesteps)
+    for ours, theirs in zip(coefficients(name, num_timesteps), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-18)
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_coefficients_in_single_precision(name):
+    """In float32 the weights of an image are within 1e-6, the variances within 1e-4.
+
+    c = 1 - SNR_t / SNR_s takes the difference of two rounded log-SNRs, of up to 20 and
+    0.02 apart: 2 x 20 x 2^-25 / 0.02 = 6e-5 of c, the same for its every use.
+    """
+    step, small, of_x_0, of_x_t = coefficients(name, 1000)
+    betas, posterior_variance, table_x_0, table_x_t = textbook_coefficients(name, 1000)
+    np.testing.assert_allclose(step, betas, rtol=1e-4)
+    np.testing.assert_allclose(small, posterior_variance, rtol=1e-4)
+    np.testing.assert_allclose(of_x_0, table_x_0, rtol=1e-4, atol=0)
+    np.testing.assert_allclose(of_x_0, table_x_0, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(of_x_t, table_x_t, atol=1e-6, rtol=0)
+
+
+@pytest.mark.usefixtures("x64")
+def test_published_coefficients():
+    """beta-tilde and the weights of (x_0, x_t) at the authors' times 1, 487, 999."""
+    _, small, of_x_0, of_x_t = coefficients("linear", 1000)
+    np.testing.assert_allclose(
+        small[np.array([1, 487, 999])],
+        [5.453187661e-5, 0.009791571986, 0.01999998353],
+        rtol=3e-10,
+    )
+    ends = np.array([1, 999])
+    np.testing.assert_allclose(of_x_0[ends], [0.5452914995, 1.283514872e-4], rtol=3e-10)
+    np.testing.assert_allclose(of_x_t[ends], [0.454708499, 0.9899486783], rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_a_step_is_the_chain_of_the_paper(name):
+    """One step is sqrt(1 - beta_t) x + sqrt(beta_t) eps (equation 2), for every t."""
+    betas = schedules.SCHEDULES[name](100)
+    l_s, l_t = neighbours(name, 100)
+    one, zero = np.ones((100, 1)), np.zeros((100, 1))
+    kept, added = q_step(one, l_s, l_t, zero), q_step(zero, l_s, l_t, one)
+    np.testing.assert_allclose(kept[:, 0], np.sqrt(1 - betas), rtol=1e-11)
+    np.testing.assert_allclose(added[:, 0], np.sqrt(betas), rtol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_steps_compose(name):
+    """T steps of q(x_t | x_{t-1}) have the mean and the variance of q(x_t | x_0).
+
+    A step is linear, so its effect on mean and variance is read off x = 1, eps = 0 and
+    x = 0, eps = 1; the two are then iterated: m' = k m and v' = k^2 v + r^2.
+    """
+    l_s, l_t = neighbours(name, 100)
+    one, zero = np.ones((100, 1)), np.zeros((100, 1))
+    kept = np.asarray(q_step(one, l_s, l_t, zero))
+    added = np.asarray(q_step(zero, l_s, l_t, one))
+    means, stds = q_sample(one, l_t, zero), q_sample(zero, l_t, one)
+    mean, variance = 1.0, 0.0
+    for i in range(100):
+        mean, variance = kept[i] * mean, kept[i] ** 2 * variance + added[i] ** 2
+        np.testing.assert_allclose(means[i], mean, rtol=1e-11)
+        np.testing.assert_allclose(stds[i] ** 2, variance, rtol=1e-11)
+
+
+@jax.jit
+def both_ways(l_s, l_t, x_0, x_s, x_t):
+    """Log of q(x_s, x_t | x_0), forwards and backwards in time."""
+    zero = jnp.zeros_like(x_0)
+
+    def log_normal(x, mean, variance):
+        return jax.scipy.stats.norm.logpdf(x, mean, jnp.sqrt(variance))
+
+    def marginal(x, logsnr):
+        mean = process.q_sample(x_0, logsnr, zero)
+        return log_normal(x, mean, process.sigma(logsnr) ** 2)
+
+    mean = process.q_step(x_s, l_s, l_t, zero)
+    step = log_normal(x_t, mean, process.step_variance(l_s, l_t))
+    mean = process.posterior_mean(x_0, x_t, l_s, l_t)
+    posterior = log_normal(x_s, mean, process.posterior_variance(l_s, l_t))
+    return marginal(x_s, l_s) + step, marginal(x_t, l_t) + posterior
+
+
+@pytest.mark.usefixtures("x64")
+@hypothesis.given(
+    name=st.sampled_from(["linear", "cosine", "const"]),
+    times=st.lists(st.integers(1, 1000), min_size=2, max_size=2, unique=True),
+    x=st.tuples(*[st.floats(-2, 2)] * 3),
+)
+@hypothesis.settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+def test_bayes(name, times, x):
+    """q(x_s|x_0) q(x_t|x_s) = q(x_t|x_0) q(x_s|x_t,x_0), for any s < t at any point."""
+    s, t = sorted(times)
+    logsnr = np.append(np.inf, neighbours(name, 1000)[1])
+    forwards, backwards = both_ways(logsnr[s], logsnr[t], *map(np.atleast_1d, x))
+    np.testing.assert_allclose(forwards, backwards, rtol=1e-9, atol=1e-9)
+
+
+@hypothesis.given(logsnr=st.floats(-80, 80))
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_variance_is_preserved(logsnr):
+    """alpha^2 + sigma^2 = 1 and alpha^2 / sigma^2 = exp(logsnr), in float32."""
+    alpha, sigma = map(float, (process.alpha(logsnr), process.sigma(logsnr)))
+    assert abs(alpha**2 + sigma**2 - 1) < 1e-6
+    assert abs(2 * (math.log(alpha) - math.log(sigma)) - logsnr) < 1e-5
+
+
+def pair(shape=(7, 8), dtype=None, seed=0):
+    """Some x_0 in [-1, 1], and noise; in the default precision if none is given."""
+    rng = np.random.default_rng(seed)
+    x_0, eps = rng.uniform(-1, 1, shape), rng.standard_normal(shape)
+    return jnp.asarray(x_0, dtype), jnp.asarray(eps, dtype)
+
+
+def round_trip(prediction, l_s, l_t, x_0, eps):
+    """x_0 -> what the network is asked for -> x_0."""
+    x_t = process.q_sample(x_0, l_t, eps)
+    target = process.PREDICTIONS[prediction].target(x_0, eps, x_t, l_s, l_t)
+    return process.PREDICTIONS[prediction].to_x0(x_t, target, l_s, l_t)
+
+
+jitted_round_trip = jax.jit(round_trip, static_argnums=0)
+
+
+def divisor(prediction, l_s, l_t):
+    """What the way back to x_0 divides by, and so the digits that it may lose."""
+    if prediction == "eps":
+        return np.asarray(process.alpha(l_t))
+    if prediction == "mu":
+        return np.asarray(all_coefficients(l_s, l_t)[2])
+    return 1.0
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("prediction", process.PREDICTIONS)
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_round_trip_at_every_time(prediction, name):
+    """A target turned back into x_0 is x_0, at every t (from jsd's T eps has no way).
+
+    The way back from eps divides by alpha and that from mu by the weight of x_0, so
+    these lose the digits of 1/weight.
+    """
+    l_s, l_t = neighbours(name, 1000)
+    if (prediction, name) == ("eps", "jsd"):
+        l_s[-1], l_t[-1] = l_s[-2], l_t[-2]
+    x_0, eps = pair((1000, 3))
+    back = jitted_round_trip(prediction, l_s, l_t, x_0, eps)
+    error = np.abs(back - x_0).max(1) * divisor(prediction, l_s, l_t)
+    assert error.max() < 1e-14
+
+
+# Log-SNRs (s, t): from clean data (t = 1), both ends of what is used, and within.
+BORDERS = [(math.inf, 9.2), (math.inf, 20), (20.5, 20), (9.2, 8.5), (0.1, 0)]
+BORDERS += [(-9, -9.2), (-19.5, -20)]
+
+
+class RoundTripTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.product(prediction=[*process.PREDICTIONS])
+    def test_borders(self, prediction):
+        """Round trips in float32, from t = 1 to |logsnr| = 20.
+
+        The tolerance is float32's, 2^-24, over the weight that the way back divides by.
+        """
+        l_s, l_t = jnp.array(BORDERS, jnp.float32).T
+        x_0, eps = pair()
+        apply = self.variant(round_trip, static_argnums=0)
+        back = apply(prediction, l_s, l_t, x_0, eps)
+        error = np.abs(back - x_0).max(1) * divisor(prediction, l_s, l_t)
+        assert error.max() < 10 * 2**-24
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.product(prediction=[*process.PREDICTIONS])
+    def test_finite_in_bfloat16(self, prediction):
+        """Nothing overflows in bfloat16, from t = 1 to |logsnr| = 20."""
+        l_s, l_t = jnp.array(BORDERS, jnp.bfloat16).T
+        x_0, eps = pair(dtype=jnp.bfloat16)
+        apply = self.variant(round_trip, static_argnums=0)
+        back = apply(prediction, l_s, l_t, x_0, eps)
+        assert back.dtype == jnp.bfloat16
+        chex.assert_tree_all_finite(back)
+
+
+class ShapeTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.product(
+        prediction=[*process.PREDICTIONS], shape=[(3,), (3, 2, 2, 1)]
+    )
+    def test_scalar_and_per_example(self, prediction, shape):
+        """One log-SNR for all equals the same one given for each example."""
+        x_0, eps = pair(shape)
+        apply = self.variant(round_trip, static_argnums=0)
+        l_s, l_t = jnp.float32(1.0), jnp.float32(0.5)
+        scalar = apply(prediction, l_s, l_t, x_0, eps)
+        each = apply(prediction, jnp.full(3, l_s), jnp.full(3, l_t), x_0, eps)
+        chex.assert_shape([scalar, each], shape)
+        chex.assert_trees_all_close(scalar, each, rtol=1e-6, atol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.product(function=["q_sample", "q_step", "posterior_mean"])
+    def test_examples_do_not_mix(self, function):
+        """With one log-SNR an example, row i is what row i alone would give."""
+        a, b = pair((3, 2, 2))
+        l_s, l_t = jnp.array([3.0, 0.5, -1.0]), jnp.array([2.0, 0.0, -4.0])
+
+        def apply(a, b, l_s, l_t):
+            return {
+                "q_sample": lambda: process.q_sample(a, l_t, b),
+                "q_step": lambda: process.q_step(a, l_s, l_t, b),
+                "posterior_mean": lambda: process.posterior_mean(a, b, l_s, l_t),
+            }[function]()
+
+        apply = self.variant(apply)
+        together = apply(a, b, l_s, l_t)
+        for i in range(3):
+            alone = apply(a[i : i + 1], b[i : i + 1], l_s[i], l_t[i])
+            chex.assert_trees_all_close(together[i : i + 1], alone, rtol=1e-6)
+
+
+@hypothesis.given(logsnr=st.floats(-10, 10), seed=st.integers(0, 9))
+@hypothesis.settings(max_examples=30, deadline=None)
+def test_v_is_a_rotation(logsnr, seed):
+    """(x_t, v) is (x_0, eps) turned by an angle: lengths and products are kept.
+
+    |x_t|^2 + |v|^2 = |x_0|^2 + |eps|^2, and both come back from (x_t, v).
+    """
+    x_0, eps = pair(seed=seed)
+    x_t = process.q_sample(x_0, logsnr, eps)
+    v = process.v_from_pair(x_0, eps, logsnr)
+    np.testing.assert_allclose(x_t**2 + v**2, x_0**2 + eps**2, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(process.x0_from_v(x_t, v, logsnr), x_0, atol=1e-6)
+    back = process.eps_from_x0(x_t, x_0, logsnr)
+    sigma = float(process.sigma(logsnr))
+    np.testing.assert_allclose(back, eps, atol=1e-6 / sigma)
+
+
+@pytest.mark.parametrize("prediction", ["x0", "v", "mu"])
+@pytest.mark.parametrize("num_timesteps", [1, 2, 1000])
+def test_pure_noise(prediction, num_timesteps):
+    """Where no signal is left (jsd's T), all but eps still know the way to x_0.
+
+    Clean data to pure noise in one step (T = 1) included.
+    """
+    l_s, l_t = (logsnr[-1] for logsnr in neighbours("jsd", num_timesteps))
+    assert l_t == -math.inf
+    x_0, eps = pair()
+    np.testing.assert_array_equal(process.q_sample(x_0, l_t, eps), eps)
+    np.testing.assert_array_equal(process.q_step(x_0, l_s, l_t, eps), eps)
+    np.testing.assert_array_equal(process.eps_from_x0(eps, x_0, l_t), eps)
+    back = jitted_round_trip(prediction, l_s, l_t, x_0, eps)
+    np.testing.assert_allclose(back, x_0, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_timesteps", LENGTHS)
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_every_coefficient_is_finite(name, num_timesteps):
+    """No schedule, however short or long, gives a coefficient that is not a number.
+
+    Variances lie in [0, 1], and beta-tilde never exceeds beta.
+    """
+    step, small, of_x_0, of_x_t = coefficients(name, num_timesteps)
+    for values in (step, small, of_x_0, of_x_t):
+        assert np.all(values >= 0) and np.all(values <= 1)
+    assert np.all(small <= step * (1 + 1e-6))
+    assert small[0] == 0 and of_x_0[0] == 1 and of_x_t[0] == 0

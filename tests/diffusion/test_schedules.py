@@ -1,0 +1,188 @@
+"""Schedules against the papers, and against tables computed elsewhere."""
+
+import chex
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import textbook
+from absl.testing import parameterized
+
+from diffusion_jax.diffusion import schedules
+
+LENGTHS = (1, 2, 1000, 4000)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("linear", 4.03582976538e-5),
+        ("quad", 7.334124596e-4),
+        ("const", 1.682967e-9),
+        ("jsd", 0.0),
+        ("cosine", 2.428767e-9),
+    ],
+)
+def test_last_alpha_bar(name, expected):
+    """alpha_bar_T of each schedule at T = 1000 is the published one."""
+    actual = schedules.alpha_bar(schedules.SCHEDULES[name](1000))[-1]
+    np.testing.assert_allclose(actual, expected, rtol=3e-7)
+
+
+def test_alpha_bar_along_the_linear_schedule():
+    """alpha_bar at three times, and the first time below a half (authors' 259)."""
+    alpha_bar = schedules.alpha_bar(schedules.linear(1000))
+    np.testing.assert_allclose(
+        alpha_bar[[0, 499, 999]],
+        [0.9999, 0.0785872428818, 4.03582976538e-5],
+        rtol=1e-11,
+    )
+    assert np.argmax(alpha_bar < 0.5) == 259
+
+
+def test_four_times_as_many_steps_of_a_quarter():
+    """iDDPM's 4000 steps: the betas of 1000 steps, divided by four."""
+    alpha_bar = schedules.alpha_bar(schedules.linear(4000, 1e-4 / 4, 0.02 / 4))
+    np.testing.assert_allclose(alpha_bar[-1], 4.246652e-5, rtol=3e-7)
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+@pytest.mark.parametrize("num_timesteps", LENGTHS)
+def test_tables(name, num_timesteps):
+    """A table has T variances in (0, 1], in float64, that never fall."""
+    betas = schedules.SCHEDULES[name](num_timesteps)
+    assert betas.shape == (num_timesteps,)
+    assert betas.dtype == np.float64
+    assert np.all(betas > 0) and np.all(betas <= 1) and np.all(betas[:-1] < 1)
+    assert np.all(np.diff(betas) >= 0)
+
+
+def test_definitions():
+    """Each table by its definition, entry by entry."""
+    i = np.arange(1000)
+    line = 1e-4 + (0.02 - 1e-4) * i / 999
+    np.testing.assert_allclose(schedules.linear(1000), line, rtol=1e-12)
+    roots = 0.01 + (0.02**0.5 - 0.01) * i / 999
+    np.testing.assert_allclose(schedules.quad(1000), roots**2, rtol=1e-12)
+    np.testing.assert_array_equal(schedules.const(1000), 0.02)
+    np.testing.assert_allclose(schedules.jsd(1000), 1 / (1000 - i), rtol=1e-15)
+    for name, ramp in (("warmup10", 100), ("warmup50", 500)):
+        expected = np.minimum(1e-4 + (0.02 - 1e-4) * i / (ramp - 1), 0.02)
+        betas = schedules.SCHEDULES[name](1000)
+        np.testing.assert_allclose(betas, expected, rtol=1e-12)
+
+
+def test_jsd_loses_signal_linearly():
+    """The jsd schedule is the one whose alpha_bar_t is 1 - t/T."""
+    alpha_bar = schedules.alpha_bar(schedules.jsd(1000))
+    np.testing.assert_allclose(alpha_bar, 1 - np.arange(1, 1001) / 1000, atol=1e-13)
+
+
+def test_cosine_is_a_cosine():
+    """alpha_bar_t = f(t) / f(0) wherever no beta was capped; the cap is 0.999."""
+    betas = schedules.cosine(1000)
+    capped = betas >= 0.999
+    assert betas.max() == 0.999 and capped.sum() == 1
+    angle = (np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2
+    f = np.cos(angle) ** 2 / np.cos(angle[0]) ** 2
+    alpha_bar = schedules.alpha_bar(betas)
+    np.testing.assert_allclose(alpha_bar[~capped], f[1:][~capped], rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+@pytest.mark.parametrize("num_timesteps", LENGTHS)
+def test_log_snr(name, num_timesteps):
+    """exp(logsnr_t) = alpha_bar_t / (1 - alpha_bar_t), falling from +inf at t = 0."""
+    betas = schedules.SCHEDULES[name](num_timesteps)
+    schedule = schedules.make(name, num_timesteps)
+    logsnr = np.asarray(schedule(np.arange(num_timesteps + 1)))
+    assert logsnr.dtype == np.float64
+    assert logsnr[0] == np.inf
+    assert np.all(np.diff(logsnr) < 0)
+    alpha_bar = textbook.table(betas).alpha_bar
+    # 1 - alpha_bar costs the textbook 1e-16 / (1 - alpha_bar_1).
+    np.testing.assert_allclose(
+        np.exp(logsnr[1:]), alpha_bar / (1 - alpha_bar), rtol=1e-11
+    )
+    assert np.isneginf(logsnr[-1]) == (betas[-1] == 1)
+
+
+@pytest.mark.usefixtures("x64")
+def test_ends_of_the_linear_schedule():
+    """The SNR of the first time is 9999; sigma / alpha reaches 157.40728 at T."""
+    schedule = schedules.make("linear", 1000)
+    np.testing.assert_allclose(np.exp(schedule(1)), 9999, rtol=1e-11)
+    np.testing.assert_allclose(np.exp(-0.5 * schedule(1000)), 157.40728, rtol=3e-8)
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_noise_in_single_precision(name):
+    """In float32, 1 - alpha_bar keeps its relative precision where the table loses it.
+
+    Rounding a log-SNR of up to 20 shifts sigma^2 by at most 20 x 2^-24 = 1.2e-6; at
+    t = 1 of the linear schedule a few units of rounding (2^-24 = 6e-8) remain, where
+    1 - float32(alpha_bar) is wrong by 1.7e-4.
+    """
+    exact = 1 - textbook.table(schedules.SCHEDULES[name](1000)).alpha_bar
+    logsnr = schedules.make(name, 1000)(np.arange(1, 1001))
+    assert logsnr.dtype == jnp.float32
+    actual = np.asarray(jax.nn.sigmoid(-logsnr), np.float64)
+    np.testing.assert_allclose(actual, exact, rtol=1.5e-6)
+    if name == "linear":
+        naive = np.float64(np.float32(1) - np.float32(0.9999))
+        assert abs(naive / exact[0] - 1) > 1e-4
+        assert abs(actual[0] / exact[0] - 1) < 1.2e-7
+
+
+@hypothesis.given(
+    betas=st.lists(st.floats(1e-5, 0.999), min_size=7, max_size=7),
+    pure_noise=st.booleans(),
+)
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_any_table(betas, pure_noise):
+    """Any table in range is a falling log-SNR, infinite at 0 and at a last beta 1."""
+    table = np.array(betas + [1.0] if pure_noise else betas)
+    logsnr = np.asarray(schedules.from_betas(table)(np.arange(len(table) + 1)))
+    assert np.all(np.diff(logsnr) < 0)
+    assert np.isposinf(logsnr[0])
+    assert np.all(np.isfinite(logsnr[1:-1]))
+    assert np.isneginf(logsnr[-1]) == pure_noise
+
+
+@pytest.mark.parametrize(
+    "betas, words",
+    [
+        ([0.1, 0.0], "beta_2"),
+        ([-0.1, 0.1], "beta_1"),
+        ([0.1, 1.0, 0.1], "beta_2"),
+        ([0.1, 1.1], "beta_2"),
+        ([0.1, float("nan")], "beta_2"),
+        ([], "table"),
+        ([[0.1]], "table"),
+    ],
+)
+def test_refuses_tables(betas, words):
+    """A beta outside (0, 1), except a last one of 1, is refused by its time."""
+    with pytest.raises(ValueError, match=words):
+        schedules.from_betas(np.array(betas))
+
+
+def test_refuses_names_and_lengths():
+    """An unknown schedule is refused with the known ones, and T = 0 too."""
+    with pytest.raises(ValueError, match="'liner'.*linear.*cosine"):
+        schedules.make("liner", 10)
+    with pytest.raises(ValueError, match="at least 1"):
+        schedules.make("linear", 0)
+
+
+class ShapeTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.product(shape=[(), (3,), (2, 3)])
+    def test_shape(self, shape):
+        """A schedule keeps the shape of the times it is given, jitted or not."""
+        schedule = schedules.make("linear", 10)
+        times = jnp.ones(shape, jnp.int32)
+        chex.assert_shape(self.variant(schedule)(times), shape)

@@ -1,0 +1,63 @@
+"""Laws of the judge: it knows real digits, and is not sure of noise."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from diffusion_jax.evaluation import classifier
+
+TRAINED = 1400
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Scikit-learn's digits in [0, 1], [1797, 8, 8, 1], and their labels."""
+    data = load_digits()
+    return data.images[..., None] / 16, data.target.astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def judge(digits):
+    """A classifier of the first 1400."""
+    images, labels = digits
+    return classifier.train_classifier(images[:TRAINED], labels[:TRAINED])
+
+
+def test_held_out_digits_are_known(judge, digits):
+    """Real digits that it has not seen: at least .9 confident, and mostly right."""
+    images, labels = (x[TRAINED:] for x in digits)
+    share, histogram = classifier.confident_share(judge, images)
+    assert 0.9 <= share <= 1.0
+    assert judge.score(images.reshape(len(images), -1), labels) > 0.9
+    counts = np.bincount(labels, minlength=10)
+    assert np.abs(np.array(list(histogram.values())) - counts).max() < 15
+
+
+def test_histogram_counts_every_image(judge, digits):
+    """Every image is called exactly one of the classes, 0..9, also by one of a kind."""
+    images, labels = digits
+    threes = images[:TRAINED][labels[:TRAINED] == 3]
+    share, histogram = classifier.confident_share(judge, threes)
+    assert list(histogram) == list(range(10))
+    assert histogram[3] > 0.98 * len(threes)
+    assert sum(histogram.values()) == len(threes)
+
+
+def test_noise_is_less_certain(judge, digits):
+    """Noise and a grey image are called with less confidence than digits are."""
+    images, _ = digits
+    real, _ = classifier.confident_share(judge, images[TRAINED:])
+    noise = np.random.default_rng(0).uniform(size=(400, 8, 8, 1))
+    share, _ = classifier.confident_share(judge, noise)
+    assert share < real - 0.15
+    assert classifier.confident_share(judge, np.full((1, 8, 8, 1), 0.5))[0] == 0
+
+
+def test_the_seed_decides(digits):
+    """The same seed makes the same judge: two runs can be compared."""
+    images, labels = (x[:150] for x in digits)
+    first, second = (classifier.train_classifier(images, labels) for _ in range(2))
+    np.testing.assert_array_equal(
+        first.predict_proba(images.reshape(150, -1)),
+        second.predict_proba(images.reshape(150, -1)),
+    )

@@ -1,0 +1,81 @@
+"""Laws of pictures: every image is in its place."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from diffusion_jax.evaluation import grids
+
+
+def images_of(n, size=(32, 32), channels=1):
+    """Images whose pixels all hold their number, 10, 20, ..."""
+    numbers = np.arange(1, n + 1, dtype=np.uint8) * 10
+    return np.broadcast_to(
+        numbers[:, None, None, None], (n, *size, channels)
+    ).copy()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tile_by_hand(channels):
+    """Rows from left to right, then down, with gaps; what is left over is black."""
+    grid = grids.tile(images_of(5, channels=channels))
+    assert grid.shape == (68, 102, channels) and grid.dtype == np.uint8
+    for row, numbers in enumerate([[10, 20, 30], [40, 50, 0]]):
+        for column, number in enumerate(numbers):
+            cell = grid[34 * row : 34 * row + 34, 34 * column : 34 * column + 34]
+            assert np.all(cell[:32, :32] == number)
+            assert np.all(cell[32:] == grids.GAP_GREY)
+            assert np.all(cell[:, 32:] == grids.GAP_GREY)
+
+
+@pytest.mark.parametrize("n,shape", [(1, (1, 1)), (4, (2, 2)), (5, (2, 3)), (10, (3, 4))])
+def test_about_square(n, shape):
+    """There are about as many rows as columns."""
+    grid = grids.tile(images_of(n))
+    assert (grid.shape[0] / 34, grid.shape[1] / 34) == shape
+
+
+@pytest.mark.parametrize("size,factor", [((8, 8), 4), ((7, 9), 4), ((33, 40), 1)])
+def test_small_images_are_enlarged_whole(size, factor):
+    """Each pixel becomes a square of a whole factor: nothing is interpolated."""
+    image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
+    grid = grids.tile(image)[: -grids.GAP, : -grids.GAP]
+    assert grid.shape == (size[0] * factor, size[1] * factor, 3)
+    for i in range(factor):
+        for j in range(factor):
+            np.testing.assert_array_equal(grid[i::factor, j::factor], image[0])
+
+
+@pytest.mark.parametrize("channels,mode", [(1, "L"), (3, "RGB")])
+def test_saved_grid(tmp_path, channels, mode):
+    """The PNG holds the tile, grey or coloured, in a folder that is made for it."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, channels), np.uint8)
+    path = tmp_path / "deep" / "grid.png"
+    grids.save_grid(path, images)
+    with Image.open(path) as picture:
+        assert picture.mode == mode
+        found = np.asarray(picture).reshape(grids.tile(images).shape)
+    np.testing.assert_array_equal(found, grids.tile(images))
+
+
+def test_film(tmp_path):
+    """The k frames in order, each the grid of its moment; the last stays longest."""
+    frames = np.stack([images_of(4) + 50 * k for k in range(3)], axis=1)  # [N, k, ...]
+    grids.save_film(tmp_path / "film.gif", frames)
+    with Image.open(tmp_path / "film.gif") as film:
+        pictures = [
+            (np.asarray(frame.convert("L")), frame.info["duration"])
+            for frame in ImageSequence.Iterator(film)
+        ]
+    assert len(pictures) == 3
+    for k, (picture, _) in enumerate(pictures):
+        np.testing.assert_array_equal(picture, grids.tile(frames[:, k])[..., 0])
+    durations = [duration for _, duration in pictures]
+    assert durations[-1] > max(durations[:-1])
+
+
+def test_film_of_one_frame(tmp_path):
+    """One frame is a film too."""
+    grids.save_film(tmp_path / "film.gif", images_of(2)[:, None])
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 1
