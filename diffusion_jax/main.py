@@ -6,9 +6,8 @@
   --mode=sample    draws sample.num_images into WORKDIR/samples.npz and samples.png
   --mode=evaluate  appends a line of measures to WORKDIR/evaluations.jsonl
 
-Any value of the config is set by --config.GROUP.NAME=VALUE, for example
---config.train.num_steps=100 or --config.sample.sampler=ancestral. Sampling and
-evaluation take the config that is in WORKDIR, with such values on top of it.
+--config.GROUP.NAME=VALUE sets any value of the config, such as --config.seed=1 or
+--config.sample.sampler=ancestral; sample and evaluate start from WORKDIR's config.
 """
 
 import logging
@@ -69,9 +68,11 @@ def parse_flags(argv: list[str]) -> list[str]:
     define = config_flags.DEFINE_config_file
     config = define("config", flag_values=alone, sys_argv=plain)
     alone(plain, known_only=True)
-    if config.value is not None:
-        keys = [found[1] for found in map(is_override, argv) if found]
-        runs.check_keys(config.value, keys)
+    keys = [found[1] for found in map(is_override, argv) if found]
+    try:
+        runs.check_keys(config.value or {}, keys)
+    except ValueError as error:
+        sys.exit(str(error))  # a slip of the hand: no traceback
     return app.parse_flags_with_usage(argv)
 
 

@@ -37,7 +37,6 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     num_steps, log_every = config.train.num_steps, config.train.log_every
     batch_size = config.data.batch_size
     parallel.check_batch_size(batch_size, "data.batch_size")
-    method = methods.make(config)
     batches = Loader(
         runs.open_source(config, config.data.train_split),
         batch_size,
@@ -46,14 +45,16 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         process_index=parallel.process_index(),
         process_count=parallel.process_count(),
     )
+    method = methods.make(config)
     views = Views(config, method, workdir)
+    initial = functools.partial(states.initial, phases=method.phases, init=method.init)
+    key = jax.random.key(config.seed)
+    template = jax.eval_shape(initial, key)
     runs.write_config(config, workdir)
 
     # 2. The state: the last checkpoint's, or a new one.
     checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, config.train.keep)
-    initial = functools.partial(states.initial, phases=method.phases, init=method.init)
-    key = jax.random.key(config.seed)
-    state = checkpoints.restore_latest(jax.eval_shape(initial, key))
+    state = checkpoints.restore_latest(template)
     if state is None:
         LOGGER.info("Starting from the beginning in %s.", workdir)
         state = jax.jit(initial)(key)

@@ -1,10 +1,18 @@
-"""Eight CPU devices and strict shapes, for every test."""
+"""Eight CPU devices, strict shapes and quick compilation, for every test."""
 
 import os
+import shutil
+import tempfile
 
-# Before jax is imported: the number of devices is fixed when its backend starts.
+# Before jax is imported: the number of devices is fixed when its backend starts. The
+# processes that tests start inherit all of this; one cache of compiled programs serves
+# the session, since compiling takes longer than running here.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+CACHE = tempfile.mkdtemp(prefix="compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import jax
 import pytest
@@ -18,3 +26,8 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+def pytest_unconfigure():
+    """Removes the session's compiled programs."""
+    shutil.rmtree(CACHE, ignore_errors=True)

@@ -1,9 +1,7 @@
 """Families: a network married to its mathematics, built from a config."""
 
-import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from diffusion_jax.diffusion import losses, process, samplers, schedules, times
 from diffusion_jax.methods.base import Method, make_draw
@@ -43,9 +41,14 @@ def make_ddpm(config: ml_collections.ConfigDict) -> DDPM:
             f"eval.num_terms must lie in 1..{num_timesteps - 1} "
             f"(num_timesteps - 1), not {config.eval.num_terms}."
         )
+    if sample.num_frames > sample.num_steps:
+        raise ValueError(
+            f"sample.num_frames = {sample.num_frames} are more than the predictions of "
+            f"x_0 on the way, sample.num_steps = {sample.num_steps}."
+        )
     schedule = schedules.make(diffusion.schedule, num_timesteps)
-    noise_only = np.isneginf(jax.device_get(schedule(np.asarray(num_timesteps))))
-    if noise_only and diffusion.prediction == "eps":
+    betas = schedules.SCHEDULES[diffusion.schedule](num_timesteps)
+    if schedules.alpha_bar(betas)[-1] == 0 and diffusion.prediction == "eps":
         raise ValueError(
             f"The schedule {diffusion.schedule!r} leaves no signal at time T, where a "
             "network that predicts eps cannot say what x_0 is: choose another "

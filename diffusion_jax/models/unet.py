@@ -57,7 +57,7 @@ def _dense(features: int, dtype: DTypeLike, name: str, scale: float = 1.0):
 
 
 def _norm(x: Array, dtype: DTypeLike, name: str) -> Array:
-    """Group normalisation in 32 groups, in fewer where that leaves less than 4 channels.
+    """Group normalisation in 32 groups, fewer where they had less than 4 channels.
 
     With one channel a group it would take out the time again, which a block adds to
     whole channels just before; 4 is what the paper's narrowest layer has.

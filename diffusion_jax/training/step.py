@@ -38,48 +38,47 @@ def make_train_step(
         metrics: Metrics = {}
         for number, phase in enumerate(phases):
             key = jax.random.fold_in(step_key, number)
-            state, phase_metrics = run_phase(state, batch, phase, key)
+            state, phase_metrics = run_phase(phase, loss, state, batch, key)
             prefix = f"{phase.name}/" if len(phases) > 1 else ""
             metrics |= {prefix + name: x for name, x in phase_metrics.items()}
         return state.replace(step=state.step + 1), metrics
 
-    def run_phase(
-        state: TrainState, batch: Batch, phase: Phase, key: Array
-    ) -> tuple[TrainState, Metrics]:
-        def phase_loss(trained):
-            return loss(
-                phase.name,
-                state.params | trained,
-                state.model_state,
-                state.extra,
-                batch,
-                key,
-                state.step,
-            )
-
-        optimizer = phase.optimizer
-        trained = {group: state.params[group] for group in phase.trains}
-        (value, aux), grads = jax.value_and_grad(phase_loss, has_aux=True)(trained)
-        grads, _ = optimizer.replica_tx.update(grads, optimizer.replica_tx.init(grads))
-        kept = {g: x for g, x in aux.model_state.items() if g in phase.trains}
-        grads, kept, metrics = parallel.mean(
-            (grads, kept, {"loss": value, **aux.metrics})
-        )
-        metrics["grad_norm"] = optax.tree.norm(grads)
-
-        updates, opt_state = optimizer.tx.update(
-            grads, state.opt_state[phase.name], trained
-        )
-        trained = optax.apply_updates(trained, updates)
-        averaged = {group: state.ema[group] for group in phase.trains}
-        averaged = ema.update(averaged, trained, optimizer.ema_decay(state.step))
-        state = state.replace(
-            params=state.params | trained,
-            model_state=state.model_state | kept,
-            opt_state=state.opt_state | {phase.name: opt_state},
-            ema=state.ema | averaged,
-            extra=aux.extra,
-        )
-        return state, metrics
-
     return train_step
+
+
+def run_phase(
+    phase: Phase,
+    loss: Callable[..., tuple[Array, Any]],
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+) -> tuple[TrainState, Metrics]:
+    """Updates what one phase trains, and returns the phase's metrics."""
+
+    def phase_loss(trained):
+        params = state.params | trained
+        rest = state.model_state, state.extra, batch, key, state.step
+        return loss(phase.name, params, *rest)
+
+    optimizer = phase.optimizer
+    trained = {group: state.params[group] for group in phase.trains}
+    (value, aux), grads = jax.value_and_grad(phase_loss, has_aux=True)(trained)
+    grads, _ = optimizer.replica_tx.update(grads, optimizer.replica_tx.init(grads))
+    # Only the phase that trains a group keeps that group's new statistics.
+    kept = {g: aux.model_state[g] for g in phase.trains if g in aux.model_state}
+    grads, kept, metrics = parallel.mean((grads, kept, {"loss": value, **aux.metrics}))
+    metrics["grad_norm"] = optax.global_norm(grads)
+
+    opt_state = state.opt_state[phase.name]
+    updates, opt_state = optimizer.tx.update(grads, opt_state, trained)
+    trained = optax.apply_updates(trained, updates)
+    averaged = {group: state.ema[group] for group in phase.trains}
+    averaged = ema.update(averaged, trained, optimizer.ema_decay(state.step))
+    state = state.replace(
+        params=state.params | trained,
+        model_state=state.model_state | kept,
+        opt_state=state.opt_state | {phase.name: opt_state},
+        ema=state.ema | averaged,
+        extra=aux.extra,
+    )
+    return state, metrics

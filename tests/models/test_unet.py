@@ -1,0 +1,327 @@
+"""Laws of the U-Net; the same weights beside PyTorch's are in tests/parity."""
+
+import math
+
+import chex
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import parameterized
+from jax import Array
+from jax.extend.core import jaxprs_in_params
+
+from diffusion_jax.models.unet import ExampleDropout, UNet, time_embedding
+
+CIFAR10 = dict(
+    base_channels=128,
+    channel_multipliers=(1, 2, 2, 2),
+    num_blocks=2,
+    attention_resolutions=(16,),
+    dropout=0.1,
+    out_channels=3,
+)
+LARGE = CIFAR10 | dict(channel_multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0)
+TINY = dict(
+    base_channels=8,
+    channel_multipliers=(1,),
+    num_blocks=1,
+    attention_resolutions=(),
+    dropout=0.5,
+    out_channels=3,
+)
+
+
+def arguments(batch: int, height: int, width: int, channels: int) -> tuple:
+    """The shapes and types of (x, t)."""
+    x = jax.ShapeDtypeStruct((batch, height, width, channels), jnp.float32)
+    return x, jax.ShapeDtypeStruct((batch,), jnp.int32)
+
+
+def init_shapes(net: UNet, size: int, channels: int = 3) -> dict:
+    """The parameters' shapes; nothing is allocated."""
+    shapes = jax.eval_shape(
+        net.init, jax.random.key(0), *arguments(1, size, size, channels)
+    )
+    return shapes["params"]
+
+
+def example(batch: int, size: int, channels: int = 3) -> tuple[Array, Array]:
+    """Random (x, t)."""
+    x = np.random.default_rng(1).standard_normal((batch, size, size, channels))
+    t = np.linspace(0, 999, batch)
+    return jnp.asarray(x, jnp.float32), jnp.asarray(t, jnp.int32)
+
+
+def random_params(net: UNet, size: int, channels: int = 3) -> dict:
+    """Parameters without the zeros of a fresh network, which would hide everything."""
+    rng = np.random.default_rng(2)
+
+    def draw(leaf):
+        fan_in = math.prod(leaf.shape[:-1])  # 1 for biases and scales
+        values = rng.standard_normal(leaf.shape) / math.sqrt(fan_in)
+        return jnp.asarray(values, jnp.float32)
+
+    return {"params": jax.tree.map(draw, init_shapes(net, size, channels))}
+
+
+def count_macs(jaxpr) -> int:
+    """Multiply-accumulates of the convolutions and matrix products, padding included.
+
+    XLA's own cost analysis leaves out the products with padding, 6 per cent here.
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        shapes = [variable.aval.shape for variable in equation.invars]
+        if equation.primitive.name == "conv_general_dilated":
+            out_axis = equation.params["dimension_numbers"].rhs_spec[0]
+            products = math.prod(shapes[1]) // shapes[1][out_axis]
+        elif equation.primitive.name == "dot_general":
+            contracted = equation.params["dimension_numbers"][0][0]
+            products = math.prod(shapes[0][axis] for axis in contracted)
+        else:
+            total += sum(map(count_macs, jaxprs_in_params(equation.params)))
+            continue
+        total += math.prod(equation.outvars[0].aval.shape) * products
+    return total
+
+
+class Reference(parameterized.TestCase):
+    @parameterized.named_parameters(
+        ("cifar10", CIFAR10, 32, 35_746_307),
+        ("cifar10_learned_variance", CIFAR10 | dict(out_channels=6), 32, 35_749_766),
+        ("256x256", LARGE, 256, 113_673_219),
+    )
+    def test_number_of_parameters(self, config, size, expected):
+        """Ho et al.'s networks, 35.7 and 114 million in the paper, to the digit."""
+        leaves = jax.tree.leaves(init_shapes(UNet(**config), size))
+        assert sum(leaf.size for leaf in leaves) == expected
+
+    @parameterized.named_parameters(
+        ("cifar10", CIFAR10, 32, 6.22e9), ("256x256", LARGE, 256, 248.5e9)
+    )
+    def test_multiply_accumulates(self, config, size, expected):
+        """One image costs what Ho et al.'s network costs, within a per cent."""
+        net = UNet(**config)
+        params = {"params": init_shapes(net, size)}
+        traced = jax.make_jaxpr(net.apply)(params, *arguments(1, size, size, 3))
+        assert count_macs(traced.jaxpr) == pytest.approx(expected, rel=0.01)
+
+
+class TimeEmbedding(parameterized.TestCase):
+    def test_values(self):
+        """sin(t f) and cos(t f), f from 1 to 1/10000: the authors' values at t = 1."""
+        embedding = time_embedding(jnp.array([0, 1, 500]), 128)
+        np.testing.assert_array_equal(embedding[0, :64], np.zeros(64))
+        np.testing.assert_array_equal(embedding[0, 64:], np.ones(64))
+        np.testing.assert_allclose(
+            embedding[1, [0, 64]], [0.841471, 0.540302], atol=1e-6
+        )
+        np.testing.assert_allclose(
+            embedding[2, [63, 127]], [np.sin(0.05), np.cos(0.05)], rtol=1e-5
+        )
+
+    @parameterized.parameters(jnp.int32, jnp.float32)
+    def test_keeps_all_times_apart(self, dtype):
+        """1000 times have 1000 embeddings, in float32, of squared norm features / 2."""
+        embedding = np.asarray(time_embedding(jnp.arange(1000).astype(dtype), 128))
+        assert embedding.dtype == np.float32
+        assert len(np.unique(embedding, axis=0)) == 1000
+        np.testing.assert_allclose(np.sum(embedding**2, axis=-1), 64, rtol=1e-5)
+
+
+class Shapes(chex.TestCase):
+    @parameterized.product(
+        size=((28, 28), (32, 32), (16, 64)),
+        channels=(1, 3),
+        out_channels=(1, 6),
+        dtype=(jnp.float32, jnp.bfloat16),
+    )
+    def test_output(self, size, channels, out_channels, dtype):
+        """Any resolution that halves; float32 parameters and output, dtype within."""
+        config = TINY | dict(
+            channel_multipliers=(1, 2, 3),
+            attention_resolutions=(8,),
+            out_channels=out_channels,
+        )
+        net = UNet(**config, dtype=dtype)
+        inputs = arguments(5, *size, channels)
+        params = jax.eval_shape(net.init, jax.random.key(0), *inputs)
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {
+            jnp.dtype("float32")
+        }
+
+        def apply(*args):
+            return net.apply(*args, capture_intermediates=True)
+
+        output, captured = jax.eval_shape(apply, params, *inputs)
+        assert output.shape == (5, *size, out_channels)
+        assert output.dtype == jnp.float32
+        inner = flax.traverse_util.flatten_dict(captured["intermediates"])
+        del inner[("__call__",)]
+        assert {leaf.dtype for (leaf,) in inner.values()} == {jnp.dtype(dtype)}
+
+    def test_float64(self):
+        """dtype float64 is not cut to float32 on the way out."""
+        jax.config.update("jax_enable_x64", True)
+        self.addCleanup(jax.config.update, "jax_enable_x64", False)
+        net = UNet(**TINY, dtype=jnp.float64)
+        params = {"params": init_shapes(net, 8)}
+        assert (
+            jax.eval_shape(net.apply, params, *arguments(1, 8, 8, 3)).dtype == "float64"
+        )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_fresh_network_predicts_almost_zero(self):
+        """The last layer starts at a variance of 1e-10: outputs of some 1e-5.
+
+        The activations before it are of size 1 by the last norm.
+        """
+        net = UNet(**TINY)
+        x, t = example(2, 8)
+        key = jax.random.key(1, impl="rbg")  # quicker to compile than threefry
+        params = jax.jit(net.init)(key, x, t)
+        output = self.variant(net.apply)(params, x, t)
+        chex.assert_shape(output, (2, 8, 8, 3))
+        chex.assert_type(output, jnp.float32)
+        assert 1e-7 < np.max(np.abs(output)) < 1e-4
+
+    def test_bfloat16_is_near_float32(self):
+        """bfloat16 rounds by 0.4 per cent: a few per cent over all layers."""
+        x, t = example(4, 8)
+        params = random_params(UNet(**TINY), 8)
+        exact = jax.jit(UNet(**TINY).apply)(params, x, t)
+        rough = jax.jit(UNet(**TINY, dtype=jnp.bfloat16).apply)(params, x, t)
+        error = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
+        assert 1e-4 < error < 0.05
+
+    @parameterized.parameters(((30, 32), "30x32"), ((32, 30), "32x30"), ((2, 2), "2x2"))
+    def test_refuses_what_cannot_be_halved(self, size, named):
+        """Both sides must be multiples of 2^(levels - 1), and the message says so."""
+        net = UNet(**TINY | dict(channel_multipliers=(1, 1, 1)))
+        with pytest.raises(ValueError, match=f"multiples of 4.*{named}"):
+            jax.eval_shape(net.init, jax.random.key(0), *arguments(1, *size, 3))
+
+
+@pytest.mark.parametrize(
+    ("resolutions", "levels"),
+    [((), ()), ((16,), (0,)), ((8, 4), (1, 2)), ((5, 32), ())],
+)
+def test_attention_where_asked(resolutions, levels):
+    """Attention follows every block at those resolutions and the middle's first one."""
+    config = TINY | dict(
+        channel_multipliers=(1, 2, 2), num_blocks=2, attention_resolutions=resolutions
+    )
+    modules = init_shapes(UNet(**config), 16).keys()
+    expected = {"middle_block0_attention"}
+    for level in levels:
+        expected |= {f"down{level}_block{i}_attention" for i in range(2)}
+        expected |= {f"up{level}_block{i}_attention" for i in range(3)}
+    assert {name for name in modules if "attention" in name} == expected
+
+
+def test_examples_do_not_see_each_other():
+    """An example's output is its own: norms and attention stay within the example."""
+    net = UNet(**TINY | dict(channel_multipliers=(1, 2), attention_resolutions=(4,)))
+    x, t = example(3, 8)
+    apply = jax.jit(net.apply)
+    params = random_params(net, 8)
+    together = apply(params, x, t)
+    others = apply(params, x.at[1:].multiply(-3.0), t.at[1:].set(7))
+    np.testing.assert_allclose(others[0], together[0], rtol=1e-4, atol=1e-5)
+    assert np.all(np.std(others[1:] - together[1:], axis=(1, 2, 3)) > 0.1)
+
+
+class Dropout(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_mask_belongs_to_the_index(self):
+        """Neither the place in the batch, nor its mates, nor its size changes a mask.
+
+        Hence the number of devices, each with its share of the batch, does not either.
+        """
+        dropout = ExampleDropout(0.3)
+        x = jnp.ones((4, 100))
+        index = jnp.array([7, 0, 123_456_789, 7])
+
+        @self.variant
+        def apply(x, index):
+            return dropout.apply({}, x, index, rngs={"dropout": jax.random.key(0)})
+
+        whole = apply(x, index)
+        np.testing.assert_array_equal(whole[0], whole[3])
+        np.testing.assert_array_equal(apply(x[::-1], index[::-1]), whole[::-1])
+        halves = [apply(x[part], index[part]) for part in (slice(2), slice(2, 4))]
+        np.testing.assert_array_equal(jnp.concatenate(halves), whole)
+        assert np.any(whole[0] != whole[1]) and np.any(whole[0] != whole[2])
+
+    def test_network_permutes_with_its_batch(self):
+        """Permute images, times and indices, and the outputs are permuted."""
+        net = UNet(**TINY)
+        x, t = example(4, 8)
+        index = jnp.array([3, 1, 4, 15])
+        params = random_params(net, 8)
+
+        @jax.jit
+        def apply(x, t, index, key):
+            return net.apply(params, x, t, index, rngs={"dropout": key})
+
+        key, other = jax.random.split(jax.random.key(0))
+        output = apply(x, t, index, key)
+        order = jnp.array([2, 0, 3, 1])
+        permuted = apply(x[order], t[order], index[order], key)
+        np.testing.assert_allclose(permuted, output[order], rtol=1e-4, atol=1e-5)
+        moved = apply(x, t, index[order], key)  # other masks for the same images
+        for different in (moved, apply(x, t, index, other)):
+            assert np.all(np.std(different - output, axis=(1, 2, 3)) > 0.1)
+
+    def test_off_without_index(self):
+        """Without indices no key is asked for, and the rate changes nothing."""
+        x, t = example(2, 8)
+        net, without = UNet(**TINY), UNet(**TINY | dict(dropout=0.0))
+        params = random_params(net, 8)
+        chex.assert_trees_all_close(
+            jax.jit(without.apply)(params, x, t, jnp.arange(2)),
+            jax.jit(net.apply)(params, x, t),
+            rtol=1e-6,
+        )
+
+    @parameterized.parameters(0.1, 0.5)
+    def test_keeps_the_expectation(self, rate):
+        """A share `rate` becomes 0 and the rest is scaled up: the mean stays.
+
+        Within 5 standard errors of a binomial, over all draws and at every place.
+        """
+        num_examples, num_places = 2000, 50
+        x = jnp.full((num_examples, num_places), 3.0)
+        y = ExampleDropout(rate).apply(
+            {}, x, jnp.arange(num_examples), rngs={"dropout": jax.random.key(0)}
+        )
+        np.testing.assert_allclose(y[y != 0], 3.0 / (1 - rate), rtol=1e-6)
+        one_draw = 3.0 * math.sqrt(rate / (1 - rate))  # the standard deviation
+        assert abs(np.mean(y) - 3.0) < 5 * one_draw / math.sqrt(y.size)
+        of_places = np.abs(np.mean(y, axis=0) - 3.0)
+        assert np.max(of_places) < 5 * one_draw / math.sqrt(num_examples)
+
+    def test_layers_draw_apart(self):
+        """Two layers' masks of one example agree by chance alone, half of the time."""
+        net = UNet(**TINY)
+        x, t = example(2, 8)
+
+        @jax.jit
+        def capture(params, index, key):
+            return net.apply(
+                params,
+                x,
+                t,
+                index,
+                rngs={"dropout": key},
+                capture_intermediates=lambda module, _: module.name == "dropout",
+            )
+
+        params = random_params(net, 8)
+        _, captured = capture(params, jnp.arange(2), jax.random.key(0))
+        blocks = [captured["intermediates"][f"middle_block{i}"] for i in range(2)]
+        masks = [np.asarray(block["dropout"]["__call__"][0] == 0) for block in blocks]
+        agreement = np.mean(masks[0] == masks[1])
+        assert abs(agreement - 0.5) < 5 * 0.5 / math.sqrt(masks[0].size)
