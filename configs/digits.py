@@ -37,24 +37,24 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         variance="fixedlarge",
     )
     config.optim = config_dict.create(
-        learning_rate=3e-3,
+        learning_rate=2e-3,
         warmup_steps=50,
-        decay_steps=900,
+        decay_steps=config_dict.placeholder(int),
         b1=0.9,
         b2=0.999,
         eps=1e-8,
         clip_norm=1.0,
         clip="global",
-        ema_decay=0.99,
+        ema_decay=0.995,
         ema_warmup=True,
     )
     config.train = config_dict.create(
-        num_steps=900,
+        num_steps=1200,
         log_every=100,
-        save_every=300,
+        save_every=400,
         keep=3,
         evaluate_every=0,
-        sample_every=900,
+        sample_every=1200,
     )
     config.sample = config_dict.create(
         checkpoint="last",

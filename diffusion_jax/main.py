@@ -1,6 +1,4 @@
-"""Trains, samples from, or evaluates the model of a config.
-
-  python -m diffusion_jax.main --config=configs/digits.py [--mode=MODE] [--workdir=DIR]
+"""python -m diffusion_jax.main --config=configs/digits.py [--mode=...] [--workdir=...]
 
   --mode=train     trains; the same command again goes on from the last checkpoint
   --mode=sample    draws sample.num_images into WORKDIR/samples.npz and samples.png
@@ -68,9 +66,9 @@ def parse_flags(argv: list[str]) -> list[str]:
     define = config_flags.DEFINE_config_file
     config = define("config", flag_values=alone, sys_argv=plain)
     alone(plain, known_only=True)
-    keys = [found[1] for found in map(is_override, argv) if found]
     try:
-        runs.check_keys(config.value or {}, keys)
+        if config.value is not None:
+            runs.check_keys(config.value, [k[1] for k in map(is_override, argv) if k])
     except ValueError as error:
         sys.exit(str(error))  # a slip of the hand: no traceback
     return app.parse_flags_with_usage(argv)
