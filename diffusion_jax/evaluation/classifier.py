@@ -17,7 +17,15 @@ def train_classifier(images: np.ndarray, labels: np.ndarray, seed: int = 0) -> A
 
     Returns:
       A fitted classifier of scikit-learn.
+
+    Raises:
+      ValueError: there are fewer than two classes.
     """
+    if len(np.unique(labels)) < 2:
+        raise ValueError(
+            "A classifier needs pictures of at least two classes, but every label is "
+            f"{labels[0]}: choose data with labels, or another eval.measure."
+        )
     from sklearn.neural_network import MLPClassifier  # seconds, and needed here alone
 
     classifier = MLPClassifier((512,), max_iter=300, random_state=seed)

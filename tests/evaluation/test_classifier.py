@@ -61,3 +61,10 @@ def test_the_seed_decides(digits):
         first.predict_proba(images.reshape(150, -1)),
         second.predict_proba(images.reshape(150, -1)),
     )
+
+
+def test_one_class_is_refused(digits):
+    """Without labels there is nothing to tell apart: said in words."""
+    images, _ = digits
+    with pytest.raises(ValueError, match="at least two classes"):
+        classifier.train_classifier(images[:20], np.zeros(20, np.int32))

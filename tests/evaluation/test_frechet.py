@@ -66,8 +66,10 @@ def test_zero_for_itself_and_for_a_permutation():
 def test_the_floor_falls_with_the_number_of_vectors():
     """Two halves of one set are nearer the larger it is, about as 1 / N."""
     x = np.random.default_rng(0).normal(size=(8000, 10))
-    floors = [np.mean([frechet.floor(x[:n], seed) for seed in range(5)]) for n in
-              (200, 1000, 8000)]
+    floors = [
+        np.mean([frechet.floor(x[:n], seed) for seed in range(5)])
+        for n in (200, 1000, 8000)
+    ]
     assert floors[0] > 3 * floors[1] > 9 * floors[2] > 0
 
 

@@ -10,9 +10,7 @@ from diffusion_jax.evaluation import grids
 def images_of(n, size=(32, 32), channels=1):
     """Images whose pixels all hold their number, 10, 20, ..."""
     numbers = np.arange(1, n + 1, dtype=np.uint8) * 10
-    return np.broadcast_to(
-        numbers[:, None, None, None], (n, *size, channels)
-    ).copy()
+    return np.broadcast_to(numbers[:, None, None, None], (n, *size, channels)).copy()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -28,7 +26,9 @@ def test_tile_by_hand(channels):
             assert np.all(cell[:, 32:] == grids.GAP_GREY)
 
 
-@pytest.mark.parametrize("n,shape", [(1, (1, 1)), (4, (2, 2)), (5, (2, 3)), (10, (3, 4))])
+@pytest.mark.parametrize(
+    "n,shape", [(1, (1, 1)), (4, (2, 2)), (5, (2, 3)), (10, (3, 4))]
+)
 def test_about_square(n, shape):
     """There are about as many rows as columns."""
     grid = grids.tile(images_of(n))
