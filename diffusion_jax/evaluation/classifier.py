@@ -27,9 +27,11 @@ def train_classifier(images: np.ndarray, labels: np.ndarray, seed: int = 0) -> A
             f"{labels[0]}: choose data with labels, or another eval.measure."
         )
     from sklearn.neural_network import MLPClassifier  # seconds, and needed here alone
+    from threadpoolctl import threadpool_limits
 
     classifier = MLPClassifier((512,), max_iter=300, random_state=seed)
-    return classifier.fit(images.reshape(len(images), -1), labels)
+    with threadpool_limits(1):  # on matrices this small, threads only wait
+        return classifier.fit(images.reshape(len(images), -1), labels)
 
 
 def confident_share(

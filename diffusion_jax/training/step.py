@@ -67,7 +67,7 @@ def run_phase(
     # Only the phase that trains a group keeps that group's new statistics.
     kept = {g: aux.model_state[g] for g in phase.trains if g in aux.model_state}
     grads, kept, metrics = parallel.mean((grads, kept, {"loss": value, **aux.metrics}))
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = optax.tree.norm(grads)
 
     opt_state = state.opt_state[phase.name]
     updates, opt_state = optimizer.tx.update(grads, opt_state, trained)

@@ -1,0 +1,411 @@
+"""The command line: what its three modes write, and what it refuses."""
+
+import importlib.util
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from PIL import Image
+
+from diffusion_jax import main, methods, runs
+from diffusion_jax.evaluate import evaluate
+from diffusion_jax.sample import sample
+from diffusion_jax.train import train
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs/digits.py"
+# One level instead of two, and two steps: little to compile, and a tuple to parse.
+SMALL = {"model.channel_multipliers": (1,), "train.num_steps": 2}
+ARGUMENTS = [f"--config.{name}={value}" for name, value in SMALL.items()]
+
+
+def load(**changes):
+    spec = importlib.util.spec_from_file_location("digits", CONFIG)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("tiny")
+    config.update_from_flattened_dict(SMALL | changes)
+    return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Compiles equal programs once, here and in the processes started here."""
+    folder = str(tmp_path_factory.getbasetemp() / "compiled")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(compilation_cache):
+    """Returns run(*args): the program as a process, (exit code, stdout, stderr)."""
+
+    def run(*args, config=f"{CONFIG}:tiny"):
+        env = {
+            "JAX_COMPILATION_CACHE_DIR": compilation_cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "PYTHONPATH": str(ROOT),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "diffusion_jax.main"]
+            + [f"--config={config}"] * bool(config)
+            + [str(arg) for arg in args],
+            env=os.environ | env,
+            capture_output=True,
+            text=True,
+            timeout=1800,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, command):
+    """A run trained by the command line: its workdir, and what was printed."""
+    workdir = tmp_path_factory.mktemp("command") / "run"
+    code, stdout, stderr = command(f"--workdir={workdir}", *ARGUMENTS)
+    assert code == 0, stderr
+    return workdir, stdout
+
+
+@pytest.fixture
+def compiled():
+    """The names of the programs that jax has compiled during the test."""
+    names = []
+
+    def listen(event, duration, fun_name="", **kwargs):
+        if event.endswith("backend_compile_duration"):
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def images(workdir):
+    with np.load(workdir / "samples.npz", allow_pickle=False) as arrays:
+        assert list(arrays) == ["images"]
+        return arrays["images"]
+
+
+def last_line(workdir):
+    return json.loads((workdir / "evaluations.jsonl").read_text().splitlines()[-1])
+
+
+def override(workdir, **changes):
+    return runs.read_config(workdir, "digits", changes)
+
+
+def test_train(run):
+    """Training writes config, metrics, checkpoints and pictures, and says where."""
+    workdir, stdout = run
+    assert json.loads((workdir / "config.json").read_text()) == json.loads(
+        load().to_json()
+    )
+    assert (workdir / "checkpoints/2").is_dir()
+    assert Image.open(workdir / "samples/00000002.png").size == (136, 136)
+    assert list((workdir / "tensorboard").iterdir())
+    metrics = [json.loads(x) for x in (workdir / "metrics.jsonl").open()]
+    assert metrics[-1]["step"] == 2 and metrics[-1]["loss"] > 0
+    assert "step 2/2" in stdout and "images/s" in stdout
+    assert str(workdir / "samples/00000002.png") in stdout
+    assert "parameters" in stdout and "8 cpu devices" in stdout
+
+
+def test_sample_command(run, command):
+    """--mode=sample takes the run's config and values on top of it; a film if asked."""
+    workdir, _ = run
+    sampling = {
+        "sampler": "ancestral",
+        "num_steps": 4,
+        "spacing": "trailing",
+        "num_images": 5,
+        "seed": 3,
+        "num_frames": 3,
+    }
+    overrides = [f"--config.sample.{name}={x}" for name, x in sampling.items()]
+    before = (workdir / "config.json").read_text()
+    code, stdout, stderr = command(f"--workdir={workdir}", "--mode=sample", *overrides)
+    assert code == 0, stderr
+    assert images(workdir).shape == (5, 8, 8, 1) and images(workdir).dtype == np.uint8
+    assert Image.open(workdir / "samples.png").size == (102, 68)
+    film = Image.open(workdir / "samples.gif")
+    assert film.size == (102, 68) and film.n_frames <= 3
+    assert all(str(workdir / f"samples.{x}") in stdout for x in ("npz", "png", "gif"))
+    assert (workdir / "config.json").read_text() == before
+
+
+def test_evaluate_command(run, command):
+    """--mode=evaluate prints and appends one JSON line that stands by itself."""
+    workdir, _ = run
+    code, stdout, stderr = command(f"--workdir={workdir}", "--mode=evaluate")
+    assert code == 0, stderr
+    record = last_line(workdir)
+    assert json.loads(stdout.splitlines()[-1]) == record
+    parts = record["prior"] + record["transitions"] + record["decoder"]
+    assert record["bits_per_dim"] == pytest.approx(parts, rel=1e-6)
+    assert record["bits_per_dim"] > 0 and record["standard_error"] > 0
+    expected = {
+        "config": "digits",
+        "data": "digits",
+        "measure": "bound",
+        "num_examples": 359,
+        "num_terms": 4,
+        "num_timesteps": 20,
+        "parameters": "ema",
+        "schedule": load().diffusion.schedule,
+        "seed": 0,
+        "split": "test",
+        "step": 2,
+        "variance": load().diffusion.variance,
+    }
+    assert expected.items() <= record.items()
+    assert {"clipped", "date", "jax"} <= set(record)
+
+
+def test_evaluate_on_train(run):
+    """The train split is measured as well; lines are appended."""
+    workdir, _ = run
+    evaluate(override(workdir, **{"eval.split": "train"}), workdir)
+    first = last_line(workdir)
+    evaluate(override(workdir, **{"eval.split": "test"}), workdir)
+    assert first["split"] == "train" and first["num_examples"] == 1438
+    assert last_line(workdir)["num_examples"] == 359
+    assert len((workdir / "evaluations.jsonl").read_text().splitlines()) >= 2
+
+
+def test_evaluate_samples(run):
+    """Samples are measured beside real pictures, with all that the numbers hang on."""
+    workdir, _ = run
+    evaluate(override(workdir, **{"eval.measure": "samples"}), workdir)
+    record = last_line(workdir)
+    assert record["num_samples"] == 16 and record["num_real"] == 1797
+    assert sum(record["histogram"].values()) == 16
+    assert record["frechet_pixels"] > record["frechet_pixels_floor"] > 0
+    assert 0 <= record["confident_share"] <= 1 and record["confident_share_real"] > 0.9
+    keys = "sampler num_steps spacing eta clip seed variance step config data"
+    assert set(keys.split()) <= set(record)
+
+
+def test_samples_depend_on_seed_and_index_alone(run):
+    """The same seed draws the same, and the first 5 of 20 are the 5 of 5."""
+    workdir, _ = run
+    (workdir / "samples.gif").unlink(missing_ok=True)
+    drawn = {}
+    for number, seed in [(5, 0), (20, 0), (5, 1), (5, 0)]:
+        changes = {"sample.num_images": number, "sample.seed": seed}
+        sample(override(workdir, **changes), workdir)
+        same = drawn.setdefault((number, seed), images(workdir))
+        assert np.array_equal(same, images(workdir))
+        assert same.shape == (number, 8, 8, 1)
+    assert np.array_equal(drawn[20, 0][:5], drawn[5, 0])
+    assert not np.array_equal(drawn[5, 1], drawn[5, 0])
+    assert not (workdir / "samples.gif").exists()  # only on request
+
+
+def test_neither_torch_nor_tensorflow(run, compilation_cache):
+    """A process that trains, samples and evaluates has imported neither of them."""
+    workdir, _ = run
+    script = f"""if True:
+        import pathlib, sys
+        from diffusion_jax import runs
+        from diffusion_jax.train import train
+        from diffusion_jax.sample import sample
+        from diffusion_jax.evaluate import evaluate
+        workdir = pathlib.Path({str(workdir)!r})
+        config = runs.read_config(workdir, "digits", {{}})
+        for command in (train, sample, evaluate):
+            command(config, workdir)
+        assert "diffusion_jax.training.logs" in sys.modules
+        print({{"torch", "tensorflow"}} & set(sys.modules))"""
+    env = {
+        "JAX_COMPILATION_CACHE_DIR": compilation_cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_help(command):
+    """--help names the modes, and shows how a value is set."""
+    code, stdout, _ = command("--help", config=None)
+    assert code in (0, 1)  # absl exits with 1
+    for words in [*(f"--mode={mode}" for mode in main.MODES), "--workdir"]:
+        assert words in stdout
+    assert "--config.sample.sampler=" in stdout and "configs/digits.py" in stdout
+
+
+def test_mistyped_key_stops_the_process(command, tmp_path):
+    """One sentence with the known keys, a failing exit, and no workdir."""
+    code, stdout, stderr = command(
+        f"--workdir={tmp_path}/run", "--config.train.num_step=3"
+    )
+    assert code != 0 and not (tmp_path / "run").exists()
+    said = (stdout + stderr).strip()
+    assert "'num_step'" in said and "log_every, num_steps" in said
+    assert "Traceback" not in said, "a typing error is no reason for a traceback"
+
+
+@pytest.fixture
+def call(monkeypatch, compiled):
+    """Returns call(*args): the program in this process, which must not compile."""
+
+    def run(*args, config=f"{CONFIG}:tiny"):
+        argv = (
+            ["main.py"] + [f"--config={config}"] * bool(config) + list(map(str, args))
+        )
+        monkeypatch.setattr(sys, "argv", argv)
+        before = set(flags.FLAGS)
+        try:
+            with flagsaver.flagsaver():
+                main.main(main.parse_flags(argv))
+        finally:
+            for name in set(flags.FLAGS) - before:
+                delattr(flags.FLAGS, name)
+            assert not compiled
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def logger():
+    """Undoes what main does to the package's logger."""
+    logger = logging.getLogger("diffusion_jax")
+    handlers, propagate, level = logger.handlers[:], logger.propagate, logger.level
+    yield logger
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
+
+
+REFUSED = [
+    ("mistyped key", ["--config.train.num_step=3"], "'num_step'.*num_steps"),
+    ("mistyped group", ["--config.trian.num_steps=3"], "'trian'.*train"),
+    ("key in a value", ["--config.seed.x=3"], "seed.*'x'"),
+    ("wrong type", ["--config.train.num_steps=many"], "num_steps.*many"),
+    ("unknown flag", ["--stepz=3"], "stepz"),
+    ("unknown mode", ["--mode=draw"], "draw.*train.*sample.*evaluate"),
+    ("stray word", ["digits"], "digits"),
+    ("no config file", ["--config=nosuch.py"], "nosuch.py"),
+    ("unknown variant", [f"--config={CONFIG}:huge"], "'huge'.*tiny"),
+    ("no folder", ["--config.data.source=folder:nosuch"], "nosuch"),
+    ("unknown source", ["--config.data.source=nosuch"], "nosuch.*digits, tfds"),
+    ("unknown name", ["--config.sample.sampler=dimm"], "dimm.*ancestral, ddim"),
+]
+
+
+@pytest.mark.parametrize(
+    "args, words", [x[1:] for x in REFUSED], ids=[x[0] for x in REFUSED]
+)
+def test_refused_before_compilation(call, tmp_path, args, words, capfd):
+    """What is wrong on the command line is said at once, and leaves no workdir."""
+    workdir = tmp_path / "run"
+    with pytest.raises((Exception, SystemExit)) as error:
+        call(f"--workdir={workdir}", *args)
+    said = f"{error.value} {' '.join(capfd.readouterr())}".replace("\n", " ")
+    assert re.search(words, said), said
+    assert not workdir.exists()
+
+
+def test_config_is_required(command):
+    """Without --config the program says that it is needed."""
+    code, stdout, stderr = command(config=None)
+    assert code != 0 and "--config" in stdout + stderr
+
+
+@pytest.mark.parametrize("mode", ["sample", "evaluate"])
+def test_no_run(call, mode, tmp_path):
+    """Without a run there is nothing to sample from or to evaluate."""
+    with pytest.raises(FileNotFoundError, match="No run in .*nosuch.*[Tt]rain first"):
+        call(f"--workdir={tmp_path}/nosuch", f"--mode={mode}")
+
+
+@pytest.mark.parametrize("mode", ["sample", "evaluate"])
+def test_run_of_another_config(call, mode, run):
+    """The run in the workdir has to be of the config that was named."""
+    cifar10 = f"{ROOT}/configs/cifar10.py:tiny"
+    with pytest.raises(ValueError, match="'digits', not 'cifar10'"):
+        call(f"--workdir={run[0]}", f"--mode={mode}", config=cifar10)
+
+
+def test_changed_model_is_refused(run, compiled):
+    """A run cannot go on with another model; the old config stays."""
+    workdir, _ = run
+    before = (workdir / "config.json").read_text()
+    with pytest.raises(ValueError, match="model.*another --workdir"):
+        train(load(**{"model.base_channels": 16}), workdir)
+    assert (workdir / "config.json").read_text() == before
+    with pytest.raises(ValueError, match="(?s)checkpoint.*does not match"):
+        sample(override(workdir, **{"model.base_channels": 16}), workdir)
+    assert "jit(initial)" not in compiled
+
+
+def test_changed_number_of_steps_is_allowed(run, tmp_path):
+    """A run goes on for longer than it was begun for."""
+    workdir = shutil.copytree(run[0], tmp_path / "longer")
+    train(load(**{"train.num_steps": 3}), workdir)
+    assert json.loads((workdir / "config.json").read_text())["train"]["num_steps"] == 3
+    assert (workdir / "checkpoints/3").is_dir()
+    train(load(), workdir)  # back to 2 steps: nothing is left to do, nothing is lost
+    assert (workdir / "checkpoints/3").is_dir()
+
+
+def test_missing_data_set(call, tmp_path):
+    """A TFDS data set that is not prepared: one sentence with the command that does."""
+    with pytest.raises(FileNotFoundError, match="tfds build cifar10") as error:
+        call(
+            f"--workdir={tmp_path}/run",
+            f"--config.data.data_dir={tmp_path}",
+            config=ROOT / "configs/cifar10.py",
+        )
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_batch_that_cannot_be_split(call, tmp_path):
+    """The batch is split evenly over the devices, or refused in words."""
+    with pytest.raises(ValueError, match="data.batch_size = 12 .*8 devices"):
+        call(f"--workdir={tmp_path}/run", "--config.data.batch_size=12")
+    with pytest.raises(ValueError, match="batch_size"):
+        call(f"--workdir={tmp_path}/run", "--config.data.batch_size=0")
+
+
+def test_unknown_measure_and_checkpoint(run):
+    """Names that are read late are refused in words as well."""
+    workdir, _ = run
+    for name in ("measure", "checkpoint"):
+        with pytest.raises(ValueError, match="nosuch.*(bound|best)"):
+            evaluate(override(workdir, **{f"eval.{name}": "nosuch"}), workdir)
+    with pytest.raises(FileNotFoundError, match="best.*train.evaluate_every"):
+        sample(override(workdir, **{"sample.checkpoint": "best"}), workdir)
+
+
+def test_prior(run):
+    """The prior lies between that of x_0^2 = 0 and of x_0^2 = 1."""
+    workdir, _ = run
+    method = methods.make(override(workdir))
+    logsnr = float(method.schedule(np.asarray(20)))
+    alpha2, sigma2 = 1 / (1 + np.exp(-logsnr)), 1 / (1 + np.exp(logsnr))
+    low, high = (  # KL(N(alpha x, sigma^2) || N(0, 1)), in bits
+        0.5 * (alpha2 * x + sigma2 - 1 - np.log(sigma2)) / np.log(2) for x in (0, 1)
+    )
+    evaluate(override(workdir), workdir)
+    assert low < last_line(workdir)["prior"] < high

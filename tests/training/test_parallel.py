@@ -1,0 +1,235 @@
+"""Laws of devices: their number changes nothing."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffusion_jax import methods
+from diffusion_jax.data.loader import Loader
+from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.methods.base import Aux
+from diffusion_jax.models.unet import ExampleDropout, time_embedding
+from diffusion_jax.training import ema, optimizers, parallel
+from diffusion_jax.training import state as states
+from diffusion_jax.training.optimizers import Optimizer
+from diffusion_jax.training.state import Phase
+from diffusion_jax.training.step import make_train_step
+
+BATCH_SIZE = 8
+NUM_STEPS = 2
+
+
+class Network(nn.Module):
+    """Two convolutions with time and dropout between them: quick to compile."""
+
+    @nn.compact
+    def __call__(self, x, t, dropout_index=None):
+        h = nn.Conv(8, (3, 3))(x)
+        h += nn.Dense(8)(time_embedding(t, 8))[:, None, None, :]
+        h = ExampleDropout(0.5)(nn.swish(h), dropout_index)
+        return nn.Conv(1, (3, 3))(h)
+
+
+@pytest.fixture
+def method(digits_config):
+    """Denoising diffusion with that network; the gradient is clipped, eps is large
+    (Adam divides by a root that can be all rounding)."""
+    digits_config.optim.update(clip_norm=0.5, eps=1e-3)
+    return dataclasses.replace(methods.make(digits_config), network=Network())
+
+
+@pytest.fixture
+def initial(method):
+    """The state before the first step."""
+    make = functools.partial(states.initial, phases=method.phases, init=method.init)
+    return jax.jit(make)(jax.random.key(1))
+
+
+@pytest.fixture(scope="module")
+def batches():
+    """The batches of the first steps: noise of 256 levels."""
+    images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), np.uint8)
+    source = ArraySource(images, np.zeros(50, np.int32))
+    loader = Loader(source, BATCH_SIZE, seed=3)
+    return [loader.batch_at(step) for step in range(NUM_STEPS)]
+
+
+def split(batch, devices):
+    """[B, ...] -> [D, B/D, ...]."""
+    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+
+
+def run_on(num_devices, method, state, batches):
+    """Steps on the first devices, on all of them by the program's own wrapper;
+    returns the state and the metrics of each step, with a leading axis of devices."""
+    step = make_train_step(method.phases, method.loss)
+    if num_devices == jax.local_device_count():
+        run = functools.partial(parallel.train_step_on_devices(step), stop=False)
+    else:
+        devices = jax.local_devices()[:num_devices]
+        run = jax.pmap(step, axis_name=parallel.AXIS, devices=devices)
+    state = jax.tree.map(lambda x: jnp.stack([x] * num_devices), state)
+    history = []
+    for batch in batches:
+        state, metrics = run(state, split(batch, num_devices))
+        history.append({name: np.asarray(x) for name, x in metrics.items()})
+    return state, history
+
+
+def whole_batch_gradient(method, state, batch):
+    """Loss and gradient by a plain jax.grad of the whole batch on one device."""
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
+
+    def loss(params):
+        value, _ = method.loss("net", params, {}, (), batch, key, state.step)
+        return value
+
+    return jax.jit(jax.value_and_grad(loss))(state.params)
+
+
+def test_the_number_of_devices_changes_nothing(method, initial, batches):
+    """Loss, gradient norm, parameters and average after two steps on 1, 2, 4 and 8
+    devices agree to float32 rounding, with dropout on and the gradient clipped; the
+    norm is that of a plain gradient of the whole batch (Adam hides a factor n)."""
+    value, gradient = whole_batch_gradient(method, initial, batches[0])
+    norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(gradient)))
+    assert norm > 0.5, "the clipping would be idle"
+    one = None
+    for devices in (1, 2, 4, 8):
+        state, history = run_on(devices, method, initial, batches)
+        np.testing.assert_allclose(history[0]["loss"], float(value), rtol=1e-5)
+        np.testing.assert_allclose(history[0]["grad_norm"], norm, rtol=1e-5)
+        found = jax.device_get((state.params, state.ema))
+        one = one or jax.tree.map(lambda x: x[0], found)
+        assert_replicas_are(one, found)
+
+
+def assert_replicas_are(expected, found):
+    """Every device's copy is that tree, to float32 rounding."""
+    jax.tree.map(
+        lambda x, copies: np.testing.assert_allclose(
+            copies, np.broadcast_to(x, copies.shape), rtol=1e-4, atol=1e-6
+        ),
+        expected,
+        found,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """Loss |w - x|^2 / 2 of a vector: the gradient of a shard is w - mean(x)."""
+
+    phases: tuple[Phase, ...]
+
+    def init(self, key):
+        return {"net": jnp.array([1.0, -2.0])}, {}, ()
+
+    def loss(self, phase, params, model_state, extra, batch, key, step):
+        error = params["net"][None] - batch["x"]
+        value = 0.5 * jnp.mean(jnp.sum(error**2, axis=-1))
+        return value, Aux({}, {}, ())
+
+
+def test_train_step_on_devices():
+    """The state given is donated, the one it was copied from is not; a request to
+    stop reaches every device."""
+    optimizer = Optimizer(optax.identity(), optax.sgd(1.0), ema.make_decay(0.5, False))
+    line = Line((Phase("net", ("net",), optimizer),))
+    make = functools.partial(states.initial, phases=line.phases, init=line.init)
+    original = jax.jit(make)(jax.random.key(0))
+    run = parallel.train_step_on_devices(make_train_step(line.phases, line.loss))
+    given = parallel.replicate(original)
+    batch = parallel.shard({"x": np.ones((16, 2), np.float32)})
+    state, metrics = run(given, batch, False)
+    assert all(x.is_deleted() for x in jax.tree.leaves(given.params))
+    assert parallel.first_replica(metrics)["stop"] == 0
+    state, metrics = run(state, batch, True)
+    assert np.all(np.asarray(metrics["stop"]) > 0)
+    assert parallel.first_replica(state).step == 2
+    jax.block_until_ready(original)
+
+
+@pytest.mark.parametrize("clip", optimizers.CLIPS)
+def test_clipping(clip):
+    """ "per_replica" averages the clipped gradients of the devices, "global" clips the
+    average: by hand with one shard far away and one near."""
+    x = np.array([[40.0, 0], [44, 2], [1.1, -2], [1.3, -2]], np.float32)
+    replica_tx, global_tx = optimizers.CLIPS[clip](optax.clip_by_global_norm(1.0))
+    tx = optax.chain(global_tx, optax.sgd(1.0))
+    phases = (Phase("net", ("net",), Optimizer(replica_tx, tx, ema.make_decay(0, 0))),)
+    line = Line(phases)
+    state = states.initial(jax.random.key(0), phases, line.init)
+    after, history = run_on(2, line, state, [{"x": x}])
+
+    w = np.array([1.0, -2.0])
+    shards = [w - x[:2].mean(axis=0), w - x[2:].mean(axis=0)]
+
+    def clipped(gradient):
+        return gradient / max(1.0, np.linalg.norm(gradient))
+
+    if clip == "per_replica":
+        mean = np.mean([clipped(g) for g in shards], axis=0)
+        update = mean
+    else:
+        mean = np.mean(shards, axis=0)
+        update = clipped(mean)
+    np.testing.assert_allclose(after.params["net"][0], w - update, rtol=1e-5)
+    np.testing.assert_allclose(history[0]["grad_norm"], np.linalg.norm(mean), rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 13])
+def test_map_on_devices_is_map(length):
+    """Any number of examples: each is computed once, in order, and none is added."""
+    run = parallel.map_on_devices(
+        lambda tree, key, x: {"y": tree * x["a"], "u": x["b"] + jax.random.uniform(key)}
+    )
+    a, b = np.arange(length, dtype=np.float32), np.ones((length, 2), np.float32)
+    key = jax.random.key(0)
+    found = run(np.float32(3.0), key, {"a": a, "b": b})
+    np.testing.assert_allclose(found["y"], 3 * a)
+    np.testing.assert_allclose(found["u"], b + float(jax.random.uniform(key)))
+
+
+def test_shard_keeps_the_order():
+    """Device d gets the d-th contiguous part of the batch."""
+    shards = parallel.shard({"x": np.arange(16)})["x"]
+    assert shards.tolist() == np.arange(16).reshape(8, 2).tolist()
+
+
+def test_replicate_and_first_replica_are_inverse():
+    """A copy on each device; the first one is the tree again, keys and all."""
+    tree = {"k": jax.random.key(3), "x": jnp.arange(4.0), "n": np.int32(5)}
+    copies = parallel.replicate(tree)
+    assert copies["x"].shape == (8, 4) and copies["n"].shape == (8,)
+    assert len({d.id for d in copies["x"].devices()}) == 8
+    back = parallel.first_replica(copies)
+    assert jax.random.key_data(back["k"]).tolist() == [0, 3]
+    assert back["x"].tolist() == [0, 1, 2, 3] and back["n"] == 5
+
+
+def test_uneven_batch_is_refused():
+    """A batch that eight devices cannot share is refused by the name of its key."""
+    parallel.check_batch_size(16, "data.batch_size")
+    with pytest.raises(ValueError, match="data.batch_size = 12 .* 8 devices"):
+        parallel.check_batch_size(12, "data.batch_size")
+
+
+def test_coordinator_needs_the_other_two():
+    """A coordinator alone is refused, in words, before it is waited for."""
+    with pytest.raises(ValueError, match="--num_processes and --process_id"):
+        parallel.initialize("127.0.0.1:1", None, 0)
+
+
+@pytest.mark.parametrize("names,expected", [(None, False), ("a", False), ("a,b", True)])
+def test_on_pod(monkeypatch, names, expected):
+    """A pod is what tells of several workers."""
+    monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
+    if names:
+        monkeypatch.setenv("TPU_WORKER_HOSTNAMES", names)
+    assert parallel.on_pod() is expected

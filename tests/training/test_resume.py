@@ -1,0 +1,189 @@
+"""Laws of resuming: a run that was stopped ends as if it had not been."""
+
+import json
+import random
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from diffusion_jax import runs
+from diffusion_jax.train import train
+from diffusion_jax.training import logs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """One cache for the runs of this process: each program is compiled once."""
+    compilation_cache.reset_cache()
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+def last_state(config, workdir):
+    """The last checkpoint as {name: array}."""
+    _, state = runs.load(config, workdir, "last")
+    state = state.replace(key=jax.random.key_data(state.key))
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_same_states(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def losses(workdir):
+    """Every line of metrics.jsonl, as (step, loss)."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [(line["step"], line["loss"]) for line in map(json.loads, lines)]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Returns the workdir of four steps without a stop, once."""
+    made = []
+
+    def run(config):
+        if not made:
+            workdir = tmp_path_factory.mktemp("straight")
+            train(config, workdir)
+            made.append(workdir)
+        return made[0]
+
+    return run
+
+
+def test_two_and_two_steps_are_four(digits_config, straight, tmp_path):
+    """2 steps + restore + 2 steps is 4 steps, bit for bit, in state and log."""
+    whole = straight(digits_config)
+    first = digits_config.copy_and_resolve_references()
+    first.train.num_steps = 2
+    train(first, tmp_path)
+    assert last_state(digits_config, tmp_path)[".step"] == 2
+    train(digits_config, tmp_path)
+    expected = last_state(digits_config, whole)
+    assert expected[".step"] == 4
+    assert_same_states(last_state(digits_config, tmp_path), expected)
+    assert [step for step, _ in losses(tmp_path)] == [1, 2, 3, 4]
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_a_finished_run_does_nothing(digits_config, straight, tmp_path):
+    """Starting a finished run again changes neither its checkpoint nor its log."""
+    whole = straight(digits_config)
+    before = last_state(digits_config, whole), losses(whole)
+    train(digits_config, whole)
+    assert_same_states(last_state(digits_config, whole), before[0])
+    assert losses(whole) == before[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("due", ["nothing", "evaluate_every"])
+def test_a_signal_saves_the_step(
+    digits_config, straight, tmp_path, monkeypatch, caplog, number, due
+):
+    """SIGTERM and Ctrl-C save and return, whatever else is due; a restart goes on."""
+    expected = last_state(digits_config, straight(digits_config))
+    config = digits_config.copy_and_resolve_references()
+    config.train.save_every = 100
+    if due != "nothing":
+        config.train[due] = 1
+        monkeypatch.setattr("diffusion_jax.train.Views.bits_per_dim", lambda *_: 1.0)
+    push = logs.Watch.push
+
+    def push_and_stop(self, step, metrics):
+        push(self, step, metrics)
+        if step == 1:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(logs.Watch, "push", push_and_stop)
+    handler = signal.getsignal(number)
+    train(config, tmp_path)
+    assert signal.getsignal(number) is handler
+    stopped = int(last_state(config, tmp_path)[".step"])
+    assert stopped in (2, 3)
+    assert f"after step {stopped}, saved" in caplog.text
+    train(config, tmp_path)
+    assert_same_states(last_state(config, tmp_path), expected)
+
+
+def saved_steps(workdir):
+    """The steps whose checkpoints are complete, by their names."""
+    return [int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit()]
+
+
+def wait_for(process, condition):
+    """Waits until it holds while the process is running."""
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(f"It has ended: {process.communicate()[0][-2000:]}")
+        time.sleep(0.002)
+
+
+def test_kill_at_five_moments(digits_config, commands, tmp_path):
+    """kill -9 five times, restarted each time, the end is that of a run without: at
+    drawn moments after drawn steps, every other time while a save is under way."""
+    values = {"train__num_steps": 80, "train__save_every": 3}
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    code, output = commands.finish(commands.start(calm, **values))
+    assert code == 0, output
+    draws = random.Random(0)
+    for number, step in enumerate(sorted(draws.sample(range(1, 60), 5))):
+        process = commands.start(rough, **values)
+        wait_for(process, lambda step=step: max(saved_steps(rough), default=0) >= step)
+        if number % 2:
+            wait_for(process, lambda: [*rough.glob("checkpoints/*checkpoint-tmp*")])
+        else:
+            time.sleep(draws.uniform(0, 0.05))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    code, output = commands.finish(commands.start(rough, **values))
+    assert code == 0, output
+    assert "RESUMING" in output
+    assert_same_states(
+        last_state(digits_config, rough), last_state(digits_config, calm)
+    )
+    assert [step for step, _ in losses(rough)] == list(range(1, 81))
+    assert losses(rough) == losses(calm)
+
+
+SCRIPT = """
+import sys
+from absl import app
+from diffusion_jax import main
+def run(argv):
+    main.main(argv)
+    print("IMPORTED", [m for m in ("torch", "tensorflow") if m in sys.modules])
+app.run(run, flags_parser=main.parse_flags)
+"""
+
+
+def test_the_end_of_the_command(digits_config, commands, tmp_path):
+    """Ctrl-C exits with 0 and says which step it saved, and training has imported
+    neither PyTorch nor TensorFlow, even where they are installed; a rate without
+    bounds then stops the run with an error that names that step, which is finite."""
+    values = {"train__num_steps": 100_000, "train__save_every": 3}
+    process = commands.start(tmp_path, script=SCRIPT, **values)
+    wait_for(process, lambda: saved_steps(tmp_path))
+    process.send_signal(signal.SIGINT)
+    code, output = commands.finish(process)
+    assert code == 0, output
+    state = last_state(digits_config, tmp_path)
+    assert f"Stopped by request after step {state['.step']}, saved." in output
+    assert "IMPORTED []" in output
+
+    values["optim__learning_rate"] = "inf"
+    code, output = commands.finish(commands.start(tmp_path, **values))
+    assert code != 0
+    path = tmp_path / "checkpoints" / str(state[".step"])
+    assert f"Last good checkpoint: {path}" in output
+    assert_same_states(last_state(digits_config, tmp_path), state)
+    assert all(np.isfinite(x).all() for x in state.values())
