@@ -84,14 +84,6 @@ def value(config, key):
     return config
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Compiles equal programs once, here and in the other files of the session."""
-    folder = str(tmp_path_factory.getbasetemp() / "compiled")
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
 @each_config
 def test_form(name):
     """A config is a short file that says its name and command, with known groups."""

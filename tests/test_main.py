@@ -38,23 +38,12 @@ def load(**changes):
     return config
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Compiles equal programs once, here and in the processes started here."""
-    folder = str(tmp_path_factory.getbasetemp() / "compiled")
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def command(compilation_cache):
+def command():
     """Returns run(*args): the program as a process, (exit code, stdout, stderr)."""
 
     def run(*args, config=f"{CONFIG}:tiny"):
         env = {
-            "JAX_COMPILATION_CACHE_DIR": compilation_cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "PYTHONPATH": str(ROOT),
         }
         done = subprocess.run(
@@ -215,7 +204,7 @@ def test_samples_depend_on_seed_and_index_alone(run):
     assert not (workdir / "samples.gif").exists()  # only on request
 
 
-def test_neither_torch_nor_tensorflow(run, compilation_cache):
+def test_neither_torch_nor_tensorflow(run):
     """A process that trains, samples and evaluates has imported neither of them."""
     workdir, _ = run
     script = f"""if True:
@@ -231,8 +220,6 @@ def test_neither_torch_nor_tensorflow(run, compilation_cache):
         assert "diffusion_jax.training.logs" in sys.modules
         print({{"torch", "tensorflow"}} & set(sys.modules))"""
     env = {
-        "JAX_COMPILATION_CACHE_DIR": compilation_cache,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(
