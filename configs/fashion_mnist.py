@@ -79,6 +79,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         seed=0,
     )
     if variant == "tiny":
+        config.name += "_tiny"
         config.data.update(source="digits", image_size=8, num_channels=1, batch_size=8)
         config.data.train_split, config.eval.split = "train", "test"
         config.model.update(base_channels=8, channel_multipliers=(1, 2), num_blocks=1)

@@ -60,15 +60,8 @@ def measure_bound(
     loader = Loader(
         runs.open_source(config, config.eval.split), config.eval.batch_size, 0
     )
-    on_devices = parallel.map_on_devices(
-        lambda state, key, batch: method.evaluate(
-            state.ema, state.model_state, batch, key
-        )
-    )
-    key = jax.random.key(config.eval.seed)
-    measured = likelihood.bits_per_dim(
-        functools.partial(on_devices, state, key), loader.epoch()
-    )
+    run = methods.make_evaluate(method, config.eval.seed)
+    measured = likelihood.bits_per_dim(functools.partial(run, state), loader.epoch())
     return {
         "split": config.eval.split,
         **measured,
@@ -89,14 +82,19 @@ def measure_samples(
     The features are the pixels in [0, 1]; the classifier is trained on the train split,
     and its share on real pictures is that of the test split.
     """
-    options = config.sample
-    draw = methods.make_draw(method, options.batch_size)
-    drawn = draw(state, options.num_images, options.seed)
-    samples = transforms.to_uint8(drawn["image"]) / 255.0
-    train, train_labels = read_all(runs.open_source(config, config.data.train_split))
+    options, data = config.sample, config.data
+    if config.eval.split == data.train_split:
+        raise ValueError(
+            f"eval.split and data.train_split are both {data.train_split!r}: real "
+            "pictures have to be held out for this measure."
+        )
+    train, train_labels = read_all(runs.open_source(config, data.train_split))
     test, _ = read_all(runs.open_source(config, config.eval.split))
     real = np.concatenate([train, test])
     judge = classifier.train_classifier(train, train_labels)
+    draw = methods.make_draw(method, options.batch_size)
+    drawn = draw(state, options.num_images, options.seed)
+    samples = transforms.to_uint8(drawn["image"]) / 255.0
     share, histogram = classifier.confident_share(judge, samples)
     floors = [frechet.floor(flat(real), seed) for seed in range(5)]
     return {
@@ -111,6 +109,9 @@ def measure_samples(
             name: options[name]
             for name in ("sampler", "num_steps", "spacing", "eta", "clip", "seed")
         },
+        "splits": [data.train_split, config.eval.split],
+        "schedule": config.diffusion.schedule,
+        "num_timesteps": config.diffusion.num_timesteps,
         "variance": config.diffusion.variance,
     }
 

@@ -87,7 +87,7 @@ def read_config(
 
     Raises:
       FileNotFoundError: there is no run in workdir.
-      ValueError: the run is of another config.
+      ValueError: the run is of another config, or a value cannot change any more.
     """
     path = workdir / CONFIG
     if not path.exists():
@@ -97,6 +97,12 @@ def read_config(
         raise ValueError(
             f"The run in {workdir} is of the config {config.name!r}, not {name!r}."
         )
+    for key in overrides:
+        if key.split(".")[0] in FIXED_GROUPS and key != "diffusion.variance":
+            raise ValueError(
+                f"config.{key} belongs to the training of the weights in {workdir}; "
+                "another value would make noise of them."
+            )
     config.update_from_flattened_dict(overrides)
     return config
 
@@ -126,5 +132,5 @@ def load(
     method = methods.make(config)
     initial = functools.partial(states.initial, phases=method.phases, init=method.init)
     template = jax.eval_shape(initial, jax.random.key(0))
-    checkpoints = Checkpoints(workdir / CHECKPOINTS)
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
     return method, checkpoints.restore_trained(template, checkpoint)

@@ -60,6 +60,10 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         state = jax.jit(initial)(key)
     else:
         LOGGER.warning("RESUMING %s at step %d of %d.", workdir, state.step, num_steps)
+        if state.step >= num_steps:
+            LOGGER.warning("Nothing is left to do: give more train.num_steps.")
+            if config.train.sample_every:
+                views.draw(state)
     start = int(state.step)
     size = sum(x.size for x in jax.tree.leaves(state.params))
     LOGGER.info("%s parameters, on %s.", f"{size:,}", parallel.describe())
@@ -103,17 +107,17 @@ def loop(
             done = step + 1
             watch.push(done, parallel.first_replica(metrics))
             measure = is_due(done, every.evaluate_every, num_steps)
-            save = is_due(done, every.save_every, num_steps) or watch.stop_requested
+            save = is_due(done, every.save_every, num_steps) or measure
             draw = is_due(done, every.sample_every, num_steps)
-            if not (measure or save or draw):
+            if not (save or draw or watch.stop_requested):
                 continue
             watch.flush()  # no state is used before its loss was seen to be finite
             local = parallel.first_replica(state)
             score = None
             if measure:
                 score = views.bits_per_dim(local)
-                watch.write(done, {"test_bits_per_dim": score})
-            if save:
+                watch.write(done, {f"{config.eval.split}_bits_per_dim": score})
+            if save or watch.stop_requested:
                 checkpoints.save(local, score)
             if draw:
                 views.draw(local)
@@ -131,7 +135,7 @@ def is_due(done: int, every: int, num_steps: int) -> bool:
 
 
 class Views:
-    """What one wants to see of a run: bits/dim on test data, and a grid of samples."""
+    """What one wants to see of a run: bits/dim of held-out data, and samples."""
 
     def __init__(
         self,
@@ -142,19 +146,16 @@ class Views:
         self._sample = config.sample
         self._folder = workdir / "samples"
         self._draw = methods.make_draw(method, config.sample.batch_size)
-        self._evaluate = parallel.map_on_devices(
-            lambda state, key, batch: method.evaluate(
-                state.ema, state.model_state, batch, key
-            )
-        )
+        self._evaluate = methods.make_evaluate(method, config.eval.seed)
         if config.train.evaluate_every:
             source = runs.open_source(config, config.eval.split)
-            self._test = Loader(source, config.eval.batch_size, seed=0)
+            self._held_out = Loader(source, config.eval.batch_size, seed=0)
 
     def bits_per_dim(self, state: TrainState) -> float:
-        """Returns the bound of the averaged parameters on the test data."""
-        evaluate = functools.partial(self._evaluate, state, jax.random.key(0))
-        return likelihood.bits_per_dim(evaluate, self._test.epoch())["bits_per_dim"]
+        """Returns the bound of the averaged parameters on eval.split."""
+        evaluate = functools.partial(self._evaluate, state)
+        measured = likelihood.bits_per_dim(evaluate, self._held_out.epoch())
+        return measured["bits_per_dim"]
 
     def draw(self, state: TrainState) -> None:
         """Writes a grid of samples of the averaged parameters."""

@@ -94,7 +94,7 @@ def last_line(workdir):
 
 
 def override(workdir, **changes):
-    return runs.read_config(workdir, "digits", changes)
+    return runs.read_config(workdir, "digits_tiny", changes)
 
 
 def test_train(run):
@@ -147,7 +147,7 @@ def test_evaluate_command(run, command):
     assert record["bits_per_dim"] == pytest.approx(parts, rel=1e-6)
     assert record["bits_per_dim"] > 0 and record["standard_error"] > 0
     expected = {
-        "config": "digits",
+        "config": "digits_tiny",
         "data": "digits",
         "measure": "bound",
         "num_examples": 359,
@@ -214,7 +214,7 @@ def test_neither_torch_nor_tensorflow(run):
         from diffusion_jax.sample import sample
         from diffusion_jax.evaluate import evaluate
         workdir = pathlib.Path({str(workdir)!r})
-        config = runs.read_config(workdir, "digits", {{}})
+        config = runs.read_config(workdir, "digits_tiny", {{}})
         for command in (train, sample, evaluate):
             command(config, workdir)
         assert "diffusion_jax.training.logs" in sys.modules

@@ -85,7 +85,8 @@ def cosine(
 ) -> np.ndarray:
     """Variances whose alpha_bar is a squared cosine.
 
-        f(t) = cos^2((t/T + s) / (1 + s) pi/2);  beta_t = 1 - f(t) / f(t - 1)
+        f(t) = cos^2((t/T + s) / (1 + s) pi/2)
+        beta_t = min(1 - f(t) / f(t - 1), max_beta)
 
     Args:
       num_timesteps: T.

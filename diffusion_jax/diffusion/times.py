@@ -15,7 +15,8 @@ def leading(num_timesteps: int, num_steps: int) -> np.ndarray:
       num_steps: n, at most T.
 
     Returns:
-      i32[n], falling, the last one 1.
+      [n], falling, the last one 1. Where n does not divide T, the first one is well
+      below T, where x_T is not yet pure noise: prefer "trailing" there.
 
     Source: Song et al. 2021, appendix D.3 ("linear"), arXiv:2010.02502.
     """
@@ -23,7 +24,7 @@ def leading(num_timesteps: int, num_steps: int) -> np.ndarray:
 
 
 def trailing(num_timesteps: int, num_steps: int) -> np.ndarray:
-    """Evenly down from T: T, T - T/n, ..., T/n, rounded: i32[n], falling.
+    """Evenly down from T: T, T - T/n, ..., T/n, rounded: [n], falling.
 
     Source: Lin et al. 2024, table 2, arXiv:2305.08891.
     """
@@ -31,7 +32,7 @@ def trailing(num_timesteps: int, num_steps: int) -> np.ndarray:
 
 
 def quadratic(num_timesteps: int, num_steps: int) -> np.ndarray:
-    """Squares from 0 to 0.8 T, close together near the data: i32[n], falling.
+    """Squares from 0 to 0.8 T, close together near the data: [n], falling.
 
         t_i = 1 + max(i, floor(0.8 T (i / (n - 1))^2)),  i = n - 1, ..., 0
 

@@ -1,4 +1,4 @@
-"""Bits per dimension of a data set: the only place where nats become bits."""
+"""Bits per dimension of a data set."""
 
 import math
 from collections.abc import Callable, Iterable

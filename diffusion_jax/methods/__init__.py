@@ -4,13 +4,13 @@ import jax.numpy as jnp
 import ml_collections
 
 from diffusion_jax.diffusion import losses, process, samplers, schedules, times
-from diffusion_jax.methods.base import Method, make_draw
+from diffusion_jax.methods.base import Method, make_draw, make_evaluate
 from diffusion_jax.methods.ddpm import DDPM, GROUP
 from diffusion_jax.models import MODELS
 from diffusion_jax.training import optimizers
 from diffusion_jax.training.state import Phase
 
-__all__ = ["METHODS", "Method", "make", "make_draw"]
+__all__ = ["METHODS", "Method", "make", "make_draw", "make_evaluate"]
 
 
 def make(config: ml_collections.ConfigDict) -> Method:
@@ -46,6 +46,13 @@ def make_ddpm(config: ml_collections.ConfigDict) -> DDPM:
             f"sample.num_frames = {sample.num_frames} are more than the predictions of "
             f"x_0 on the way, sample.num_steps = {sample.num_steps}."
         )
+    for name, value in (
+        ("sample.num_images", sample.num_images),
+        ("sample.batch_size", sample.batch_size),
+        ("eval.batch_size", config.eval.batch_size),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}.")
     schedule = schedules.make(diffusion.schedule, num_timesteps)
     betas = schedules.SCHEDULES[diffusion.schedule](num_timesteps)
     if schedules.alpha_bar(betas)[-1] == 0 and diffusion.prediction == "eps":

@@ -48,6 +48,8 @@ class Method(Protocol):
     ) -> tuple[Array, Aux]:
         """Returns the mean loss, f32[], over one shard of the batch.
 
+        A new `extra` has to be the same on every device: it is not averaged.
+
         Random numbers of an example come from fold_in(key, its global index), so that
         the number of devices changes nothing.
         """
@@ -71,6 +73,30 @@ class Method(Protocol):
         """Draws a sample for each global index i32[n]; it depends on that alone."""
 
 
+def make_evaluate(
+    method: Method, seed: int
+) -> Callable[[TrainState, Batch], dict[str, np.ndarray]]:
+    """Makes a function that measures each example of a batch.
+
+    Args:
+      method: of the state.
+      seed: of the noise; an example's depends on the seed and on its index alone.
+
+    Returns:
+      (state, batch) -> host arrays [B], measured with the averaged parameters on this
+      process's devices.
+    """
+    on_devices = parallel.map_on_devices(
+        lambda weights, key, batch: method.evaluate(*weights, batch, key)
+    )
+
+    def evaluate(state: TrainState, batch: Batch) -> dict[str, np.ndarray]:
+        weights = (state.ema, state.model_state)
+        return on_devices(weights, jax.random.key(seed), batch)
+
+    return evaluate
+
+
 def make_draw(method: Method, batch_size: int) -> Callable[..., dict[str, np.ndarray]]:
     """Makes a function that draws any number of samples, batch by batch.
 
@@ -83,16 +109,16 @@ def make_draw(method: Method, batch_size: int) -> Callable[..., dict[str, np.nda
       the averaged parameters. Sample i depends on the seed and on i alone.
     """
 
-    def sample(state: TrainState, key: Array, index: Array) -> Batch:
-        return method.sample(state.ema, state.model_state, index, key)
-
-    on_devices = parallel.map_on_devices(sample)
+    on_devices = parallel.map_on_devices(
+        lambda weights, key, index: method.sample(*weights, index, key)
+    )
 
     def draw(state: TrainState, num_images: int, seed: int) -> dict[str, np.ndarray]:
         key = jax.random.key(seed)
         index = np.arange(-(-num_images // batch_size) * batch_size, dtype=np.int32)
         chunks = index.reshape(-1, batch_size)  # all of one shape: one compilation
-        drawn = [on_devices(state, key, chunk) for chunk in chunks]
+        weights = (state.ema, state.model_state)
+        drawn = [on_devices(weights, key, chunk) for chunk in chunks]
         return jax.tree.map(lambda *xs: np.concatenate(xs)[:num_images], *drawn)
 
     return draw

@@ -28,7 +28,8 @@ class DDPM:
       schedule: log-SNR of time.
       num_timesteps: T.
       prediction: what the network predicts, a name of process.PREDICTIONS.
-      loss_name: a name of losses.LOSSES.
+      loss_name: a name of losses.LOSSES; "simple" is a mean over the image, "bound" is
+        one drawn term of the bound in bits/dim (the whole bound is T times its mean).
       variance: of the reverse chain, a name of process.VARIANCES.
       sampler: how samples are drawn.
       knots: i32[N], falling: the times at which it calls the network.

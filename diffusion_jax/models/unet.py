@@ -57,10 +57,10 @@ def _dense(features: int, dtype: DTypeLike, name: str, scale: float = 1.0):
 
 
 def _norm(x: Array, dtype: DTypeLike, name: str) -> Array:
-    """Group normalisation in 32 groups, fewer where they had less than 4 channels.
+    """Group normalisation in gcd(32, C, C // 4) groups: 32 from 128 channels on.
 
-    With one channel a group it would take out the time again, which a block adds to
-    whole channels just before; 4 is what the paper's narrowest layer has.
+    Narrower layers get fewer. With one channel a group it would take out the time
+    again, which a block adds to whole channels just before.
     """
     channels = x.shape[-1]
     groups = math.gcd(NUM_GROUPS, channels, max(1, channels // MIN_GROUP_SIZE))

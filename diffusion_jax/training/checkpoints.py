@@ -34,14 +34,19 @@ class Checkpoints:
     Args:
       directory: absolute, or relative to where the program was started.
       keep: how many of the last checkpoints to keep, beside the best one.
+      read_only: changes nothing in the directory, where a training may be under way.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 3):
+    def __init__(
+        self, directory: str | os.PathLike, keep: int = 3, read_only: bool = False
+    ):
         self.directory = pathlib.Path(directory).absolute()
-        for path in sorted(self.directory.glob(f"*{HALF_WRITTEN}*")):
-            LOGGER.warning("Half-written checkpoint %s: it is not used.", path)
-        for path in sorted(self.directory.glob(f"*/{METRICS}/{METRICS}")):
-            _check_score(path)
+        self._read_only = read_only
+        if not read_only:
+            for path in sorted(self.directory.glob(f"*{HALF_WRITTEN}*")):
+                LOGGER.warning("Half-written checkpoint %s: it is not used.", path)
+            for path in sorted(self.directory.glob(f"*/{METRICS}/{METRICS}")):
+                _check_score(path)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -58,7 +63,9 @@ class Checkpoints:
                 ),
                 best_fn=_score,  # orbax writes no metrics without it
                 best_mode="min",
-                cleanup_tmp_directories=True,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
         )
 
@@ -130,13 +137,15 @@ class Checkpoints:
         found = _checksums(arrays)
         changed = sorted(n for n in expected | found if expected.get(n) != found.get(n))
         if changed:
-            raise OSError(f"the checksum of {changed[0]} is wrong")
+            path = self.directory / str(step)
+            raise OSError(f"{path}: the checksum of {changed[0]} is wrong")
         return _to_state(arrays, template, self.directory / str(step))
 
     def restore_latest(self, template: TrainState) -> TrainState | None:
         """Restores the latest checkpoint that can be read, or None if there is none.
 
-        A damaged one is named and set aside as damaged-STEP; the one before is used.
+        A damaged one is named and (unless read_only) set aside as damaged-STEP; the one
+        before is used.
 
         Raises:
           ValueError: the checkpoint belongs to another model.
@@ -151,14 +160,15 @@ class Checkpoints:
                 raise
             except Exception as error:  # any reader's: what damage looks like is open
                 LOGGER.error("Damaged checkpoint %s: %s", path, _first_line(error))
-                self._set_aside(step)
+                if not self._read_only:
+                    self._set_aside(step)
                 continue
             LOGGER.info("Restored %s.", path)
             return state
         if steps:
             raise RuntimeError(
                 f"None of the checkpoints in {self.directory} can be read; they are "
-                f"kept as {DAMAGED}*. Remove that folder to start from the beginning."
+                "kept there. Remove that folder to start from the beginning."
             )
         return None
 
@@ -171,17 +181,16 @@ class Checkpoints:
         """
         if which not in ("last", "best"):
             raise ValueError(f"Unknown checkpoint {which!r}. Known ones: last, best.")
-        step = self.best_step() if which == "best" else max(self.steps(), default=None)
-        if step is None:
+        if which == "best":
+            step, needs = self.best_step(), "train with train.evaluate_every"
+            state = None if step is None else self.restore(template, step)
+        else:
+            state, needs = self.restore_latest(template), "train first"
+        if state is None:
             raise FileNotFoundError(
-                f"There is no {which} checkpoint in {self.directory}"
-                + (
-                    ": train first."
-                    if which == "last"
-                    else ": set train.evaluate_every"
-                )
+                f"There is no {which} checkpoint in {self.directory}: {needs}."
             )
-        return self.restore(template, step)
+        return state
 
     def _set_aside(self, step: int) -> None:
         """Renames a damaged checkpoint, so that its step can be saved again."""
