@@ -60,13 +60,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         state = jax.jit(initial)(key)
     else:
         LOGGER.warning("RESUMING %s at step %d of %d.", workdir, state.step, num_steps)
-        if state.step >= num_steps:
-            LOGGER.warning("Nothing is left to do: give more train.num_steps.")
-            if config.train.sample_every:
-                views.draw(state)
     start = int(state.step)
-    size = sum(x.size for x in jax.tree.leaves(state.params))
-    LOGGER.info("%s parameters, on %s.", f"{size:,}", parallel.describe())
+    LOGGER.info("%s parameters, on %s.", count(state.params), parallel.describe())
 
     # 3. The loop.
     primary = parallel.process_index() == 0
@@ -100,6 +95,11 @@ def loop(
     step_fn = make_train_step(method.phases, method.loss)
     run_step = parallel.train_step_on_devices(step_fn)
     start = int(state.step)
+    if start >= num_steps:
+        LOGGER.warning("Nothing is left to do: train.num_steps is %d.", num_steps)
+        if every.sample_every:
+            views.draw(state)
+        return
     state = parallel.replicate(state)
     with StopRequest() as stop:
         for step, batch in batches.iterate(start, num_steps):
@@ -124,6 +124,11 @@ def loop(
             if watch.stop_requested:
                 LOGGER.warning("Stopped by request after step %d, saved.", done)
                 return
+
+
+def count(params: dict) -> str:
+    """Says how many parameters there are, e.g. "35,746,307"."""
+    return f"{sum(x.size for x in jax.tree.leaves(params)):,}"
 
 
 def is_due(done: int, every: int, num_steps: int) -> bool:

@@ -6,7 +6,7 @@
 #   bash launch/local.sh configs/digits.py:tiny /tmp/try --config.train.num_steps=5
 #   EXTRAS=cuda12 bash launch/local.sh configs/cifar10.py runs/cifar10
 #
-# WORKDIR is by default runs/NAME (runs/NAME_tiny for :tiny). The same call again goes on where
+# WORKDIR is by default runs/NAME (runs/NAME_tiny for :tiny). The same call goes on where
 # the run stopped. Anything else for diffusion_jax.main follows: --mode=sample, --help.
 # Paths are relative to the repository; VENV, EXTRAS and PYTHON: see launch/env.sh.
 set -euo pipefail

@@ -93,8 +93,9 @@ def test_form(name):
     command = f"-m diffusion_jax.main --config=configs/{name}.py"
     assert command in docstring or f"launch/local.sh configs/{name}.py" in docstring
     full, tiny = load(name), load(name, "tiny")
+    assert (full.name, tiny.name) == (name, f"{name}_tiny")
     for config in (full, tiny):
-        assert config.name == name and config.is_type_safe
+        assert config.is_type_safe
         assert sorted(config) == sorted(["name", "seed", *GROUPS])
         runs.check_keys(config, SCRIPTS_RELY_ON)
     for group in GROUPS[1:]:  # a variant changes values, not keys

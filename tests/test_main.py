@@ -329,7 +329,7 @@ def test_no_run(call, mode, tmp_path):
 def test_run_of_another_config(call, mode, run):
     """The run in the workdir has to be of the config that was named."""
     cifar10 = f"{ROOT}/configs/cifar10.py:tiny"
-    with pytest.raises(ValueError, match="'digits', not 'cifar10'"):
+    with pytest.raises(ValueError, match="'digits_tiny', not 'cifar10_tiny'"):
         call(f"--workdir={run[0]}", f"--mode={mode}", config=cifar10)
 
 
@@ -340,7 +340,7 @@ def test_changed_model_is_refused(run, compiled):
     with pytest.raises(ValueError, match="model.*another --workdir"):
         train(load(**{"model.base_channels": 16}), workdir)
     assert (workdir / "config.json").read_text() == before
-    with pytest.raises(ValueError, match="(?s)checkpoint.*does not match"):
+    with pytest.raises(ValueError, match="model.base_channels belongs to the training"):
         sample(override(workdir, **{"model.base_channels": 16}), workdir)
     assert "jit(initial)" not in compiled
 

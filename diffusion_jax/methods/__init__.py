@@ -34,25 +34,7 @@ def make_ddpm(config: ml_collections.ConfigDict) -> DDPM:
     _choose(losses.LOSSES, diffusion.loss, "diffusion.loss")
     make_sampler = _choose(samplers.SAMPLERS, sample.sampler, "sample.sampler")
     num_timesteps = diffusion.num_timesteps
-    if num_timesteps < 2:
-        raise ValueError("diffusion.num_timesteps must be at least 2.")
-    if not 1 <= config.eval.num_terms < num_timesteps:
-        raise ValueError(
-            f"eval.num_terms must lie in 1..{num_timesteps - 1} "
-            f"(num_timesteps - 1), not {config.eval.num_terms}."
-        )
-    if sample.num_frames > sample.num_steps:
-        raise ValueError(
-            f"sample.num_frames = {sample.num_frames} are more than the predictions of "
-            f"x_0 on the way, sample.num_steps = {sample.num_steps}."
-        )
-    for name, value in (
-        ("sample.num_images", sample.num_images),
-        ("sample.batch_size", sample.batch_size),
-        ("eval.batch_size", config.eval.batch_size),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}.")
+    _check_numbers(config)
     schedule = schedules.make(diffusion.schedule, num_timesteps)
     betas = schedules.SCHEDULES[diffusion.schedule](num_timesteps)
     if schedules.alpha_bar(betas)[-1] == 0 and diffusion.prediction == "eps":
@@ -76,6 +58,29 @@ def make_ddpm(config: ml_collections.ConfigDict) -> DDPM:
         num_frames=sample.num_frames,
         num_terms=config.eval.num_terms,
     )
+
+
+def _check_numbers(config: ml_collections.ConfigDict) -> None:
+    sample, num_timesteps = config.sample, config.diffusion.num_timesteps
+    if num_timesteps < 2:
+        raise ValueError("diffusion.num_timesteps must be at least 2.")
+    if not 1 <= config.eval.num_terms < num_timesteps:
+        raise ValueError(
+            f"eval.num_terms must lie in 1..{num_timesteps - 1} "
+            f"(num_timesteps - 1), not {config.eval.num_terms}."
+        )
+    if sample.num_frames > sample.num_steps:
+        raise ValueError(
+            f"sample.num_frames = {sample.num_frames} are more than the predictions of "
+            f"x_0 on the way, sample.num_steps = {sample.num_steps}."
+        )
+    for name, value in (
+        ("sample.num_images", sample.num_images),
+        ("sample.batch_size", sample.batch_size),
+        ("eval.batch_size", config.eval.batch_size),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}.")
 
 
 def _choose(table: dict, name: str, key: str):
