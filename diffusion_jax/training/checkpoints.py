@@ -165,7 +165,7 @@ class Checkpoints:
                 continue
             LOGGER.info("Restored %s.", path)
             return state
-        if steps:
+        if steps or any(self.directory.glob(f"{DAMAGED}*")):
             raise RuntimeError(
                 f"None of the checkpoints in {self.directory} can be read; they are "
                 "kept there. Remove that folder to start from the beginning."

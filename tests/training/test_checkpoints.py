@@ -228,11 +228,13 @@ def test_damaged_twice(copied):
 
 
 def test_all_damaged(copied):
-    """A run whose checkpoints are all damaged stops: it does not start anew."""
+    """A run whose checkpoints are all damaged stops, every time it is started: it does
+    not start anew over them."""
     for step in ("1", "2"):
         shutil.rmtree(copied / step / "state")
-    with pytest.raises(RuntimeError, match="None of the checkpoints.*damaged-"):
-        Checkpoints(copied).restore_latest(TEMPLATE)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="None of the checkpoints.*Remove that"):
+            Checkpoints(copied).restore_latest(TEMPLATE)
 
 
 def test_half_written_is_named_and_not_used(copied, caplog):
