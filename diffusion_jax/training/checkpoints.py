@@ -34,7 +34,7 @@ class Checkpoints:
     Args:
       directory: absolute, or relative to where the program was started.
       keep: how many of the last checkpoints to keep, beside the best one.
-      read_only: changes nothing in the directory, where a training may be under way.
+      read_only: leaves the checkpoints alone, where a training may be under way.
     """
 
     def __init__(
@@ -45,7 +45,8 @@ class Checkpoints:
         if not read_only:
             for path in sorted(self.directory.glob(f"*{HALF_WRITTEN}*")):
                 LOGGER.warning("Half-written checkpoint %s: it is not used.", path)
-            for path in sorted(self.directory.glob(f"*/{METRICS}/{METRICS}")):
+        for path in sorted(self.directory.glob(f"*/{METRICS}/{METRICS}")):
+            if path.parents[1].name.isdigit():  # complete, not under way
                 _check_score(path)
         self._manager = ocp.CheckpointManager(
             self.directory,
