@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     logger.setLevel(logging.INFO)
     logger.addHandler(logging.StreamHandler(sys.stdout))
     logger.propagate = False
-    absl_logging.set_verbosity(absl_logging.WARNING)  # the libraries' own chatter
+    absl_logging.set_verbosity(absl_logging.ERROR)  # the libraries' own chatter
     if not jax.config.jax_compilation_cache_dir:
         cache = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", f"{cache}/diffusion_jax")
