@@ -2,7 +2,7 @@
 
     bash launch/local.sh configs/digits.py
 
-About a minute of training on two cores. Expected: see the README.
+One or two minutes on two cores. Expected: a distance of 0.08, see the README.
 """
 
 from ml_collections import config_dict

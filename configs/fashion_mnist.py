@@ -4,7 +4,7 @@
 
 Data: apt-get install dataset-fashion-mnist (70,000 pictures, under /usr/share), or any
 folder of MNIST-format files: --config.data.source=idx:PATH.
-Expected: see the README.
+Expected: 3.5 bits/dim, see the README.
 """
 
 from ml_collections import config_dict

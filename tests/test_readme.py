@@ -17,7 +17,15 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 TEXT = README.read_text() if README.exists() else ""
 # They install, fetch or need another machine; the files they name are still checked.
-NOT_RUN = ("git clone", "cd ", "pip install", "apt", "sudo apt", "tfds build")
+NOT_RUN = (
+    "git clone",
+    "cd ",
+    "source .venv",
+    "pip install",
+    "apt",
+    "sudo apt",
+    "tfds build",
+)
 # A value that takes long, or is about other data, and what stands for it at :tiny.
 SMALL = {
     "train.num_steps": "2",

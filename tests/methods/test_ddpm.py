@@ -150,6 +150,7 @@ def test_simple_loss_of_eps_by_hand():
     assert loss == pytest.approx(np.mean((eps - 0.3 * x_t) ** 2), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_bound_as_a_loss_is_the_bound():
     """Mean over all indices of the "bound" loss, times T, is near the bound itself
     without the prior, in bits/dim (the loss draws one of the T terms)."""

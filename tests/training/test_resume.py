@@ -85,8 +85,15 @@ def test_a_finished_run_does_nothing(digits_config, straight, tmp_path):
     assert losses(whole) == before[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("due", ["nothing", "evaluate_every"])
+@pytest.mark.parametrize(
+    "number,due",
+    [
+        (signal.SIGTERM, "nothing"),
+        (signal.SIGINT, "evaluate_every"),
+        pytest.param(signal.SIGINT, "nothing", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "evaluate_every", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_saves_the_step(
     digits_config, straight, tmp_path, monkeypatch, caplog, number, due
 ):
