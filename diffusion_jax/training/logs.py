@@ -108,7 +108,7 @@ class Watch:
       workdir: the run's folder.
       start: the step at which this session begins.
       num_steps: the step at which the run ends.
-      log_every: steps between two lines.
+      log_every: steps between two lines; 0 for the last step's alone.
       batch_size: images in a step, over all devices.
       primary: whether this process writes.
     """
@@ -150,7 +150,8 @@ class Watch:
             if not math.isfinite(value):
                 raise FloatingPointError(f"{name} is {value} at step {step}.")
         self.stop_requested |= values.pop("stop") > 0
-        if step % self._log_every == 0 or step == self._num_steps:
+        due = self._log_every > 0 and step % self._log_every == 0
+        if due or step == self._num_steps:
             rate = self._progress.rate(step)
             self.write(step, values | {"images_per_second": rate})
             if self._log:

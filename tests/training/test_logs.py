@@ -153,3 +153,13 @@ def test_rate(monkeypatch):
     progress = logs.Progress(100, 200, batch_size=4)
     assert progress.rate(110) == 10 * 4 / 2
     assert progress.rate(111) == 1 * 4 / 0.5
+
+
+def test_no_lines_but_the_last(tmp_path):
+    """log_every = 0 means never, as elsewhere: only the run's last step is written."""
+    watch = logs.Watch(tmp_path, 0, 3, log_every=0, batch_size=1, primary=True)
+    for step in (1, 2, 3):
+        watch.push(step, {"loss": 1.0, "stop": 0.0})
+    watch.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3]
