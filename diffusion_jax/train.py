@@ -92,7 +92,7 @@ def loop(
 ) -> None:
     """Runs the steps that are left, and what is due after each."""
     num_steps, every = config.train.num_steps, config.train
-    step_fn = make_train_step(method.phases, method.loss)
+    step_fn = make_train_step(method.phases, method.loss, method.remember)
     run_step = parallel.train_step_on_devices(step_fn)
     start = int(state.step)
     if start >= num_steps:

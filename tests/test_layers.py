@@ -119,9 +119,9 @@ def test_placement_has_its_files(path):
 
 @each_file()
 def test_sizes(path):
-    """main has 80 lines, configs 100, networks 500, others 400; functions have 50."""
+    """main has 80 lines, configs 120, networks 500, others 400; functions have 50."""
     lines = path.read_text().splitlines()
-    limits = {"main": 80, "configs": 100, "models": 500, "examples": 120}
+    limits = {"main": 80, "configs": 120, "models": 500, "examples": 120}
     assert len(lines) <= limits.get(layer(path), 400)
     assert max(map(len, lines), default=0) <= 88
     functions = [

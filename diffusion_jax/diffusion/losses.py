@@ -1,7 +1,9 @@
 """Losses: one value an example, [B]; the caller takes the mean."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -105,36 +107,47 @@ def decoder_term(x_0: Array, x_0_hat: Array, log_variance: Array) -> Array:
     return -gaussians.sum_over_data(log_likelihood)
 
 
-def reverse_log_variance(variance: str, schedule: Schedule, t: Array) -> Array:
-    """Log-variance of p(x_{t-1} | x_t) with a fixed variance, for the bound.
+def reverse_log_variance(
+    variance: str, schedule: Schedule, t: Array, values: Array | None = None
+) -> Array:
+    """Log-variance of p(x_{t-1} | x_t), for the bound.
 
-    At t = 1 both choices are beta-tilde_2, as in the authors' code: the posterior's
-    variance there is 0, and the decoder needs a width.
+    At t = 1 the fixed choices are beta-tilde_2, as in the authors' code: the
+    posterior's variance there is 0, and the decoder needs a width. The lower end of
+    the learned range is moved alike.
 
     Args:
-      variance: a name of process.VARIANCES.
+      variance: a name of process.VARIANCES or process.LEARNED_VARIANCES.
       schedule: log-SNR of time, of at least two times.
-      t: integers in 1..T, any shape.
+      t: integers in 1..T; any shape, [B] where the variance is learned.
+      values: [B, ...], what the network said of it; None where it is fixed.
 
     Returns:
-      Of t's shape.
+      Of t's shape, or of values' shape.
 
     Raises:
       ValueError: the name is unknown.
 
-    Source: Ho et al. 2020, section 3.2.
+    Source: Ho et al. 2020, section 3.2; Nichol and Dhariwal 2021, equation 15.
     """
-    if variance not in process.VARIANCES:
-        raise ValueError(
-            f"Unknown variance {variance!r}. "
-            f"Known ones: {', '.join(process.VARIANCES)}."
-        )
+    known = process.VARIANCES | process.LEARNED_VARIANCES
+    if variance not in known:
+        raise ValueError(f"Unknown variance {variance!r}. Known: {', '.join(known)}.")
     later = jnp.maximum(t, 2)
-    at_later = process.VARIANCES[variance](schedule(later - 1), schedule(later))
-    first = process.posterior_variance(
-        schedule(jnp.ones_like(t)), schedule(jnp.full_like(t, 2))
-    )
-    return jnp.log(jnp.where(t == 1, first, at_later))
+
+    def fixed(name: str) -> Array:
+        at_later = process.VARIANCES[name](schedule(later - 1), schedule(later))
+        first = process.posterior_variance(
+            schedule(jnp.ones_like(t)), schedule(jnp.full_like(t, 2))
+        )
+        return jnp.log(jnp.where(t == 1, first, at_later))
+
+    if values is None:
+        return fixed(variance)
+    small = fixed("fixedsmall")
+    large = jnp.log(process.step_variance(schedule(t - 1), schedule(t)))
+    ends = (process.align(end, values) for end in (small, large))
+    return process.LEARNED_VARIANCES[variance](values, *ends)
 
 
 def bound_term(
@@ -168,4 +181,142 @@ def bound_term(
     return jnp.where(t == 1, decoder, transition)
 
 
-LOSSES: dict[str, Callable] = {"simple": simple, "bound": bound_term}
+def continuous_term(x_0: Array, x_0_hat: Array, t: Array, schedule: Schedule) -> Array:
+    """The density of the bound over real time, as T grows without end.
+
+        -1/2 dlogsnr/dt SNR(t) sum of (x_0 - x_0_hat)^2
+
+    Its integral over t depends on the schedule through the log-SNR at the ends alone.
+
+    Args:
+      x_0: [B, ...].
+      x_0_hat: [B, ...], predicted from x_t.
+      t: real, [B], in [1, T].
+      schedule: log-SNR of time.
+
+    Returns:
+      Nats a unit of time, [B], summed over the image.
+
+    Source: Kingma et al. 2021, equation 17, arXiv:2107.00630.
+    """
+    return gaussians.sum_over_data(
+        process.align(continuous_weight(t, schedule), x_0) * jnp.square(x_0 - x_0_hat)
+    )
+
+
+def continuous_weight(t: Array, schedule: Schedule) -> Array:
+    """-1/2 dlogsnr/dt SNR(t), the weight of an error of x_0: t's shape."""
+    t = jnp.asarray(t, jnp.result_type(float))
+    logsnr, slope = jax.jvp(schedule, (t,), (jnp.ones_like(t),))
+    return -0.5 * slope * jnp.exp(logsnr)
+
+
+def min_snr_weight(logsnr: Array, gamma: float = 5.0) -> Array:
+    """Weight of an error of x_0 that stops growing near the data: min(SNR, gamma).
+
+    Source: Hang et al. 2023, section 3.4, arXiv:2303.09556.
+    """
+    return jnp.minimum(jnp.exp(logsnr), gamma)
+
+
+def edm_weight(logsnr: Array) -> Array:
+    """Weight of an error of x_0 that is 1 in units of EDM's network: 1 / c_out^2.
+
+    Source: Karras et al. 2022, table 1, arXiv:2206.00364.
+    """
+    return 1 / jnp.square(process.preconditioning(logsnr)[1])
+
+
+class Guess(NamedTuple):
+    """A noised example and what the network said of it: what a loss looks at.
+
+    Attributes:
+      x_0: [B, ...].
+      x_t: [B, ...], drawn from q(x_t | x_0).
+      t: [B].
+      target: [B, ...], what the network should have said.
+      output: [B, ...], what it said.
+      x_0_hat: [B, ...], the x_0 that follows from the output.
+      gain: [B], |d x_0_hat / d output|.
+      values: [B, ...], what it said of the variance; None where that is fixed.
+    """
+
+    x_0: Array
+    x_t: Array
+    t: Array
+    target: Array
+    output: Array
+    x_0_hat: Array
+    gain: Array
+    values: Array | None
+
+
+class Process(NamedTuple):
+    """What a loss needs to know of the process.
+
+    Attributes:
+      schedule: log-SNR of time.
+      variance: of p(x_s | x_t), a name.
+    """
+
+    schedule: Schedule
+    variance: str
+
+
+def weighted(guess: Guess, weight: Array) -> Array:
+    """Mean over the image of weight (x_0 - x_0_hat)^2, by way of the output's error.
+
+    So computed, nothing is divided by an alpha near 0.
+
+    Args:
+      guess: what the network said.
+      weight: [B], of an error of x_0.
+
+    Returns:
+      [B].
+    """
+    return weight * jnp.square(guess.gain) * simple(guess.target, guess.output)
+
+
+def _bits(nats: Array, x_0: Array) -> Array:
+    return nats / (x_0[0].size * jnp.log(2.0))  # the authors' scale: bits/dim
+
+
+def _bound(guess: Guess, process_: Process) -> Array:
+    log_variance = reverse_log_variance(
+        process_.variance, process_.schedule, guess.t, guess.values
+    )
+    nats = bound_term(
+        guess.x_0, guess.x_t, guess.x_0_hat, guess.t, process_.schedule, log_variance
+    )
+    return _bits(nats, guess.x_0)
+
+
+def _hybrid(guess: Guess, process_: Process) -> Array:
+    """L_simple + 0.001 L_bound, where the bound teaches the variance alone.
+
+    Source: Nichol and Dhariwal 2021, equation 16, arXiv:2102.09672.
+    """
+    frozen = guess._replace(x_0_hat=jax.lax.stop_gradient(guess.x_0_hat))
+    scale = HYBRID_WEIGHT * process_.schedule.num_timesteps
+    return simple(guess.target, guess.output) + scale * _bound(frozen, process_)
+
+
+def _continuous(guess: Guess, process_: Process) -> Array:
+    weight = continuous_weight(guess.t, process_.schedule)
+    return weighted(guess, weight) / jnp.log(2.0)
+
+
+HYBRID_WEIGHT = 0.001
+
+# "bound", "hybrid" and "continuous" are in bits/dim of one time: the whole is T times.
+LOSSES: dict[str, Callable[[Guess, Process], Array]] = {
+    "simple": lambda guess, _: simple(guess.target, guess.output),
+    "bound": _bound,
+    "hybrid": _hybrid,
+    "continuous": _continuous,
+    "min_snr": lambda guess, p: weighted(guess, min_snr_weight(p.schedule(guess.t))),
+    "edm": lambda guess, p: weighted(guess, edm_weight(p.schedule(guess.t))),
+}
+NEED_SIGNAL = ("continuous", "edm")  # at T
+OF_VARIANCE = ("bound", "hybrid")  # those that can teach a variance; whole times alone

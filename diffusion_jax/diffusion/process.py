@@ -173,34 +173,113 @@ def x0_from_mu(x_t: Array, mu: Array, logsnr_s: Array, logsnr_t: Array) -> Array
     return (mu - of_x_t * x_t) / of_x_0
 
 
+def score_from_eps(eps: Array, logsnr: Array) -> Array:
+    """The score, grad log q(x_t), from the noise: -eps / sigma.
+
+    Source: Song et al. 2021, section 3.3, arXiv:2011.13456; Vincent 2011.
+    """
+    return -eps / sigma(align(logsnr, eps))
+
+
+def x0_from_score(x_t: Array, score: Array, logsnr: Array) -> Array:
+    """x_0 = (x_t + sigma^2 score) / alpha (Tweedie's formula).
+
+    Source: Efron 2011, equation 1.4.
+    """
+    logsnr = align(logsnr, x_t)
+    return (x_t + jax.nn.sigmoid(-logsnr) * score) / alpha(logsnr)
+
+
+def preconditioning(
+    logsnr: Array, sigma_data: float = 0.5
+) -> tuple[Array, Array, Array]:
+    """EDM's (c_skip, c_out, c_in), of level = sigma / alpha.
+
+        c_skip = d^2 / (level^2 + d^2),  c_out = level d / sqrt(level^2 + d^2),
+        c_in = 1 / sqrt(level^2 + d^2),  d = sigma_data
+
+    They are for x_t / alpha, which is the data with noise of that level. With
+    sigma_data = 1 the network's output is -v.
+
+    Source: Karras et al. 2022, table 1, arXiv:2206.00364.
+    """
+    level = jnp.exp(-0.5 * logsnr)
+    total = jnp.sqrt(level**2 + sigma_data**2)
+    return (sigma_data / total) ** 2, level * sigma_data / total, 1 / total
+
+
+def edm_from_x0(x_0: Array, x_t: Array, logsnr: Array) -> Array:
+    """(x_0 - c_skip x_t/alpha) / c_out.  Source: Karras et al. 2022, equation 8."""
+    logsnr = align(logsnr, x_t)
+    c_skip, c_out, _ = preconditioning(logsnr)
+    return (x_0 - c_skip * x_t / alpha(logsnr)) / c_out
+
+
+def x0_from_edm(x_t: Array, output: Array, logsnr: Array) -> Array:
+    """c_skip x_t/alpha + c_out output.  Source: Karras et al. 2022, equation 7."""
+    logsnr = align(logsnr, x_t)
+    c_skip, c_out, _ = preconditioning(logsnr)
+    return c_skip * x_t / alpha(logsnr) + c_out * output
+
+
 class Prediction(NamedTuple):
     """What a network is asked for: the target in training, and the way back to x_0.
 
     Attributes:
       target: (x_0, eps, x_t, logsnr_s, logsnr_t) -> [B, ...], with s = t - 1.
       to_x0: (x_t, output, logsnr_s, logsnr_t) -> x_0, [B, ...].
+      gain: (logsnr_s, logsnr_t) -> |d x_0 / d output|.
+      input_scale: logsnr_t -> factor on x_t before the network sees it.
+      needs_signal: whether x_0 cannot be told from pure noise, logsnr = -inf.
+      whole_times: whether it speaks of s = t - 1, and so of whole times alone.
     """
 
     target: Callable[[Array, Array, Array, Array, Array], Array]
     to_x0: Callable[[Array, Array, Array, Array], Array]
+    gain: Callable[[Array, Array], Array]
+    input_scale: Callable[[Array], Array] = jnp.ones_like
+    needs_signal: bool = False
+    whole_times: bool = False
 
 
+# What Ho et al. 2020 found on CIFAR-10 (section 3.2 and table 2): eps with L_simple
+# draws best; mu is as good only under the true bound, and unstable as a plain squared
+# error; x0 drew worse early on.
 PREDICTIONS: dict[str, Prediction] = {
     "eps": Prediction(
         target=lambda x_0, eps, x_t, l_s, l_t: eps,
         to_x0=lambda x_t, eps, l_s, l_t: x0_from_eps(x_t, eps, l_t),
+        gain=lambda l_s, l_t: jnp.exp(-0.5 * l_t),
+        needs_signal=True,
     ),
     "x0": Prediction(
         target=lambda x_0, eps, x_t, l_s, l_t: x_0,
         to_x0=lambda x_t, x_0, l_s, l_t: x_0,
+        gain=lambda l_s, l_t: jnp.ones_like(l_t),
     ),
     "v": Prediction(
         target=lambda x_0, eps, x_t, l_s, l_t: v_from_pair(x_0, eps, l_t),
         to_x0=lambda x_t, v, l_s, l_t: x0_from_v(x_t, v, l_t),
+        gain=lambda l_s, l_t: sigma(l_t),
     ),
     "mu": Prediction(
         target=lambda x_0, eps, x_t, l_s, l_t: posterior_mean(x_0, x_t, l_s, l_t),
         to_x0=lambda x_t, mu, l_s, l_t: x0_from_mu(x_t, mu, l_s, l_t),
+        gain=lambda l_s, l_t: 1 / posterior_coefficients(l_s, l_t)[0],
+        whole_times=True,
+    ),
+    "score": Prediction(
+        target=lambda x_0, eps, x_t, l_s, l_t: score_from_eps(eps, l_t),
+        to_x0=lambda x_t, score, l_s, l_t: x0_from_score(x_t, score, l_t),
+        gain=lambda l_s, l_t: jnp.exp(-0.5 * l_t) * sigma(l_t),
+        needs_signal=True,
+    ),
+    "edm": Prediction(
+        target=lambda x_0, eps, x_t, l_s, l_t: edm_from_x0(x_0, x_t, l_t),
+        to_x0=lambda x_t, output, l_s, l_t: x0_from_edm(x_t, output, l_t),
+        gain=lambda l_s, l_t: preconditioning(l_t)[1],
+        input_scale=lambda l_t: preconditioning(l_t)[2] / alpha(l_t),
+        needs_signal=True,
     ),
 }
 
@@ -208,4 +287,28 @@ PREDICTIONS: dict[str, Prediction] = {
 VARIANCES: dict[str, Callable[[Array, Array], Array]] = {
     "fixedsmall": posterior_variance,
     "fixedlarge": step_variance,
+}
+
+
+def learned_range(values: Array, log_small: Array, log_large: Array) -> Array:
+    """Log-variance between the two fixed ones, as the network's second half says.
+
+        f log beta + (1 - f) log beta-tilde,  f = (values + 1) / 2
+
+    Args:
+      values: [B, ...], about -1..1, not bounded.
+      log_small: log of the posterior's variance, broadcastable.
+      log_large: log of the forward step's variance, broadcastable.
+
+    Source: Nichol and Dhariwal 2021, equation 15, arXiv:2102.09672.
+    """
+    fraction = (values + 1) / 2
+    return fraction * log_large + (1 - fraction) * log_small
+
+
+# Log-variance where the network says it in a second half of its channels, from
+# (values, log of the posterior's variance, log of the forward step's).
+LEARNED_VARIANCES: dict[str, Callable[[Array, Array, Array], Array]] = {
+    "learned": lambda values, log_small, log_large: values,
+    "learned_range": learned_range,
 }

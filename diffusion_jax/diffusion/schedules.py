@@ -1,21 +1,43 @@
-"""Noise schedules: tables of beta, alpha_bar, and log-SNR as a function of time.
+"""Noise schedules: log-SNR as a function of time, out of a table or a curve.
 
-Time runs 0..T, and 0 is clean data. A table of T betas holds beta_t at index t - 1.
-Everything here is float64 on the host, until `from_betas` makes the function that
-runs on the device.
+Time runs 0..T, and 0 is clean data; between whole times a schedule is defined from 1
+on. A table of T betas holds beta_t at index t - 1 and is float64 on the host, until
+`from_betas` makes the functions that run on the device.
 """
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-
-Schedule = Callable[[Array], Array]  # integer time -> log-SNR, of the same shape
+from jax.typing import ArrayLike
 
 BETA_FIRST = 1e-4
 BETA_LAST = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How much noise there is at a time: called with t it returns log-SNR.
+
+    Attributes:
+      logsnr: time, 0 or in [1, T], integer or real, any shape -> log-SNR, falling from
+        +inf at 0, of that shape.
+      time: its inverse: log-SNR -> real time; what lies outside goes to the nearest
+        end of [1, T], and +inf to 0.
+      num_timesteps: T.
+    """
+
+    logsnr: Callable[[ArrayLike], Array]
+    time: Callable[[ArrayLike], Array]
+    num_timesteps: int
+
+    def __call__(self, t: ArrayLike) -> Array:
+        """Returns the log-SNR at time t."""
+        return self.logsnr(t)
 
 
 def linear(
@@ -119,18 +141,37 @@ def alpha_bar(betas: np.ndarray) -> np.ndarray:
     return np.cumprod(1.0 - np.asarray(betas, np.float64))
 
 
+def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
+    """Stretches a table so that nothing of the signal is left at T.
+
+        sqrt(alpha_bar) <- (sqrt(alpha_bar) - a_T) a_1 / (a_1 - a_T)
+
+    with a_1 and a_T the first and the last of the old sqrt(alpha_bar).
+
+    Args:
+      betas: [T], T at least 2.
+
+    Returns:
+      f64[T] with the old first beta; the last one is 1.
+
+    Source: Lin et al. 2024, algorithm 1, arXiv:2305.08891.
+    """
+    root = np.sqrt(alpha_bar(betas))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    remaining = np.append(1.0, root**2)
+    return 1.0 - remaining[1:] / remaining[:-1]
+
+
 def from_betas(betas: np.ndarray) -> Schedule:
-    """Turns a table of variances into a log-SNR of integer time.
+    """Turns a table of variances into a log-SNR of time.
 
         logsnr(t) = log(alpha_bar_t / (1 - alpha_bar_t)),  logsnr(0) = +inf
 
-    A last beta of 1 is pure noise at T: logsnr(T) = -inf.
+    and a straight line between whole times. A last beta of 1 is pure noise at T:
+    logsnr(T) = -inf.
 
     Args:
       betas: [T], each in (0, 1), the last one in (0, 1]; host float64, outside jit.
-
-    Returns:
-      A function of integer time t in 0..T, any shape, to log-SNR of that shape.
 
     Raises:
       ValueError: betas is not a table, or a beta lies outside its range.
@@ -151,28 +192,189 @@ def from_betas(betas: np.ndarray) -> Schedule:
     remaining = alpha_bar(betas)
     with np.errstate(divide="ignore"):  # log(0) = -inf is meant
         table = np.append(np.inf, np.log(remaining) - np.log1p(-remaining))
+    whole = np.flatnonzero(np.isfinite(table))
+
+    def logsnr(t: ArrayLike) -> Array:
+        t, values = jnp.asarray(t), jnp.asarray(table, jnp.result_type(float))
+        if jnp.issubdtype(t.dtype, jnp.integer):
+            return values[t]
+        below = jnp.floor(t).astype(jnp.int32)
+        at, after = values[below], values[jnp.minimum(below + 1, betas.size)]
+        return jnp.where(t == below, at, at + (t - below) * (after - at))
+
+    def time(logsnr: ArrayLike) -> Array:
+        logsnr, dtype = jnp.asarray(logsnr), jnp.result_type(float)
+        levels, times = (jnp.asarray(x, dtype) for x in (-table[whole], whole))
+        t = jnp.interp(-logsnr, levels, times) if whole.size else betas.size
+        t = jnp.where(jnp.isneginf(logsnr), betas.size, t)
+        return jnp.where(jnp.isposinf(logsnr), 0, t).astype(dtype)
+
+    return Schedule(logsnr, time, betas.size)
+
+
+def _curve(
+    logsnr: Callable[[Array], Array], time: Callable[[Array], Array], num_timesteps: int
+) -> Schedule:
+    """A schedule out of formulas that hold for times in [1, T]."""
+
+    def logsnr_from_0(t: ArrayLike) -> Array:
+        t = jnp.asarray(t, jnp.result_type(float))
+        return jnp.where(t == 0, jnp.inf, logsnr(jnp.maximum(t, 1)))
+
+    def time_to_0(l_t: ArrayLike) -> Array:
+        l_t = jnp.asarray(l_t, jnp.result_type(float))
+        ends = logsnr(jnp.array([num_timesteps, 1], l_t.dtype))
+        t = jnp.clip(time(jnp.clip(l_t, *ends)), 1, num_timesteps)
+        return jnp.where(jnp.isposinf(l_t), 0, t)
+
+    return Schedule(logsnr_from_0, time_to_0, num_timesteps)
+
+
+def sigmoid(
+    num_timesteps: int,
+    image_size: int,
+    start: float = -3.0,
+    end: float = 3.0,
+    tau: float = 1.0,
+    floor: float = 1e-9,
+) -> Schedule:
+    """A curve whose alpha_bar is a falling sigmoid, stretched to run from 1 to 0.
+
+        alpha_bar = (S(end) - S(x)) / (S(end) - S(start)),  S(x) = sigmoid(x / tau),
+        x = start + (end - start) t/T, and at least `floor`
+
+    Args:
+      num_timesteps: T.
+      image_size: not used.
+      start: where on the sigmoid time 0 lies.
+      end: where T lies.
+      tau: its width.
+      floor: of alpha_bar, reached at T alone.
+
+    Source: Chen 2023, algorithm 1 (sigmoid_schedule), arXiv:2301.10972.
+    """
+    # S(a) - S(b) = sinh((a - b) / 2 tau) / (2 cosh(a / 2 tau) cosh(b / 2 tau)): a
+    # quotient of such differences keeps its digits at both ends.
+    half = (end - start) / (2 * tau)
+    shift = math.log(math.cosh(start / (2 * tau)) / math.cosh(end / (2 * tau)))
+    least = math.log(floor) - math.log1p(-floor)
 
     def logsnr(t: Array) -> Array:
-        return jnp.asarray(table, jnp.result_type(float))[t]
+        left = jnp.sinh(half * (num_timesteps - t) / num_timesteps)
+        gone = jnp.sinh(half * t / num_timesteps)
+        return jnp.maximum(jnp.log(left) - jnp.log(gone) + shift, least)
 
-    return logsnr
+    def time(l_t: Array) -> Array:
+        cosh_of_half, sinh_of_half = math.cosh(half), math.sinh(half)
+        tanh = sinh_of_half / (jnp.exp(l_t - shift) + cosh_of_half)
+        return jnp.arctanh(tanh) / half * num_timesteps
+
+    return _curve(logsnr, time, num_timesteps)
 
 
-def make(name: str, num_timesteps: int) -> Schedule:
+def shifted_cosine(
+    num_timesteps: int, image_size: int, base_size: int = 64, least: float = -15.0
+) -> Schedule:
+    """The cosine curve without an offset, moved by resolution.
+
+        logsnr = -2 log tan(angle) + 2 log(base_size / image_size)
+
+    with angle = t/T arctan(exp(-least / 2)). A larger picture shows more of its signal
+    through the same noise; the shift keeps what its coarse version shows.
+
+    Args:
+      num_timesteps: T.
+      image_size: side of the picture in pixels.
+      base_size: side at which nothing is moved.
+      least: log-SNR at T before it is moved.
+
+    Source: Hoogeboom et al. 2023, section 3.1, arXiv:2301.11093; their angle at time 0
+    is not quite 0, here 0 is clean data.
+    """
+    shift = 2 * math.log(base_size / image_size)
+    rest = math.atan(math.exp(least / 2))
+    whole = math.pi / 2 - rest
+
+    def logsnr(t: Array) -> Array:
+        u, left = t / num_timesteps, (num_timesteps - t) / num_timesteps
+        cos = jnp.sin(left * whole + rest)  # sin of pi/2 - angle: exact near 0
+        return 2 * (jnp.log(cos) - jnp.log(jnp.sin(u * whole))) + shift
+
+    def time(l_t: Array) -> Array:
+        return jnp.arctan(jnp.exp(-0.5 * (l_t - shift))) / whole * num_timesteps
+
+    return _curve(logsnr, time, num_timesteps)
+
+
+def edm(
+    num_timesteps: int,
+    image_size: int,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+) -> Schedule:
+    """EDM's noise levels, as ratios of noise to signal: times 1..T are Karras' knots.
+
+        logsnr = -2 log level,
+        level(t)^(1/rho) runs evenly from sigma_min at 1 to sigma_max at T
+
+    Args:
+      num_timesteps: T, at least 2.
+      image_size: not used.
+      sigma_min: noise over signal at time 1.
+      sigma_max: noise over signal at T.
+      rho: how much closer levels lie near the data.
+
+    Source: Karras et al. 2022, equation 5, arXiv:2206.00364.
+    """
+    first = sigma_min ** (1 / rho)
+    slope = (sigma_max ** (1 / rho) - first) / max(num_timesteps - 1, 1)
+
+    def logsnr(t: Array) -> Array:
+        return -2 * rho * jnp.log(first + slope * (t - 1))
+
+    def time(l_t: Array) -> Array:
+        return 1 + (jnp.exp(-l_t / (2 * rho)) - first) / slope
+
+    return _curve(logsnr, time, num_timesteps)
+
+
+def make(
+    name: str, num_timesteps: int, image_size: int = 64, zero_snr: bool = False
+) -> Schedule:
     """Builds the schedule of that name with T = num_timesteps.
 
+    Args:
+      name: of SCHEDULES (tables) or CURVES.
+      num_timesteps: T.
+      image_size: side of the pictures; some curves depend on it.
+      zero_snr: whether to stretch a table to pure noise at T.
+
     Raises:
-      ValueError: the name is unknown, or there are no times.
+      ValueError: the name is unknown, there are too few times, or a curve was to be
+        stretched.
     """
-    if name not in SCHEDULES:
+    if name not in SCHEDULES | CURVES:
         raise ValueError(
-            f"Unknown schedule {name!r}. Known ones: {', '.join(SCHEDULES)}."
+            f"Unknown schedule {name!r}. Known ones: {', '.join(SCHEDULES | CURVES)}."
         )
-    if num_timesteps < 1:
-        raise ValueError(f"num_timesteps must be at least 1, not {num_timesteps}.")
-    return from_betas(SCHEDULES[name](num_timesteps))
+    least = 2 if zero_snr or name in CURVES else 1
+    if num_timesteps < least:
+        raise ValueError(
+            f"num_timesteps must be at least {least}, not {num_timesteps}."
+        )
+    if name in SCHEDULES:
+        betas = SCHEDULES[name](num_timesteps)
+        return from_betas(zero_terminal_snr(betas) if zero_snr else betas)
+    if zero_snr:
+        raise ValueError(
+            f"zero_snr stretches a table of betas, and {name!r} is a curve. "
+            f"Tables: {', '.join(SCHEDULES)}."
+        )
+    return CURVES[name](num_timesteps, image_size)
 
 
+# Tables: T -> betas f64[T].
 SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
     "linear": linear,
     "quad": quad,
@@ -181,4 +383,11 @@ SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
     "warmup10": functools.partial(warmup, fraction=0.1),
     "warmup50": functools.partial(warmup, fraction=0.5),
     "cosine": cosine,
+}
+
+# Curves: (T, side of the pictures) -> schedule.
+CURVES: dict[str, Callable[[int, int], Schedule]] = {
+    "sigmoid": sigmoid,
+    "shifted_cosine": shifted_cosine,
+    "edm": edm,
 }

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import ml_collections
 
 from diffusion_jax.diffusion import losses, process, samplers, schedules, times
+from diffusion_jax.methods import combinations
 from diffusion_jax.methods.base import Method, make_draw, make_evaluate
-from diffusion_jax.methods.ddpm import DDPM, GROUP
+from diffusion_jax.methods.ddpm import DDPM, GROUP, Sampling
 from diffusion_jax.models import MODELS
 from diffusion_jax.training import optimizers
 from diffusion_jax.training.state import Phase
@@ -25,38 +26,61 @@ def make(config: ml_collections.ConfigDict) -> Method:
 
 def make_ddpm(config: ml_collections.ConfigDict) -> DDPM:
     """Builds denoising diffusion from the groups model, diffusion, optim, sample."""
-    data, diffusion, sample = config.data, config.diffusion, config.sample
+    data, diffusion = config.data, config.diffusion
     model = dict(config.model)
     network_class = _choose(MODELS, model.pop("name"), "model.name")
     model["dtype"] = jnp.dtype(model["dtype"])
+    variances = process.VARIANCES | process.LEARNED_VARIANCES
     _choose(process.PREDICTIONS, diffusion.prediction, "diffusion.prediction")
-    _choose(process.VARIANCES, diffusion.variance, "diffusion.variance")
+    _choose(variances, diffusion.variance, "diffusion.variance")
     _choose(losses.LOSSES, diffusion.loss, "diffusion.loss")
-    make_sampler = _choose(samplers.SAMPLERS, sample.sampler, "sample.sampler")
-    num_timesteps = diffusion.num_timesteps
+    draw = _choose(times.DRAWS, diffusion.time_draw, "diffusion.time_draw")
+    num_channels = data.num_channels
+    if diffusion.variance in process.LEARNED_VARIANCES:
+        num_channels *= 2
     _check_numbers(config)
-    schedule = schedules.make(diffusion.schedule, num_timesteps)
-    betas = schedules.SCHEDULES[diffusion.schedule](num_timesteps)
-    if schedules.alpha_bar(betas)[-1] == 0 and diffusion.prediction == "eps":
-        raise ValueError(
-            f"The schedule {diffusion.schedule!r} leaves no signal at time T, where a "
-            "network that predicts eps cannot say what x_0 is: choose another "
-            "diffusion.prediction (x0, v or mu)."
-        )
-    return DDPM(
+    schedule = schedules.make(
+        diffusion.schedule, diffusion.num_timesteps, data.image_size, diffusion.zero_snr
+    )
+    method = DDPM(
         phases=(Phase("net", (GROUP,), optimizers.make(**config.optim)),),
-        network=network_class(out_channels=data.num_channels, **model),
+        network=network_class(out_channels=num_channels, **model),
         image_shape=(data.image_size, data.image_size, data.num_channels),
         schedule=schedule,
-        num_timesteps=num_timesteps,
         prediction=diffusion.prediction,
         loss_name=diffusion.loss,
         variance=diffusion.variance,
-        sampler=make_sampler(variance=diffusion.variance, eta=sample.eta),
-        knots=times.knots(sample.spacing, num_timesteps, sample.num_steps),
-        clip=sample.clip,
-        num_frames=sample.num_frames,
+        time_draw=draw,
+        num_classes=model["num_classes"],
+        label_dropout=diffusion.label_dropout,
+        self_condition=diffusion.self_condition,
+        sampling=make_sampling(config, schedule),
         num_terms=config.eval.num_terms,
+    )
+    names = diffusion.schedule, diffusion.time_draw, config.sample.spacing
+    combinations.check(method, *names)
+    combinations.check_guidance(method)
+    return method
+
+
+def make_sampling(
+    config: ml_collections.ConfigDict, schedule: schedules.Schedule
+) -> Sampling:
+    """Builds the way samples are drawn from the group sample."""
+    options = config.sample
+    return Sampling(
+        sampler=samplers.make(
+            options.sampler,
+            config.diffusion.variance,
+            eta=options.eta,
+            churn=options.churn,
+        ),
+        knots=times.knots(options.spacing, schedule, options.num_steps),
+        clip=options.clip,
+        guidance_scale=options.guidance_scale,
+        guidance_interval=tuple(options.guidance_interval),
+        label=options.label,
+        num_frames=options.num_frames,
     )
 
 

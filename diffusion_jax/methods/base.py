@@ -20,12 +20,12 @@ class Aux(NamedTuple):
     Attributes:
       metrics: scalars, each a mean over the shard.
       model_state: the groups' new batch statistics.
-      extra: the new extra state.
+      observed: what the method wants to remember of each example, [b, ...].
     """
 
     metrics: dict[str, Array]
     model_state: dict[str, PyTree]
-    extra: PyTree
+    observed: PyTree
 
 
 class Method(Protocol):
@@ -48,10 +48,14 @@ class Method(Protocol):
     ) -> tuple[Array, Aux]:
         """Returns the mean loss, f32[], over one shard of the batch.
 
-        A new `extra` has to be the same on every device: it is not averaged.
-
         Random numbers of an example come from fold_in(key, its global index), so that
         the number of devices changes nothing.
+        """
+
+    def remember(self, extra: PyTree, observed: PyTree) -> PyTree:
+        """Returns the new extra, out of what a step observed on all devices.
+
+        `observed` holds the examples of the whole batch, [B, ...], in their order.
         """
 
     def evaluate(
@@ -60,8 +64,8 @@ class Method(Protocol):
         model_state: dict[str, PyTree],
         batch: Batch,
         key: Array,
-    ) -> dict[str, Array]:
-        """Returns measures of each example by name, f32[B] each, in nats."""
+    ) -> dict[str, PyTree]:
+        """Returns measures of each example by name, f32[B, ...] each, in nats."""
 
     def sample(
         self,

@@ -1,6 +1,7 @@
 """Denoising diffusion probabilistic models (Ho et al. 2020)."""
 
 import dataclasses
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -8,33 +9,56 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from diffusion_jax.diffusion import guidance, losses, process, samplers, times
-from diffusion_jax.diffusion.samplers import Sampler
+from diffusion_jax.diffusion import guidance, losses, process, walk
 from diffusion_jax.diffusion.schedules import Schedule
+from diffusion_jax.diffusion.times import TimeDraw
+from diffusion_jax.diffusion.walk import Denoiser, Sampler
 from diffusion_jax.methods.base import Aux, Batch, PyTree
 from diffusion_jax.training.state import Phase
 
 GROUP = "net"
 
 
+class Sampling(NamedTuple):
+    """How samples are drawn.
+
+    Attributes:
+      sampler: from one time to the next.
+      knots: [N], falling: the times at which a step begins.
+      clip: of the predicted x_0, a name of guidance.CLIPS.
+      guidance_scale: of classifier-free guidance; 1 is none.
+      guidance_interval: of log-SNR, within which there is guidance.
+      label: of every sample; -1 deals all classes out in turn.
+      num_frames: how many intermediate predictions of x_0 a sample comes with.
+    """
+
+    sampler: Sampler
+    knots: np.ndarray
+    clip: str
+    guidance_scale: float
+    guidance_interval: tuple[float, float]
+    label: int
+    num_frames: int
+
+
 @dataclasses.dataclass(frozen=True)
 class DDPM:
-    """A noise-predicting network, trained by denoising, sampled by a reverse chain.
+    """A network trained by denoising, sampled by a reverse chain.
 
     Attributes:
       phases: one, which trains the group "net".
-      network: (x_t [B,H,W,C], i32[B] in 0..T-1, dropout_index) -> [B,H,W,C].
+      network: (x_t [B,H,W,C], [B] in 0..T-1, dropout_index, label) -> [B,H,W,C], or
+        2C channels where the variance is learned; x_t has 2C under self-conditioning.
       image_shape: (H, W, C).
       schedule: log-SNR of time.
-      num_timesteps: T.
       prediction: what the network predicts, a name of process.PREDICTIONS.
-      loss_name: a name of losses.LOSSES; "simple" is a mean over the image, "bound" is
-        one drawn term of the bound in bits/dim (the whole bound is T times its mean).
-      variance: of the reverse chain, a name of process.VARIANCES.
-      sampler: how samples are drawn.
-      knots: i32[N], falling: the times at which it calls the network.
-      clip: whether samplers clip the predicted x_0 to [-1, 1].
-      num_frames: how many intermediate predictions of x_0 a sample comes with.
+      loss_name: a name of losses.LOSSES.
+      variance: of the reverse chain, a name of process.VARIANCES or LEARNED_VARIANCES.
+      time_draw: how training draws times.
+      num_classes: 0 where the network is not told the class.
+      label_dropout: share of examples whose class it is not told in training.
+      self_condition: whether it is shown its last prediction of x_0.
+      sampling: how samples are drawn.
       num_terms: how many of the bound's terms t = 2..T evaluation draws for each image,
         one a stratum; T - 1 is all of them, exactly.
     """
@@ -43,21 +67,34 @@ class DDPM:
     network: nn.Module
     image_shape: tuple[int, int, int]
     schedule: Schedule
-    num_timesteps: int
     prediction: str
     loss_name: str
     variance: str
-    sampler: Sampler
-    knots: np.ndarray
-    clip: bool
-    num_frames: int
+    time_draw: TimeDraw
+    num_classes: int
+    label_dropout: float
+    self_condition: bool
+    sampling: Sampling
     num_terms: int
 
+    @property
+    def num_timesteps(self) -> int:
+        """T."""
+        return self.schedule.num_timesteps
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether half of the network's channels speak of the variance."""
+        return self.variance in process.LEARNED_VARIANCES
+
     def init(self, key: Array) -> tuple[dict[str, PyTree], dict[str, PyTree], PyTree]:
-        """Initialises the network; it has no batch statistics and no extra state."""
-        x = jnp.zeros((1, *self.image_shape))
-        variables = self.network.init(key, x, jnp.zeros(1, jnp.int32))
-        return {GROUP: variables["params"]}, {}, ()
+        """Initialises the network; extra is what drawing times has to remember."""
+        height, width, channels = self.image_shape
+        x = jnp.zeros((1, height, width, channels * (1 + self.self_condition)))
+        t = jnp.zeros(1, jnp.int32)
+        label = {"label": t} if self.num_classes else {}
+        variables = self.network.init(key, x, t, **label)
+        return {GROUP: variables["params"]}, {}, self.time_draw.init(self.num_timesteps)
 
     def loss(
         self,
@@ -71,40 +108,91 @@ class DDPM:
     ) -> tuple[Array, Aux]:
         """Algorithm 1 of Ho et al. 2020: noise a batch, and score the prediction."""
         x_0, index = batch["image"], batch["index"]
-        time_key, noise_key, dropout_key = jax.random.split(key, 3)
-        fold = jax.vmap(jax.random.fold_in, (None, 0))
-        t = times.uniform_times(fold(time_key, index), self.num_timesteps)
-        eps = samplers.normal(fold(noise_key, index), x_0.shape[1:])
+        time_key, noise_key, dropout_key, label_key, self_key = jax.random.split(key, 5)
+        t, weight = self.time_draw.draw(time_key, index, self.schedule, extra)
+        eps = walk.normal(_fold(noise_key, index), x_0.shape[1:])
         x_t = process.q_sample(x_0, self.schedule(t), eps)
-        output = self.network.apply(
-            {"params": params[GROUP]},
-            x_t,
-            t - 1,
-            dropout_index=index,
-            rngs={"dropout": dropout_key},
+        label = self._dropped(batch, label_key)
+        shown = self._shown(params, x_t, t, label, self_key)
+        row, logsnrs = self._row, (self.schedule(t - 1), self.schedule(t))
+        output = self._network(params, label, shown, index, dropout_key)(
+            process.align(row.input_scale(logsnrs[1]), x_t) * x_t, t - 1
         )
-        by_example = self._loss_by_example(x_0, eps, x_t, t, output)
-        return jnp.mean(by_example), Aux({}, model_state, extra)
+        values = None
+        if self.learned_variance:
+            output, values = jnp.split(output, 2, axis=-1)
+        guess = losses.Guess(
+            x_0=x_0,
+            x_t=x_t,
+            t=t,
+            target=row.target(x_0, eps, x_t, *logsnrs),
+            output=output,
+            x_0_hat=row.to_x0(x_t, output, *logsnrs),
+            gain=row.gain(*logsnrs),
+            values=values,
+        )
+        found = losses.Process(self.schedule, self.variance)
+        by_example = losses.LOSSES[self.loss_name](guess, found)
+        observed = {"t": t, "loss": lax.stop_gradient(by_example)}
+        return jnp.mean(weight * by_example), Aux({}, model_state, observed)
 
-    def _loss_by_example(
-        self, x_0: Array, eps: Array, x_t: Array, t: Array, output: Array
-    ) -> Array:
-        prediction = process.PREDICTIONS[self.prediction]
-        logsnrs = self.schedule(t - 1), self.schedule(t)
-        if self.loss_name == "simple":
-            target = prediction.target(x_0, eps, x_t, *logsnrs)
-            return losses.simple(target, output)
-        x_0_hat = prediction.to_x0(x_t, output, *logsnrs)
-        log_variance = losses.reverse_log_variance(self.variance, self.schedule, t)
-        nats = losses.bound_term(x_0, x_t, x_0_hat, t, self.schedule, log_variance)
-        return nats / (x_0[0].size * jnp.log(2.0))  # the authors' scale: bits/dim
+    def remember(self, extra: PyTree, observed: PyTree) -> PyTree:
+        """Keeps the losses of the times that were drawn, for the next draw."""
+        return self.time_draw.remember(extra, observed["t"], observed["loss"])
 
-    def _denoiser(self, params: dict[str, PyTree], clip: bool) -> samplers.Denoiser:
+    @property
+    def _row(self) -> process.Prediction:
+        return process.PREDICTIONS[self.prediction]
+
+    def _dropped(self, batch: Batch, key: Array) -> Array | None:
+        """The labels, some replaced by "none", which is num_classes."""
+        if not self.num_classes:
+            return None
+        keys = _fold(key, batch["index"])
+        drop = jax.vmap(lambda k: jax.random.bernoulli(k, self.label_dropout))(keys)
+        return jnp.where(drop, self.num_classes, batch["label"])
+
+    def _shown(self, params, x_t, t, label, key) -> Array | None:
+        """What self-conditioning shows in training: in half of the steps, 0.
+
+        Source: Chen et al. 2023, algorithm 1, arXiv:2208.04202.
+        """
+        if not self.self_condition:
+            return None
+
+        def guess(x_t: Array) -> Array:
+            zeros = jnp.zeros_like(x_t)
+            denoise = self._denoiser(params, label, zeros)
+            return lax.stop_gradient(self._x_0(denoise)(x_t, t))
+
+        # One coin a step, the same on all devices: in the other half of the steps the
+        # second pass costs nothing.
+        return lax.cond(jax.random.bernoulli(key), guess, jnp.zeros_like, x_t)
+
+    def _network(self, params, label, shown, index=None, dropout_key=None):
+        """(x_t, t in 0..T-1) -> output, given a label and the last x_0, if any."""
+        options = {} if label is None else {"label": label}
+        if index is not None:
+            options |= {"dropout_index": index, "rngs": {"dropout": dropout_key}}
+
         def network(x_t: Array, t: Array) -> Array:
-            return self.network.apply({"params": params[GROUP]}, x_t, t)
+            x = x_t if shown is None else jnp.concatenate([x_t, shown], axis=-1)
+            return self.network.apply({"params": params[GROUP]}, x, t, **options)
 
-        denoise = guidance.from_network(network, self.prediction, self.schedule)
-        return guidance.clipped(denoise) if clip else denoise
+        return network
+
+    def _denoiser(self, params, label, shown) -> Denoiser:
+        """Predicts x_0, or (x_0, values) where the variance is learned."""
+        network = self._network(params, label, shown)
+        return guidance.from_network(
+            network, self.prediction, self.schedule, self.learned_variance
+        )
+
+    def _x_0(self, denoise: Denoiser) -> Denoiser:
+        return guidance.without_variance(denoise) if self.learned_variance else denoise
+
+    def _unshown(self, x: Array) -> Array | None:
+        return jnp.zeros_like(x) if self.self_condition else None
 
     def evaluate(
         self,
@@ -117,38 +205,83 @@ class DDPM:
 
         Unbiased for any num_terms: stratum j of the times 2..T is represented by
         t_j = 2 + floor((T - 1) (j + u) / k), u uniform, one an image. The predicted x_0
-        is clipped, as the authors do in evaluation.
+        is clipped, as the authors do in evaluation. Images are given their class, and
+        no last prediction.
+
+        Beside the parts, by stratum, f32[B, k]: "nats" of it, "time" it was drawn at,
+        and "error", the squared error of x_0 there, a mean over the image.
         """
         x_0 = batch["image"]
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
-        denoise = self._denoiser(params, clip=True)
+        keys = _fold(key, batch["index"])
+        label = batch["label"] if self.num_classes else None
+        denoise = self._denoiser(params, label, self._unshown(x_0))
+        denoise = guidance.clipped(denoise)
 
-        def term(t: Array) -> Array:
+        def term(t: Array) -> tuple[Array, Array]:
             noise_keys = jax.vmap(jax.random.fold_in)(keys, t)
-            eps = samplers.normal(noise_keys, x_0.shape[1:])
+            eps = walk.normal(noise_keys, x_0.shape[1:])
             x_t = process.q_sample(x_0, self.schedule(t), eps)
-            log_variance = losses.reverse_log_variance(self.variance, self.schedule, t)
-            x_0_hat = denoise(x_t, t)
-            return losses.bound_term(x_0, x_t, x_0_hat, t, self.schedule, log_variance)
+            found = denoise(x_t, t)
+            x_0_hat, values = found if self.learned_variance else (found, None)
+            log_variance = losses.reverse_log_variance(
+                self.variance, self.schedule, t, values
+            )
+            rest = x_0_hat, t, self.schedule, log_variance
+            return losses.bound_term(x_0, x_t, *rest), losses.simple(x_0, x_0_hat)
 
         stratum_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
         u = jax.vmap(jax.random.uniform)(stratum_keys)
         width = (self.num_timesteps - 1) / self.num_terms
 
-        def stratum(total: Array, start: tuple[Array, Array]) -> tuple[Array, None]:
+        def stratum(_, start: tuple[Array, Array]):
             whole, part = start
             t = 2 + whole + jnp.floor(part + width * u).astype(jnp.int32)
-            return total + term(jnp.minimum(t, self.num_timesteps)), None
+            t = jnp.minimum(t, self.num_timesteps)
+            nats, error = term(t)
+            return None, {"nats": width * nats, "time": t, "error": error}
 
         # On the host, and split: j + u in float32 may round up to j + 1.
         part, whole = np.modf(width * np.arange(self.num_terms))
         starts = whole.astype(np.int32), part.astype(np.float32)
-        total, _ = lax.scan(stratum, jnp.zeros(x_0.shape[0]), starts)
+        _, strata = lax.scan(stratum, None, starts)
+        decoder, error = term(jnp.ones(x_0.shape[0], jnp.int32))
         return {
             "prior": losses.prior_term(x_0, self.schedule, self.num_timesteps),
-            "transitions": width * total,
-            "decoder": term(jnp.ones(x_0.shape[0], jnp.int32)),
+            "transitions": jnp.sum(strata["nats"], axis=0),
+            "decoder": decoder,
+            "error": error,
+            "strata": jax.tree.map(jnp.transpose, strata),
         }
+
+    def denoiser(self, params: dict[str, PyTree], label: Array | None) -> Denoiser:
+        """The trained denoiser with all that sampling wraps around it.
+
+        Args:
+          params: by group.
+          label: i32[B], or None where the network is not told the class.
+
+        Returns:
+          (x_t, t, last x_0 if self_condition) -> x_0, or (x_0, values) for a sampler
+          that needs_variance.
+        """
+        options = self.sampling
+
+        def denoise(x_t: Array, t: Array, shown: Array | None = None):
+            found = self._denoiser(params, label, shown)
+            if not options.sampler.needs_variance:
+                found = self._x_0(found)
+            if label is not None and options.guidance_scale != 1.0:
+                none = jnp.full_like(label, self.num_classes)
+                found = guidance.classifier_free(
+                    found,
+                    self._x_0(self._denoiser(params, none, shown)),
+                    options.guidance_scale,
+                    self.schedule,
+                    options.guidance_interval,
+                )
+            return guidance.CLIPS[options.clip](found)(x_t, t)
+
+        return denoise
 
     def sample(
         self,
@@ -157,17 +290,27 @@ class DDPM:
         index: Array,
         key: Array,
     ) -> Batch:
-        """Algorithm 2: image [n,H,W,C] in [-1, 1] and frames [n,k,H,W,C]."""
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+        """Algorithm 2: image [n,H,W,C] in [-1, 1], frames [n,k,H,W,C], and label [n]
+        where there are classes."""
+        options, batch, label = self.sampling, {"index": index}, None
+        if self.num_classes:
+            chosen = jnp.full_like(index, options.label)
+            label = index % self.num_classes if options.label < 0 else chosen
+            batch["label"] = label
+        keys = _fold(key, index)
         start_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
-        x_T = samplers.normal(start_keys, self.image_shape)
-        x_0, frames = samplers.sample(
-            self.sampler,
-            self._denoiser(params, self.clip),
+        batch["image"], batch["frames"] = walk.sample(
+            options.sampler,
+            self.denoiser(params, label),
             self.schedule,
-            self.knots,
-            x_T,
+            options.knots,
+            walk.normal(start_keys, self.image_shape),
             keys,
-            self.num_frames,
+            options.num_frames,
+            self.self_condition,
         )
-        return {"index": index, "image": x_0, "frames": frames}
+        return batch
+
+
+def _fold(key: Array, index: Array) -> Array:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)

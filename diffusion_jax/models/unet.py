@@ -137,6 +137,7 @@ class UNet(nn.Module):
       attention_resolutions: heights at which every block is followed by attention.
       dropout: rate inside the residual blocks.
       out_channels: C, or 2C where the variance is learned as well.
+      num_classes: 0, or how many classes it can be told; label num_classes is "none".
       dtype: of activations; parameters stay float32.
 
     Source: Ho et al. 2020, appendix B, arXiv:2006.11239.
@@ -148,10 +149,17 @@ class UNet(nn.Module):
     attention_resolutions: Sequence[int]
     dropout: float
     out_channels: int
+    num_classes: int = 0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, t: Array, dropout_index: Array | None = None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        t: Array,
+        dropout_index: Array | None = None,
+        label: Array | None = None,
+    ) -> Array:
         """Applies the network.
 
         Args:
@@ -159,6 +167,8 @@ class UNet(nn.Module):
           t: [B], the authors' time 0..T-1.
           dropout_index: i32[B], the examples' global indices; given, dropout is
             active and draws an example's masks by its index. Needs the rng "dropout".
+          label: i32[B] in 0..num_classes, where there are classes: its embedding is
+            added to that of time (Dhariwal and Nichol 2021, arXiv:2105.05233).
 
         Returns:
           f32[B, H, W, out_channels] (f64 where dtype is float64).
@@ -171,6 +181,14 @@ class UNet(nn.Module):
         time = time_embedding(t, self.base_channels)
         time = _dense(4 * self.base_channels, self.dtype, "time1")(time)
         time = _dense(4 * self.base_channels, self.dtype, "time2")(nn.swish(time))
+        if self.num_classes:
+            time += nn.Embed(
+                self.num_classes + 1,
+                4 * self.base_channels,
+                dtype=self.dtype,
+                embedding_init=nn.initializers.normal(1.0),
+                name="label",
+            )(label)
 
         def block(h: Array, features: int, name: str, attend: bool) -> Array:
             block_ = ResBlock(features, self.dropout, self.dtype, name=name)

@@ -15,7 +15,9 @@ Metrics = dict[str, Array]
 
 
 def make_train_step(
-    phases: Sequence[Phase], loss: Callable[..., tuple[Array, Any]]
+    phases: Sequence[Phase],
+    loss: Callable[..., tuple[Array, Any]],
+    remember: Callable[[Any, Any], Any],
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Makes the step that runs on every device, each with its shard of the batch.
 
@@ -26,6 +28,7 @@ def make_train_step(
       phases: in order; a later one sees what an earlier one has updated.
       loss: (phase name, params, model_state, extra, batch, key, step) ->
         (f32[], Aux), the mean over one shard; see methods/base.py.
+      remember: (extra, observed on all devices) -> extra, after each phase.
 
     Returns:
       (state, shard of the batch) -> (state, metrics); metrics are means over the whole
@@ -39,7 +42,7 @@ def make_train_step(
         metrics: Metrics = {}
         for number, phase in enumerate(phases):
             key = jax.random.fold_in(step_key, number)
-            state, phase_metrics = run_phase(phase, loss, state, batch, key)
+            state, phase_metrics = run_phase(phase, loss, remember, state, batch, key)
             prefix = f"{phase.name}/" if len(phases) > 1 else ""
             metrics |= {prefix + name: x for name, x in phase_metrics.items()}
         return state.replace(step=state.step + 1), metrics
@@ -50,6 +53,7 @@ def make_train_step(
 def run_phase(
     phase: Phase,
     loss: Callable[..., tuple[Array, Any]],
+    remember: Callable[[Any, Any], Any],
     state: TrainState,
     batch: Batch,
     key: Array,
@@ -80,6 +84,6 @@ def run_phase(
         model_state=state.model_state | kept,
         opt_state=state.opt_state | {phase.name: opt_state},
         ema=state.ema | averaged,
-        extra=aux.extra,
+        extra=remember(state.extra, parallel.gather(aux.observed)),
     )
     return state, metrics

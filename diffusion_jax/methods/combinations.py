@@ -1,0 +1,116 @@
+"""What of diffusion goes together: refusals, in words, before anything is compiled."""
+
+import numpy as np
+
+from diffusion_jax.diffusion import guidance, losses, process, times
+from diffusion_jax.methods.ddpm import DDPM
+
+WITH_SIGNAL = "a schedule with signal left at T (such as linear or cosine)"
+
+
+def check(method: DDPM, schedule: str, draw: str, spacing: str) -> None:
+    """Refuses combinations that have no meaning.
+
+    Args:
+      method: put together.
+      schedule: its name.
+      draw: the name of its time_draw.
+      spacing: the name of its knots' spacing.
+
+    Raises:
+      ValueError: it says what does not go together and what to choose.
+    """
+    prediction = process.PREDICTIONS[method.prediction]
+    options, sampler = method.sampling, method.sampling.sampler
+    ends_in_noise = bool(np.isneginf(method.schedule(method.num_timesteps)))
+    real_walk = spacing in times.REAL_SPACINGS or sampler.real_times
+    starts_in_noise = ends_in_noise and options.knots[0] == method.num_timesteps
+    fewer = len(options.knots) < method.num_timesteps
+    refusals = (
+        (
+            ends_in_noise and prediction.needs_signal,
+            f"The schedule {schedule!r} leaves no signal at time T, where a network "
+            f"that predicts {method.prediction} cannot say what x_0 is: choose another "
+            "diffusion.prediction (x0, v or mu).",
+        ),
+        (
+            ends_in_noise and method.loss_name in losses.NEED_SIGNAL,
+            f"The schedule {schedule!r} leaves no signal at time T, where the weight "
+            f"of diffusion.loss {method.loss_name!r} is not defined: choose "
+            f"{WITH_SIGNAL}.",
+        ),
+        (
+            starts_in_noise and sampler.needs_signal,
+            f"The schedule {schedule!r} leaves no signal at time T, infinitely many "
+            "times as much noise: this sample.sampler cannot start there. Choose "
+            f"another sampler, spacing 'leading', or {WITH_SIGNAL}.",
+        ),
+        (
+            prediction.whole_times and not method.time_draw.whole,
+            f"diffusion.time_draw {draw!r} draws real times, and {method.prediction!r} "
+            "is about the step from t to t - 1: choose uniform, antithetic or "
+            "second_moment.",
+        ),
+        (
+            prediction.whole_times and real_walk,
+            f"A network that predicts {method.prediction} speaks of the step from t to "
+            "t - 1 alone, and this sample.sampler or spacing visits times between: "
+            f"choose another (spacing {spacing!r}).",
+        ),
+        (
+            method.loss_name in losses.OF_VARIANCE and not method.time_draw.whole,
+            f"diffusion.loss {method.loss_name!r} is about steps from t to t - 1, and "
+            f"diffusion.time_draw {draw!r} draws real times: choose loss 'continuous', "
+            "or another time_draw.",
+        ),
+        (
+            method.learned_variance and method.loss_name not in losses.OF_VARIANCE,
+            f"diffusion.variance {method.variance!r} is not taught by diffusion.loss "
+            f"{method.loss_name!r}: choose {' or '.join(losses.OF_VARIANCE)}.",
+        ),
+        (
+            method.variance == "learned" and sampler.needs_variance and fewer,
+            "diffusion.variance 'learned' is that of single steps, from t to t - 1: "
+            "set sample.num_steps to num_timesteps, choose another sampler, or train "
+            "with 'learned_range', which serves every stride.",
+        ),
+    )
+    for refused, words in refusals:
+        if refused:
+            raise ValueError(words)
+
+
+def check_guidance(method: DDPM) -> None:
+    """Refuses labels, dropout and guidance that do not go together.
+
+    Raises:
+      ValueError: it says which value, and what to choose.
+    """
+    options, classes = method.sampling, method.num_classes
+    if options.clip not in guidance.CLIPS:
+        raise ValueError(
+            f"Unknown sample.clip {options.clip!r}. "
+            f"Known ones: {', '.join(guidance.CLIPS)}."
+        )
+    if not 0 <= method.label_dropout < 1:
+        raise ValueError(
+            f"diffusion.label_dropout must lie in [0, 1), not {method.label_dropout}."
+        )
+    guided = options.guidance_scale != 1
+    if guided and not (classes and method.label_dropout):
+        raise ValueError(
+            f"sample.guidance_scale = {options.guidance_scale} needs a network trained "
+            "with and without classes: model.num_classes and diffusion.label_dropout "
+            "above 0. Without guidance it is 1."
+        )
+    low, high = options.guidance_interval
+    if not low < high:
+        raise ValueError(
+            f"sample.guidance_interval = ({low}, {high}) holds no log-SNR: give the "
+            "smaller end first."
+        )
+    if not -1 <= options.label < max(classes, 1) or (options.label > -1) > classes:
+        raise ValueError(
+            f"sample.label = {options.label} is none of the {classes} classes: -1 "
+            "deals them all out in turn."
+        )
