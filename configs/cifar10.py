@@ -78,6 +78,9 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         num_images=64,
         batch_size=64,
         num_frames=0,
+        view="samples",
+        start=0.5,
+        num_resamplings=5,
         seed=0,
     )
     config.eval = config_dict.create(
@@ -85,7 +88,9 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         measure="bound",
         split="test",
         num_terms=100,
+        num_probes=1,
         batch_size=256,
+        sweep=config_dict.create(sampler=(), num_steps=(), guidance_scale=()),
         seed=0,
     )
     if variant == "tiny":

@@ -75,6 +75,9 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         num_images=100,
         batch_size=100,
         num_frames=0,
+        view="samples",
+        start=0.5,
+        num_resamplings=5,
         seed=0,
     )
     config.eval = config_dict.create(
@@ -82,7 +85,9 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         measure="bound",
         split="test",
         num_terms=20,
+        num_probes=1,
         batch_size=256,
+        sweep=config_dict.create(sampler=(), num_steps=(), guidance_scale=()),
         seed=0,
     )
     if variant == "tiny":

@@ -77,6 +77,9 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         num_images=16,
         batch_size=16,
         num_frames=0,
+        view="samples",
+        start=0.5,
+        num_resamplings=5,
         seed=0,
     )
     config.eval = config_dict.create(
@@ -84,7 +87,9 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         measure="bound",
         split="validation",
         num_terms=20,
+        num_probes=1,
         batch_size=16,
+        sweep=config_dict.create(sampler=(), num_steps=(), guidance_scale=()),
         seed=0,
     )
     if variant == "tiny":

@@ -2,15 +2,18 @@
 
 import datetime
 import functools
+import itertools
 import json
 import logging
 import pathlib
+import time
+from collections.abc import Iterator
 
 import jax
 import ml_collections
 import numpy as np
 
-from diffusion_jax import methods, runs
+from diffusion_jax import likelihoods, methods, runs
 from diffusion_jax.data import sources, transforms
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.evaluation import classifier, frechet, likelihood
@@ -21,9 +24,9 @@ LOGGER = logging.getLogger(__name__)
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Appends a line to evaluations.jsonl and prints it.
+    """Appends lines to evaluations.jsonl and prints them.
 
-    The line holds the measures of eval.measure, and what they depend on.
+    A line holds the measures of eval.measure, and what they depend on.
 
     Raises:
       FileNotFoundError: there is no checkpoint in workdir, or no data.
@@ -35,34 +38,38 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             f"Unknown eval.measure {name!r}. Known ones: {', '.join(MEASURES)}."
         )
     method, state = runs.load(config, workdir, config.eval.checkpoint)
-    record = {
-        "measure": name,
-        "config": config.name,
-        "step": int(state.step),
-        "data": config.data.source,
-        "parameters": "ema",
-        **MEASURES[name](config, method, state),
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
-    }
-    line = json.dumps(record)
-    if parallel.process_index() == 0:
-        with (workdir / "evaluations.jsonl").open("a") as file:
-            file.write(line + "\n")
-        LOGGER.info("Appended to %s.", workdir / "evaluations.jsonl")
-        print(line)
+    for measured in MEASURES[name](config, method, state, workdir):
+        record = {
+            "measure": name,
+            "config": config.name,
+            "step": int(state.step),
+            "data": config.data.source,
+            "parameters": "ema",
+            **measured,
+            "jax": jax.__version__,
+            "date": datetime.date.today().isoformat(),
+        }
+        line = json.dumps(record)
+        if parallel.process_index() == 0:
+            with (workdir / "evaluations.jsonl").open("a") as file:
+                file.write(line + "\n")
+            print(line, flush=True)
+    LOGGER.info("Appended to %s.", workdir / "evaluations.jsonl")
 
 
 def measure_bound(
-    config: ml_collections.ConfigDict, method: methods.Method, state: TrainState
-) -> dict:
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    state: TrainState,
+    workdir: pathlib.Path,
+) -> Iterator[dict]:
     """Bits/dim of eval.split, with its three parts."""
     loader = Loader(
         runs.open_source(config, config.eval.split), config.eval.batch_size, 0
     )
     run = methods.make_evaluate(method, config.eval.seed)
     measured = likelihood.bits_per_dim(functools.partial(run, state), loader.epoch())
-    return {
+    yield {
         "split": config.eval.split,
         **measured,
         "num_terms": config.eval.num_terms,
@@ -75,51 +82,77 @@ def measure_bound(
 
 
 def measure_samples(
-    config: ml_collections.ConfigDict, method: methods.Method, state: TrainState
-) -> dict:
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    state: TrainState,
+    workdir: pathlib.Path,
+) -> Iterator[dict]:
     """Samples beside real pictures: distance, confidence of a classifier, histogram.
 
-    The features are the pixels in [0, 1]; the classifier is trained on the train split,
-    and its share on real pictures is that of the test split.
+    One record for each combination of eval.sweep's values. The features are the pixels
+    in [0, 1]; the classifier is trained on the train split, and its share on real
+    pictures is that of the test split.
     """
-    options, data = config.sample, config.data
+    data = config.data
     if config.eval.split == data.train_split:
         raise ValueError(
             f"eval.split and data.train_split are both {data.train_split!r}: real "
             "pictures have to be held out for this measure."
         )
+    variants = [(c, methods.make(c)) for c in swept(config)]  # refused before the work
     train, train_labels = read_all(runs.open_source(config, data.train_split))
     test, _ = read_all(runs.open_source(config, config.eval.split))
-    real = np.concatenate([train, test])
+    real, num = flat(np.concatenate([train, test])), config.sample.num_images
     judge = classifier.train_classifier(train, train_labels)
-    draw = methods.make_draw(method, options.batch_size)
-    drawn = draw(state, options.num_images, options.seed)
-    samples = transforms.to_uint8(drawn["image"]) / 255.0
-    share, histogram = classifier.confident_share(judge, samples)
-    floors = [frechet.floor(flat(real), seed) for seed in range(5)]
-    return {
-        "num_samples": len(samples),
-        "num_real": len(real),
-        "frechet_pixels": frechet.frechet_distance(flat(samples), flat(real)),
-        "frechet_pixels_floor": float(np.median(floors)),
-        "confident_share": share,
-        "confident_share_real": classifier.confident_share(judge, test)[0],
-        "histogram": histogram,
-        **{
-            name: options[name]
-            for name in ("sampler", "num_steps", "spacing", "eta", "clip", "seed")
-        },
-        "splits": [data.train_split, config.eval.split],
-        "schedule": config.diffusion.schedule,
-        "num_timesteps": config.diffusion.num_timesteps,
-        "variance": config.diffusion.variance,
-    }
+    floors = [frechet.floor(real, seed, num) for seed in range(5)]
+    for variant, method in variants:
+        options = variant.sample
+        draw = methods.make_draw(method, options.batch_size)
+        start = time.monotonic()
+        drawn = draw(state, num, options.seed)
+        samples = transforms.to_uint8(drawn["image"]) / np.float32(255)
+        share, histogram = classifier.confident_share(judge, samples)
+        asked = {}
+        if "label" in drawn:
+            asked["named_as_asked"] = classifier.named_as_asked(
+                judge, samples, drawn["label"]
+            )
+        yield {
+            "num_samples": num,
+            "num_real": len(real),
+            "frechet_pixels": frechet.frechet_distance(flat(samples), real),
+            "frechet_pixels_floor": float(np.median(floors)),
+            "confident_share": share,
+            "confident_share_real": classifier.confident_share(judge, test)[0],
+            **asked,
+            "histogram": histogram,
+            **{name: options[name] for name in OF_SAMPLES},
+            "splits": [data.train_split, config.eval.split],
+            "schedule": config.diffusion.schedule,
+            "num_timesteps": config.diffusion.num_timesteps,
+            "variance": config.diffusion.variance,
+            "seconds": round(time.monotonic() - start, 1),
+        }
+
+
+def swept(
+    config: ml_collections.ConfigDict,
+) -> Iterator[ml_collections.ConfigDict]:
+    """Yields the config with each combination of eval.sweep's values in its sample.
+
+    A key of the sweep without values keeps that of the config.
+    """
+    sweep = {key: values for key, values in config.eval.sweep.items() if values}
+    for values in itertools.product(*sweep.values()):
+        variant = config.copy_and_resolve_references()
+        variant.sample.update(dict(zip(sweep, values, strict=True)))
+        yield variant
 
 
 def read_all(source: sources.Source) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the images of a source, f64[N,H,W,C] in [0, 1], and its labels i32[N]."""
+    """Returns the images of a source, f32[N,H,W,C] in [0, 1], and its labels i32[N]."""
     batch = sources.read(source, np.arange(len(source)))
-    return batch["image"] / 255.0, batch["label"]
+    return batch["image"] / np.float32(255), batch["label"]
 
 
 def flat(images: np.ndarray) -> np.ndarray:
@@ -127,4 +160,19 @@ def flat(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1)
 
 
-MEASURES = {"bound": measure_bound, "samples": measure_samples}
+OF_SAMPLES = (
+    "sampler",
+    "num_steps",
+    "spacing",
+    "eta",
+    "churn",
+    "clip",
+    "guidance_scale",
+    "seed",
+)
+MEASURES = {
+    "bound": measure_bound,
+    "rate_distortion": likelihoods.measure_rate_distortion,
+    "ode_likelihood": likelihoods.measure_ode_likelihood,
+    "samples": measure_samples,
+}

@@ -108,11 +108,25 @@ def read_config(
 
 
 def open_source(config: ml_collections.ConfigDict, split: str) -> sources.Source:
-    """Opens a split of the data that the config names."""
-    data = config.data
-    return sources.make(
+    """Opens a split of the data that the config names.
+
+    Raises:
+      FileNotFoundError: the data are not there.
+      ValueError: they are not what the config says.
+    """
+    data, num_classes = config.data, config.model.num_classes
+    source = sources.make(
         data.source, split, data.image_size, data.num_channels, data.data_dir
     )
+    if num_classes and isinstance(source, sources.ArraySource):
+        largest = int(source.labels.max())
+        if largest >= num_classes:
+            raise ValueError(
+                f"{data.source} has labels up to {largest}, and model.num_classes is "
+                f"{num_classes}: it must be at least {largest + 1}, or 0 for a network "
+                "that is told no class."
+            )
+    return source
 
 
 def load(

@@ -7,9 +7,10 @@ import ml_collections
 import numpy as np
 
 from diffusion_jax import methods, runs
-from diffusion_jax.data import transforms
+from diffusion_jax.data import sources, transforms
 from diffusion_jax.evaluation import grids
 from diffusion_jax.training import parallel
+from diffusion_jax.training.state import TrainState
 
 LOGGER = logging.getLogger(__name__)
 
@@ -17,26 +18,67 @@ GRID_IMAGES = 256  # further ones are in the arrays, not in the picture
 
 
 def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes samples.npz (images u8[N,H,W,C]), samples.png, and a film on request.
+    """Writes what sample.view names: samples.npz and samples.png, or those of a view.
 
-    The film, samples.gif, shows sample.num_frames predictions of x_0 on the way.
+    With samples, on request, a film: samples.gif shows sample.num_frames predictions of
+    x_0 on the way. Arrays hold images u8[N,H,W,C], or rows u8[N,k,H,W,C] of a view.
 
     Raises:
       FileNotFoundError: there is no checkpoint in workdir.
-      ValueError: the config does not fit the checkpoint.
+      ValueError: the config does not fit the checkpoint, or the view is unknown.
     """
     options = config.sample
     method, state = runs.load(config, workdir, options.checkpoint)
+    if options.view in method.views:
+        rows = draw_view(config, method, state)
+        save(workdir, options.view, transforms.to_uint8(rows))
+        return
     draw = methods.make_draw(method, options.batch_size)
     drawn = draw(state, options.num_images, options.seed)
-    if parallel.process_index() != 0:
-        return
-    images = transforms.to_uint8(drawn["image"])
-    np.savez_compressed(workdir / "samples.npz", images=images)
-    grids.save_grid(workdir / "samples.png", images[:GRID_IMAGES])
-    LOGGER.info("Arrays: %s", workdir / "samples.npz")
-    LOGGER.info("Pictures: %s", workdir / "samples.png")
-    if options.num_frames:
+    save(workdir, "samples", transforms.to_uint8(drawn["image"]))
+    if options.num_frames and parallel.process_index() == 0:
         frames = transforms.to_uint8(drawn["frames"][:GRID_IMAGES])
         grids.save_film(workdir / "samples.gif", frames)
         LOGGER.info("Film: %s", workdir / "samples.gif")
+
+
+def draw_view(
+    config: ml_collections.ConfigDict, method: methods.Method, state: TrainState
+) -> np.ndarray:
+    """Returns rows f32[n,k,H,W,C] of a view of the first n examples of eval.split.
+
+    Their partners are the next n, in a small split beginning anew.
+    """
+    options, source = config.sample, runs.open_source(config, config.eval.split)
+    run = methods.make_measure(method.views[options.view], options.seed)
+    number, size = options.num_images, options.batch_size
+
+    def rows_of(index: np.ndarray) -> np.ndarray:
+        one = sources.read(source, index % len(source))
+        other = sources.read(source, (index + number) % len(source))
+        batch = {
+            "index": index,
+            "image": transforms.to_float(one["image"]),
+            "label": one["label"],
+            "partner_image": transforms.to_float(other["image"]),
+            "partner_label": other["label"],
+        }
+        return run(state, batch)
+
+    index = np.arange(-(-number // size) * size, dtype=np.int32)
+    return np.concatenate([rows_of(chunk) for chunk in index.reshape(-1, size)])[
+        :number
+    ]
+
+
+def save(workdir: pathlib.Path, name: str, images: np.ndarray) -> None:
+    """Writes images u8[N,H,W,C], or rows of them, as name.npz and name.png."""
+    if parallel.process_index() != 0:
+        return
+    np.savez_compressed(workdir / f"{name}.npz", images=images)
+    columns = images.shape[1] if images.ndim == 5 else None
+    shown = images[: max(1, GRID_IMAGES // (columns or 1))]
+    shown = shown.reshape(-1, *images.shape[-3:])
+    grids.save_grid(workdir / f"{name}.png", shown, columns)
+    LOGGER.info("Arrays: %s", workdir / f"{name}.npz")
+    LOGGER.info("Pictures: %s", workdir / f"{name}.png")

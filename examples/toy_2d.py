@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from matplotlib.figure import Figure
 
-from diffusion_jax.diffusion import losses, process, samplers, schedules, times
+from diffusion_jax.diffusion import losses, process, samplers, schedules, times, walk
 from diffusion_jax.models import unet
 
 T, BATCH, POINTS, FRAMES = 200, 512, 1200, 5  # time runs from 0, data, to T, noise
@@ -86,9 +86,9 @@ def sample(params: dict) -> jax.Array:
 
     x_T = jax.random.normal(jax.random.key(2), (POINTS, 2))
     keys = jax.random.split(jax.random.key(3), POINTS)  # each point draws its own noise
-    walk = times.knots("trailing", T, T)  # T, T - 1, ..., 1: every time
-    watched = samplers.Sampler(chain.init, step)
-    _, frames = samplers.sample(watched, denoise, SCHEDULE, walk, x_T, keys, FRAMES)
+    knots = times.knots("trailing", SCHEDULE, T)  # T, T - 1, ..., 1: every time
+    watched = walk.Sampler(chain.init, step)
+    _, frames = walk.sample(watched, denoise, SCHEDULE, knots, x_T, keys, FRAMES)
     return jnp.concatenate([x_T[None], jnp.moveaxis(frames, 1, 0)])
 
 

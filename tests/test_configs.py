@@ -56,7 +56,7 @@ BOTH = {
     "optim.ema_warmup": False,
     "sample.sampler": "ancestral",
     "sample.num_steps": 1000,
-    "sample.clip": True,
+    "sample.clip": "static",
 }
 PAPER = {
     "cifar10": BOTH | CIFAR10 | {"parameters": 35_746_307},
@@ -66,7 +66,8 @@ PAPER = {
     "lsun_church256": BOTH | BIG | {"train.num_steps": 1_200_000},
 }
 UNKNOWN = """method data.source model.name optim.clip sample.sampler sample.spacing
-    diffusion.schedule diffusion.prediction diffusion.loss diffusion.variance""".split()
+    sample.clip diffusion.schedule diffusion.prediction diffusion.loss
+    diffusion.variance diffusion.time_draw""".split()
 
 each_config = pytest.mark.parametrize("name", CONFIGS)
 

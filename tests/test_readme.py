@@ -8,10 +8,13 @@ import shlex
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 from absl import flags
 
-from diffusion_jax import main, runs
+from diffusion_jax import main, methods, runs
+from diffusion_jax.diffusion import process, samplers, schedules
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -179,7 +182,55 @@ def test_first_screen():
 
 def test_functions_named():
     """Functions that the README names are in the mathematics."""
-    modules = "process|losses|samplers|gaussians|schedules|times|guidance"
+    modules = "process|losses|samplers|gaussians|schedules|times|guidance|walk|editing"
     for module, name in re.findall(rf"`({modules})\.(\w+)", TEXT):
         module = importlib.import_module(f"diffusion_jax.diffusion.{module}")
         assert hasattr(module, name), f"{module.__name__} has no {name}"
+
+
+def test_rows_added(monkeypatch):
+    """The README's new sampler, schedule and prediction are found by their names, and
+    train and draw beside all others."""
+    for module, table in (
+        (samplers, "SAMPLERS"),
+        (schedules, "SCHEDULES"),
+        (process, "PREDICTIONS"),
+    ):
+        monkeypatch.setattr(module, table, dict(getattr(module, table)))
+    before = len(samplers.SAMPLERS)
+    for block in re.findall(r"(?ms)^```python\n(.*?)^```", TEXT):
+        exec(block, {})
+    assert len(samplers.SAMPLERS) == before + 1
+    config = config_of("configs/digits.py:tiny")
+    config.model.update(base_channels=8, channel_multipliers=(1,))
+    config.sample.update(sampler="noiseless")
+    config.diffusion.update(schedule="slow", prediction="minus_eps")
+    method = methods.make(config)
+    params, _, extra = jax.jit(method.init)(jax.random.key(0))
+    index = np.arange(2, dtype=np.int32)
+    batch = {"index": index, "image": np.zeros((2, 8, 8, 1), np.float32)}
+    rest = {}, extra, batch, jax.random.key(1), 0
+    loss, _ = jax.jit(lambda params: method.loss("net", params, *rest))(params)
+    drawn = jax.jit(lambda p: method.sample(p, {}, index, jax.random.key(2)))(params)
+    # A network that says nothing at its start: the loss is that of the noise.
+    assert 0.7 < loss < 1.3
+    assert np.isfinite(drawn["image"]).all()
+
+
+def test_table_of_errors_is_the_one_that_was_measured():
+    """The README's table of samplers is what the command wrote, letter for letter."""
+    assert (ROOT / "docs/sampler_errors.md").read_text() in TEXT
+
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_commands_of_the_docs(path):
+    """The commands that made the tables are understood as they stand there."""
+    text = path.read_text()
+    assert "@@" not in text, "something is still to be filled in"
+    blocks = re.findall(r"(?ms)^```bash\n(.*?)^```", text)
+    for line in "\n".join(blocks).splitlines():
+        if "diffusion_jax.main" in line:
+            check_arguments(shlex.split(line)[3:])

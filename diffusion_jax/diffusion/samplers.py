@@ -124,9 +124,9 @@ def _edm(churn: float, levels, churn_noise: float, corrected: bool) -> Sampler:
 
     def raised(keys, schedule, x_t, t):
         level = jnp.exp(-0.5 * schedule(t))
-        gamma = jnp.where((level >= levels[0]) & (level <= levels[1]), churn, 0.0)
-        later = schedule.time(schedule(t) - 2 * jnp.log1p(gamma))
-        later = jnp.maximum(later, t)
+        inside = (level >= levels[0]) & (level <= levels[1])
+        later = schedule.time(schedule(t) - 2 * math.log1p(churn))
+        later = jnp.where(inside, jnp.maximum(later, t), t)
         noise = churn_noise * normal(keys, x_t.shape[1:])
         return process.q_step(x_t, schedule(t), schedule(later), noise), later
 
@@ -158,7 +158,7 @@ def _psi(h: Array) -> tuple[Array, Array, Array]:
     """
     psi_1 = -jnp.expm1(-h)
     small = jnp.minimum(h, SERIES)
-    n = range(12)
+    n = range(10)
     series = [
         small * sum((-small) ** i / math.factorial(i + k) for i in n) for k in (2, 3)
     ]
@@ -177,13 +177,14 @@ def multistep(order: int) -> Sampler:
         x_s = sigma_s/sigma_t x_t + alpha_s (psi_1 (D_0 + D_1 / 2))            (order 2)
         x_s = sigma_s/sigma_t x_t + alpha_s (psi_1 D_0 + psi_2 D_1 + psi_3 D_2)     (3)
 
-    D_0 = x_0_hat; D_1 and D_2 are its first two divided differences in units of h. The
-    first steps are of lower order. Order 1 is ddim(0).
+    D_0 = x_0_hat; D_1 and D_2 are its first two derivatives in units of h, out of
+    divided differences. The first steps are of lower order. Order 1 is ddim(0).
 
     Args:
       order: 1, 2 (2M) or 3 (3M).
 
-    Source: Lu et al. 2022, algorithm 2 (2M), arXiv:2211.01095; order 3: their code.
+    Source: Lu et al. 2022, algorithm 2 (2M), arXiv:2211.01095; order 3: their code,
+    whose D_2 is half of the second derivative, which leaves it at order 2.
     """
 
     def init(x_T):
@@ -194,7 +195,7 @@ def multistep(order: int) -> Sampler:
         }
 
     def differences(past, schedule, x_0, t, h):
-        """D_1 of two predictions, D_1 and D_2 of three; 0 where there are too few."""
+        """D_1 and D_2 out of x_0 and the past; 0 where that is too short."""
         gaps, rates, later, later_t = [], [], x_0, t
         for i in range(order - 1):
             gaps.append(_half_gap(schedule, past["t"][i], later_t) / h)
@@ -205,8 +206,8 @@ def multistep(order: int) -> Sampler:
         if order < 3:
             return *first, *[jnp.zeros_like(x_0)] * (3 - len(first) - 1)
         bend = (rates[0] - rates[1]) / (gaps[0] + gaps[1])
-        bend = jnp.where(count > 1, bend, 0.0)
-        return first[0] + gaps[0] * bend, bend
+        d_1 = jnp.where(count > 1, rates[0] + gaps[0] * bend, first[0])
+        return d_1, jnp.where(count > 1, 2 * bend, 0.0)
 
     def step(past, keys, denoise, schedule, x_t, t, s):
         x_0, h = denoise(x_t, t), _half_gap(schedule, t, s)
@@ -250,7 +251,8 @@ def singlestep(order: int) -> Sampler:
 
         def at(share, slope):
             """x_0 predicted a share of the way to s, after a step from t."""
-            u = schedule.time(schedule(t) + 2 * share * h)
+            # Not l_t + 2 share h: pure noise has l_t = -inf.
+            u = schedule.time((1 - share) * schedule(t) + share * schedule(s))
             psi_1, psi_2, _ = _psi(share * h)
             x_u = _carried(schedule, x_t, t, u, psi_1 * x_0 + psi_2 * share * slope)
             return denoise(x_u, u)
@@ -290,7 +292,7 @@ def make(name: str, variance: str, **options: float) -> Sampler:
                 "set it to 0."
             )
     given = {"variance": variance, **options}
-    return make_sampler(**{option: given[option] for option in takes})
+    return make_sampler(**{name: given[name] for name in takes if name in given})
 
 
 MAX_CHURN = math.sqrt(2) - 1

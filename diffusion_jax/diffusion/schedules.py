@@ -198,9 +198,11 @@ def from_betas(betas: np.ndarray) -> Schedule:
         t, values = jnp.asarray(t), jnp.asarray(table, jnp.result_type(float))
         if jnp.issubdtype(t.dtype, jnp.integer):
             return values[t]
-        below = jnp.floor(t).astype(jnp.int32)
+        # The piece that begins at t, or ends there where t is T: a slope everywhere.
+        below = jnp.clip(jnp.floor(t).astype(jnp.int32), 1, max(betas.size - 1, 1))
         at, after = values[below], values[jnp.minimum(below + 1, betas.size)]
-        return jnp.where(t == below, at, at + (t - below) * (after - at))
+        slope = jnp.where((t == below) & jnp.isneginf(after), 0.0, after - at)
+        return jnp.where(t == 0, jnp.inf, at + (t - below) * slope)
 
     def time(logsnr: ArrayLike) -> Array:
         logsnr, dtype = jnp.asarray(logsnr), jnp.result_type(float)
@@ -219,7 +221,7 @@ def _curve(
 
     def logsnr_from_0(t: ArrayLike) -> Array:
         t = jnp.asarray(t, jnp.result_type(float))
-        return jnp.where(t == 0, jnp.inf, logsnr(jnp.maximum(t, 1)))
+        return jnp.where(t == 0, jnp.inf, logsnr(jnp.where(t < 1, 1.0, t)))
 
     def time_to_0(l_t: ArrayLike) -> Array:
         l_t = jnp.asarray(l_t, jnp.result_type(float))
@@ -261,6 +263,7 @@ def sigmoid(
 
     def logsnr(t: Array) -> Array:
         left = jnp.sinh(half * (num_timesteps - t) / num_timesteps)
+        left = jnp.maximum(left, jnp.finfo(left.dtype).tiny)  # 0 at T has no slope
         gone = jnp.sinh(half * t / num_timesteps)
         return jnp.maximum(jnp.log(left) - jnp.log(gone) + shift, least)
 

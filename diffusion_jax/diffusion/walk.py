@@ -97,7 +97,12 @@ def sample(
         return lax.dynamic_update_index_in_dim(frames, x_0, slot, axis=1)
 
     def knowing(x_0: Array) -> Denoiser:
-        return (lambda x_t, t: denoise(x_t, t, x_0)) if self_condition else denoise
+        def known(x_t, t):
+            found = denoise(x_t, t, *([x_0] if self_condition else []))
+            # A network may compute in bfloat16; the walk does not.
+            return jax.tree.map(lambda x: x.astype(x_T.dtype), found)
+
+        return known
 
     def step(carry, knot):
         state, x_t, x_0, frames = carry

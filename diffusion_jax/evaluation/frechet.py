@@ -38,13 +38,14 @@ def frechet_distance(features_1: np.ndarray, features_2: np.ndarray) -> float:
     return float(shift + spread - 2 * np.sum(np.sqrt(np.maximum(overlap, 0.0))))
 
 
-def floor(features: np.ndarray, seed: int) -> float:
-    """The distance between two random halves of one set: what perfection scores.
+def floor(features: np.ndarray, seed: int, num: int) -> float:
+    """The distance of some real vectors to the others: what perfection scores.
 
     Args:
       features: [N, F].
-      seed: of the split.
+      seed: of the choice.
+      num: how many samples the floor is for; at most half of the vectors are taken.
     """
     order = np.random.default_rng(seed).permutation(len(features))
-    half = len(features) // 2
-    return frechet_distance(features[order[:half]], features[order[half:]])
+    num = min(num, len(features) // 2)
+    return frechet_distance(features[order[:num]], features[order[num:]])

@@ -10,18 +10,19 @@ SHORTEST_SIDE = 32  # pixels an image gets at least, so that 8x8 digits can be s
 GAP, GAP_GREY = 2, 96  # pixels between images
 
 
-def tile(images: np.ndarray) -> np.ndarray:
-    """Lays images out in rows, about as many as columns.
+def tile(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Lays images out in rows.
 
     Args:
       images: u8[N, H, W, C], C = 1 or 3.
+      columns: images in a row; None is about as many as rows.
 
     Returns:
       u8[rows (H' + 2), columns (W' + 2), C], each image with a gap to its right and
       below; small images are enlarged by a whole factor, and cells left over are black.
     """
     count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     cells = np.zeros((rows * columns, height, width, channels), np.uint8)
     cells[:count] = images
@@ -38,10 +39,12 @@ def _picture(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
-def save_grid(path: pathlib.Path, images: np.ndarray) -> None:
-    """Writes u8[N, H, W, C] as one PNG."""
+def save_grid(
+    path: pathlib.Path, images: np.ndarray, columns: int | None = None
+) -> None:
+    """Writes u8[N, H, W, C] as one PNG; see `tile`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _picture(tile(images)).save(path)
+    _picture(tile(images, columns)).save(path)
 
 
 def save_film(path: pathlib.Path, frames: np.ndarray) -> None:

@@ -4,14 +4,21 @@ import jax.numpy as jnp
 import ml_collections
 
 from diffusion_jax.diffusion import losses, process, samplers, schedules, times
-from diffusion_jax.methods import combinations
-from diffusion_jax.methods.base import Method, make_draw, make_evaluate
+from diffusion_jax.methods import combinations, ddpm_views
+from diffusion_jax.methods.base import Method, make_draw, make_evaluate, make_measure
 from diffusion_jax.methods.ddpm import DDPM, GROUP, Sampling
 from diffusion_jax.models import MODELS
 from diffusion_jax.training import optimizers
 from diffusion_jax.training.state import Phase
 
-__all__ = ["METHODS", "Method", "make", "make_draw", "make_evaluate"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "make",
+    "make_draw",
+    "make_evaluate",
+    "make_measure",
+]
 
 
 def make(config: ml_collections.ConfigDict) -> Method:
@@ -56,10 +63,12 @@ def make_ddpm(config: ml_collections.ConfigDict) -> DDPM:
         self_condition=diffusion.self_condition,
         sampling=make_sampling(config, schedule),
         num_terms=config.eval.num_terms,
+        num_probes=config.eval.num_probes,
     )
     names = diffusion.schedule, diffusion.time_draw, config.sample.spacing
     combinations.check(method, *names)
     combinations.check_guidance(method)
+    ddpm_views.check(config.sample.view, method)
     return method
 
 
@@ -81,6 +90,8 @@ def make_sampling(
         guidance_interval=tuple(options.guidance_interval),
         label=options.label,
         num_frames=options.num_frames,
+        start=options.start,
+        num_resamplings=options.num_resamplings,
     )
 
 
@@ -92,6 +103,11 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             f"eval.num_terms must lie in 1..{num_timesteps - 1} "
             f"(num_timesteps - 1), not {config.eval.num_terms}."
+        )
+    if config.eval.num_probes < 0:
+        raise ValueError(
+            "eval.num_probes must be at least 0 (the exact trace), not "
+            f"{config.eval.num_probes}."
         )
     if sample.num_frames > sample.num_steps:
         raise ValueError(

@@ -14,6 +14,12 @@ PyTree = Any
 Batch = dict[str, Array]  # index i32[B] always; image f32[B,H,W,C] in [-1,1], label ...
 
 
+# (params, model_state, batch, key) -> rows of pictures [B, k, H, W, C]: what the model
+# makes of an example, and of it alone. The batch holds its partner's image and label
+# beside its own, as partner_image and partner_label.
+View = Callable[[dict[str, PyTree], dict[str, PyTree], Batch, Array], Array]
+
+
 class Aux(NamedTuple):
     """What a loss returns beside its value.
 
@@ -32,6 +38,7 @@ class Method(Protocol):
     """A family: a frozen dataclass of pure functions, and its phases in order."""
 
     phases: tuple[Phase, ...]
+    views: dict[str, View]  # by name
 
     def init(self, key: Array) -> tuple[dict[str, PyTree], dict[str, PyTree], PyTree]:
         """Returns (params, model_state, extra), the first two by group."""
@@ -77,28 +84,35 @@ class Method(Protocol):
         """Draws a sample for each global index i32[n]; it depends on that alone."""
 
 
-def make_evaluate(
-    method: Method, seed: int
-) -> Callable[[TrainState, Batch], dict[str, np.ndarray]]:
-    """Makes a function that measures each example of a batch.
+def make_measure(
+    measure: Callable[..., PyTree], seed: int
+) -> Callable[[TrainState, Batch], PyTree]:
+    """Makes a function that applies a method's measure, or view, to each example.
 
     Args:
-      method: of the state.
+      measure: (params, model_state, batch, key) -> arrays [B, ...].
       seed: of the noise; an example's depends on the seed and on its index alone.
 
     Returns:
-      (state, batch) -> host arrays [B], measured with the averaged parameters on this
+      (state, batch) -> host arrays [B, ...], with the averaged parameters, on this
       process's devices.
     """
     on_devices = parallel.map_on_devices(
-        lambda weights, key, batch: method.evaluate(*weights, batch, key)
+        lambda weights, key, batch: measure(*weights, batch, key)
     )
 
-    def evaluate(state: TrainState, batch: Batch) -> dict[str, np.ndarray]:
+    def run(state: TrainState, batch: Batch) -> PyTree:
         weights = (state.ema, state.model_state)
         return on_devices(weights, jax.random.key(seed), batch)
 
-    return evaluate
+    return run
+
+
+def make_evaluate(
+    method: Method, seed: int
+) -> Callable[[TrainState, Batch], dict[str, np.ndarray]]:
+    """Makes a function that measures each example of a batch; see `make_measure`."""
+    return make_measure(method.evaluate, seed)
 
 
 def make_draw(method: Method, batch_size: int) -> Callable[..., dict[str, np.ndarray]]:

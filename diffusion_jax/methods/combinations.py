@@ -20,13 +20,24 @@ def check(method: DDPM, schedule: str, draw: str, spacing: str) -> None:
     Raises:
       ValueError: it says what does not go together and what to choose.
     """
-    prediction = process.PREDICTIONS[method.prediction]
-    options, sampler = method.sampling, method.sampling.sampler
+    for refused, words in (
+        *_about_noise(method, schedule),
+        *_about_times(method, draw, spacing),
+        *_about_variance(method),
+    ):
+        if refused:
+            raise ValueError(words)
+
+
+Refusals = tuple[tuple[bool, str], ...]  # whether, and in what words
+
+
+def _about_noise(method: DDPM, schedule: str) -> Refusals:
+    """Schedules that leave no signal at T."""
+    prediction, options = process.PREDICTIONS[method.prediction], method.sampling
     ends_in_noise = bool(np.isneginf(method.schedule(method.num_timesteps)))
-    real_walk = spacing in times.REAL_SPACINGS or sampler.real_times
     starts_in_noise = ends_in_noise and options.knots[0] == method.num_timesteps
-    fewer = len(options.knots) < method.num_timesteps
-    refusals = (
+    return (
         (
             ends_in_noise and prediction.needs_signal,
             f"The schedule {schedule!r} leaves no signal at time T, where a network "
@@ -40,11 +51,19 @@ def check(method: DDPM, schedule: str, draw: str, spacing: str) -> None:
             f"{WITH_SIGNAL}.",
         ),
         (
-            starts_in_noise and sampler.needs_signal,
+            starts_in_noise and options.sampler.needs_signal,
             f"The schedule {schedule!r} leaves no signal at time T, infinitely many "
             "times as much noise: this sample.sampler cannot start there. Choose "
             f"another sampler, spacing 'leading', or {WITH_SIGNAL}.",
         ),
+    )
+
+
+def _about_times(method: DDPM, draw: str, spacing: str) -> Refusals:
+    """Real times where something speaks of the step from t to t - 1."""
+    prediction = process.PREDICTIONS[method.prediction]
+    real_walk = spacing in times.REAL_SPACINGS or method.sampling.sampler.real_times
+    return (
         (
             prediction.whole_times and not method.time_draw.whole,
             f"diffusion.time_draw {draw!r} draws real times, and {method.prediction!r} "
@@ -63,6 +82,14 @@ def check(method: DDPM, schedule: str, draw: str, spacing: str) -> None:
             f"diffusion.time_draw {draw!r} draws real times: choose loss 'continuous', "
             "or another time_draw.",
         ),
+    )
+
+
+def _about_variance(method: DDPM) -> Refusals:
+    """Learned variances that nothing teaches, or that a walk cannot use."""
+    sampler = method.sampling.sampler
+    fewer = len(method.sampling.knots) < method.num_timesteps
+    return (
         (
             method.learned_variance and method.loss_name not in losses.OF_VARIANCE,
             f"diffusion.variance {method.variance!r} is not taught by diffusion.loss "
@@ -75,9 +102,6 @@ def check(method: DDPM, schedule: str, draw: str, spacing: str) -> None:
             "with 'learned_range', which serves every stride.",
         ),
     )
-    for refused, words in refusals:
-        if refused:
-            raise ValueError(words)
 
 
 def check_guidance(method: DDPM) -> None:

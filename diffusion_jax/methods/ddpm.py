@@ -1,6 +1,7 @@
 """Denoising diffusion probabilistic models (Ho et al. 2020)."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -9,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from diffusion_jax.diffusion import guidance, losses, process, walk
+from diffusion_jax.diffusion import flow, guidance, losses, process, walk
 from diffusion_jax.diffusion.schedules import Schedule
 from diffusion_jax.diffusion.times import TimeDraw
 from diffusion_jax.diffusion.walk import Denoiser, Sampler
-from diffusion_jax.methods.base import Aux, Batch, PyTree
+from diffusion_jax.methods import ddpm_views
+from diffusion_jax.methods.base import Aux, Batch, PyTree, View
 from diffusion_jax.training.state import Phase
 
 GROUP = "net"
@@ -30,6 +32,8 @@ class Sampling(NamedTuple):
       guidance_interval: of log-SNR, within which there is guidance.
       label: of every sample; -1 deals all classes out in turn.
       num_frames: how many intermediate predictions of x_0 a sample comes with.
+      start: share of T at which views that begin with a noised picture begin.
+      num_resamplings: of a step, when filling in what a picture lacks.
     """
 
     sampler: Sampler
@@ -39,6 +43,8 @@ class Sampling(NamedTuple):
     guidance_interval: tuple[float, float]
     label: int
     num_frames: int
+    start: float
+    num_resamplings: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +67,7 @@ class DDPM:
       sampling: how samples are drawn.
       num_terms: how many of the bound's terms t = 2..T evaluation draws for each image,
         one a stratum; T - 1 is all of them, exactly.
+      num_probes: of the flow's divergence, for each image; 0 computes it exactly.
     """
 
     phases: tuple[Phase, ...]
@@ -76,6 +83,13 @@ class DDPM:
     self_condition: bool
     sampling: Sampling
     num_terms: int
+    num_probes: int
+
+    @property
+    def views(self) -> dict[str, View]:
+        """What can be seen of it beside samples."""
+        views = ddpm_views.VIEWS.items()
+        return {name: functools.partial(view, self) for name, view in views}
 
     @property
     def num_timesteps(self) -> int:
@@ -282,6 +296,54 @@ class DDPM:
             return guidance.CLIPS[options.clip](found)(x_t, t)
 
         return denoise
+
+    def flow_denoiser(self, params: dict[str, PyTree], label: Array | None) -> Denoiser:
+        """The network's own x_0, whose flow is one ODE in both directions.
+
+        It is not clipped, not guided, and shown no last prediction: (x_t, t) -> x_0.
+        """
+
+        def denoise(x_t: Array, t: Array) -> Array:
+            found = self._denoiser(params, label, self._unshown(x_t))
+            return self._x_0(found)(x_t, t)
+
+        return denoise
+
+    def log_likelihood(
+        self,
+        params: dict[str, PyTree],
+        model_state: dict[str, PyTree],
+        batch: Batch,
+        key: Array,
+    ) -> Array:
+        """Log-density of each image by the probability-flow ODE, nats, f32[B].
+
+        Images are dequantised, and taken as x_1 / alpha_1: their density is that of
+        x_1 = alpha_1 x_0 times alpha_1^D. The knots are those of sampling, and T and 1.
+
+        Raises:
+          ValueError: the schedule leaves no signal at T.
+        """
+        schedule, knots = self.schedule, self.sampling.knots
+        with jax.ensure_compile_time_eval():
+            if jnp.isneginf(schedule(self.num_timesteps)):
+                raise ValueError(
+                    "The schedule leaves no signal at time T, and the flow would have "
+                    "to begin infinitely far away: there is no ode_likelihood."
+                )
+        ends = np.array([self.num_timesteps, 1])
+        times = np.unique(np.concatenate([knots, ends]))[::-1]
+        keys = jax.vmap(jax.random.split)(_fold(key, batch["index"]))
+        x_0 = flow.dequantize(keys[:, 0], batch["image"])
+        probes = (
+            flow.random_probes(keys[:, 1], self.num_probes, self.image_shape)
+            if self.num_probes
+            else flow.basis_probes(self.image_shape)
+        )
+        label = batch["label"] if self.num_classes else None
+        denoise, alpha = self.flow_denoiser(params, label), process.alpha(schedule(1))
+        nats = flow.log_likelihood(denoise, schedule, times, alpha * x_0, probes)
+        return nats + x_0[0].size * jnp.log(alpha)
 
     def sample(
         self,

@@ -56,6 +56,11 @@ def _dense(features: int, dtype: DTypeLike, name: str, scale: float = 1.0):
     return nn.Dense(features, dtype=dtype, kernel_init=_init(scale), name=name)
 
 
+def _embed(number: int, features: int, dtype: DTypeLike, name: str):
+    init = nn.initializers.normal(1.0)
+    return nn.Embed(number, features, dtype=dtype, embedding_init=init, name=name)
+
+
 def _norm(x: Array, dtype: DTypeLike, name: str) -> Array:
     """Group normalisation in gcd(32, C, C // 4) groups: 32 from 128 channels on.
 
@@ -178,17 +183,12 @@ class UNet(nn.Module):
         """
         levels = len(self.channel_multipliers)
         check_divisible(x.shape[1:3], levels)
+        width = 4 * self.base_channels
         time = time_embedding(t, self.base_channels)
-        time = _dense(4 * self.base_channels, self.dtype, "time1")(time)
-        time = _dense(4 * self.base_channels, self.dtype, "time2")(nn.swish(time))
+        time = _dense(width, self.dtype, "time1")(time)
+        time = _dense(width, self.dtype, "time2")(nn.swish(time))
         if self.num_classes:
-            time += nn.Embed(
-                self.num_classes + 1,
-                4 * self.base_channels,
-                dtype=self.dtype,
-                embedding_init=nn.initializers.normal(1.0),
-                name="label",
-            )(label)
+            time += _embed(self.num_classes + 1, width, self.dtype, "label")(label)
 
         def block(h: Array, features: int, name: str, attend: bool) -> Array:
             block_ = ResBlock(features, self.dropout, self.dtype, name=name)

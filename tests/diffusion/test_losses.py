@@ -1,5 +1,7 @@
 """The variational bound against closed forms, term by term and in sum."""
 
+import functools
+
 import chex
 import hypothesis
 import hypothesis.strategies as st
@@ -334,3 +336,178 @@ def test_bound_is_finite(name, num_timesteps):
     table = schedules.make(name, num_timesteps)(np.arange(num_timesteps + 1))
     t = np.array([1, 2, num_timesteps])
     chex.assert_tree_all_finite(bound_of_table(np.full((3, 2), 0.1), table, t))
+
+
+# Weightings.
+
+
+def guess_of(prediction, schedule, t, x_0_hat=None, seed=0):
+    """A network of that prediction that means x_0_hat, at times t [B]."""
+    rng = np.random.default_rng(seed)
+    x_0, eps = rng.uniform(-1, 1, (len(t), 3)), rng.normal(size=(len(t), 3))
+    x_0_hat = rng.uniform(-1, 1, x_0.shape) if x_0_hat is None else x_0_hat
+    row, logsnrs = process.PREDICTIONS[prediction], (schedule(t - 1), schedule(t))
+    x_t = process.q_sample(x_0, logsnrs[1], eps)
+    eps_hat = process.eps_from_x0(x_t, x_0_hat, logsnrs[1])
+    return losses.Guess(
+        x_0=x_0,
+        x_t=x_t,
+        t=t,
+        target=row.target(x_0, eps, x_t, *logsnrs),
+        output=row.target(x_0_hat, eps_hat, x_t, *logsnrs),
+        x_0_hat=x_0_hat,
+        gain=row.gain(*logsnrs),
+        values=None,
+    )
+
+
+SCHEDULE = schedules.make("linear", 1000)
+SOME = np.array([1, 2, 50, 101, 131, 500, 999, 1000])
+
+
+@functools.cache
+def every_loss():
+    """prediction -> loss -> [B], for networks that mean the same x_0_hat."""
+
+    @jax.jit
+    def run(t):
+        found = losses.Process(SCHEDULE, "fixedlarge")
+        guesses = {p: guess_of(p, SCHEDULE, t) for p in process.PREDICTIONS}
+        return {
+            p: {name: loss(guess, found) for name, loss in losses.LOSSES.items()}
+            | {"x0 error": losses.simple(guess.x_0, guess.x_0_hat)}
+            for p, guess in guesses.items()
+        }
+
+    return jax.device_get(run(jnp.asarray(SOME)))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "name", [n for n in losses.LOSSES if n not in ("simple", "hybrid")]
+)
+def test_a_weight_of_x_0_knows_no_prediction(name):
+    """Losses that are about x_0 give the same value for every prediction that means
+    the same x_0_hat: the weight times its squared error."""
+    by_prediction = every_loss()
+    expected = by_prediction["x0"]
+    for prediction, values in by_prediction.items():
+        np.testing.assert_allclose(
+            values[name], expected[name], rtol=1e-7, err_msg=prediction
+        )
+    snr = LINEAR.alpha_bar[SOME - 1] / (1 - LINEAR.alpha_bar[SOME - 1])
+    weight = {"min_snr": np.minimum(snr, 5), "edm": snr + 4}.get(name)
+    if weight is not None:  # 1 / c_out^2 = 1 / level^2 + 1 / 0.5^2
+        np.testing.assert_allclose(
+            expected[name], weight * expected["x0 error"], rtol=1e-9
+        )
+
+
+@pytest.mark.usefixtures("x64")
+def test_weights_of_the_papers():
+    """Min-SNR-5 weighs the error of eps by 0.5857086 at the authors' t = 100, and by 1
+    from 130 on; EDM's weight at level 0.5 is 8, and 1 in units of its network; the
+    error of scores is that of eps over sigma^2 (denoising score matching)."""
+    found = every_loss()
+    ratio = found["eps"]["min_snr"] / found["eps"]["simple"]
+    np.testing.assert_allclose(ratio[3], 0.5857086, rtol=2e-7)
+    np.testing.assert_allclose(ratio[SOME >= 131], 1, rtol=1e-12)
+    np.testing.assert_allclose(losses.edm_weight(jnp.log(4.0)), 8, rtol=1e-12)
+    np.testing.assert_allclose(found["edm"]["edm"], found["edm"]["simple"], rtol=1e-12)
+    variance = 1 - LINEAR.alpha_bar[SOME - 1]
+    matching = variance * found["score"]["simple"]
+    np.testing.assert_allclose(matching, found["eps"]["simple"], rtol=1e-9)
+
+
+# Learned variances.
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_ends_of_the_learned_range(name):
+    """Values of -1 are fixedsmall and values of 1 are beta_t, entry by entry, in which
+    fixedlarge differs at t = 1 alone; "learned" is the values themselves."""
+    schedule, t = schedules.make(name, 100), jnp.arange(1, 101)
+
+    def found(variance, value):
+        values = jnp.full((100, 2), value)
+        return losses.reverse_log_variance(variance, schedule, t, values)
+
+    small, large = (
+        losses.reverse_log_variance(variance, schedule, t)[:, None]
+        for variance in ("fixedsmall", "fixedlarge")
+    )
+    betas = np.log(schedules.SCHEDULES[name](100))[:, None]
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-9)
+    same(found("learned_range", -1.0), np.broadcast_to(small, (100, 2)))
+    same(found("learned_range", 1.0), np.broadcast_to(betas, (100, 2)))
+    same(found("learned_range", 1.0)[1:], np.broadcast_to(large[1:], (99, 2)))
+    same(found("learned", -3.0), np.full((100, 2), -3.0))
+
+
+@pytest.mark.usefixtures("x64")
+def test_hybrid_teaches_mean_and_variance_apart(monkeypatch):
+    """Its gradient with respect to the mean is that of L_simple, and with respect to
+    the variance that of 0.001 T times the bound; without that weight it is L_simple."""
+    t, found = jnp.asarray(SOME), losses.Process(SCHEDULE, "learned_range")
+    guess = guess_of("x0", SCHEDULE, t)
+    values = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, guess.x_0.shape))
+
+    def total(name, output, values):
+        said = guess._replace(output=output, x_0_hat=output, values=values)
+        return losses.LOSSES[name](said, found).sum()
+
+    def gradients(name):
+        run = jax.jit(jax.grad(functools.partial(total, name), (0, 1)))
+        return run(guess.output, values)
+
+    of_mean, of_variance = gradients("hybrid")
+    np.testing.assert_allclose(of_mean, gradients("simple")[0], rtol=1e-12)
+    expected = 0.001 * 1000 * gradients("bound")[1]
+    assert np.all(expected[1:] != 0)
+    np.testing.assert_allclose(of_variance, expected, rtol=1e-12)
+    monkeypatch.setattr(losses, "HYBRID_WEIGHT", 0.0)
+    without = total("hybrid", guess.output, values)
+    np.testing.assert_allclose(
+        without, total("simple", guess.output, values), rtol=1e-12
+    )
+
+
+# The bound in real time.
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["linear", "cosine", *schedules.CURVES])
+def test_continuous_bound_knows_the_ends_alone(name):
+    """For data N(0, s^2) and the exact denoiser its integral over [1, T] is
+    1/2 log((1 + s^2 SNR_1) / (1 + s^2 SNR_T)), whatever lies between: what the sum of
+    the discrete terms comes to, as in the tests above.
+
+    By 12 Gauss-Legendre nodes on each half of a piece between whole times.
+    """
+    schedule = schedules.make(name, 20)
+    nodes, weights = np.polynomial.legendre.leggauss(12)
+    start = np.arange(1, 20, 0.5)[:, None]
+    t = (start + (nodes + 1) / 4).ravel()
+    weights = np.tile(weights / 4, len(start))
+
+    def error(t):  # E (x_0 - x_0_hat)^2 = s^2 / (1 + s^2 SNR)
+        return jnp.sqrt(STD**2 / (1 + STD**2 * jnp.exp(schedule(t))))[:, None]
+
+    density = jax.jit(
+        lambda t: losses.continuous_term(error(t), 0 * error(t), t, schedule)
+    )
+    integral = weights @ np.asarray(density(t))
+    first, last = (1 + STD**2 * np.exp(schedule(t)) for t in (1, 20))
+    np.testing.assert_allclose(integral, 0.5 * np.log(first / last), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_continuous_loss_is_the_term():
+    """The loss is the term a dimension, in bits, at whole and at real times."""
+    t = jnp.array([1.0, 1.5, 400.25, 1000.0])
+    guess = guess_of("v", SCHEDULE, t)
+    found = losses.LOSSES["continuous"](guess, losses.Process(SCHEDULE, "fixedlarge"))
+    nats = losses.continuous_term(guess.x_0, guess.x_0_hat, t, SCHEDULE)
+    assert np.all(nats > 0)
+    np.testing.assert_allclose(found, nats / (3 * np.log(2)), rtol=1e-9)

@@ -187,7 +187,7 @@ jitted_round_trip = jax.jit(round_trip, static_argnums=0)
 
 def divisor(prediction, l_s, l_t):
     """What the way back to x_0 divides by, and so the digits that it may lose."""
-    if prediction == "eps":
+    if prediction in ("eps", "score"):
         return np.asarray(process.alpha(l_t))
     if prediction == "mu":
         return np.asarray(all_coefficients(l_s, l_t)[2])
@@ -198,13 +198,13 @@ def divisor(prediction, l_s, l_t):
 @pytest.mark.parametrize("prediction", process.PREDICTIONS)
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
 def test_round_trip_at_every_time(prediction, name):
-    """A target turned back into x_0 is x_0, at every t (from jsd's T eps has no way).
+    """A target turned back into x_0 is x_0, at every t (from jsd's T some have no way).
 
-    The way back from eps divides by alpha and that from mu by the weight of x_0, so
-    these lose the digits of 1/weight.
+    The way back from eps and from the score divides by alpha and that from mu by the
+    weight of x_0, so these lose the digits of 1/weight.
     """
     l_s, l_t = neighbours(name, 1000)
-    if (prediction, name) == ("eps", "jsd"):
+    if process.PREDICTIONS[prediction].needs_signal and name == "jsd":
         l_s[-1], l_t[-1] = l_s[-2], l_t[-2]
     x_0, eps = pair((1000, 3))
     back = jitted_round_trip(prediction, l_s, l_t, x_0, eps)
@@ -280,6 +280,90 @@ class ShapeTest(chex.TestCase):
             chex.assert_trees_all_close(together[i : i + 1], alone, rtol=1e-6)
 
 
+SIGNAL = np.array([pair for pair in BORDERS if pair[1] > -18])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("prediction", process.PREDICTIONS)
+def test_gain_is_the_slope(prediction):
+    """gain = |d x_0 / d output|, by jax.grad, from t = 1 to little signal."""
+    row = process.PREDICTIONS[prediction]
+
+    def x_0(output, l_s, l_t):
+        return row.to_x0(jnp.float64(0.7), output, l_s, l_t)
+
+    l_s, l_t = SIGNAL.T
+    slope = jax.jit(jax.vmap(jax.grad(x_0)))(jnp.full(len(l_s), 0.3), l_s, l_t)
+    np.testing.assert_allclose(row.gain(l_s, l_t), np.abs(slope), rtol=1e-12)
+
+
+def test_published_preconditioning():
+    """EDM at sigma = sigma_data = 0.5: c_skip, c_out, c_in."""
+    found = process.preconditioning(jnp.float32(-2 * np.log(0.5)))
+    np.testing.assert_allclose(found, [0.5, 0.353553, 1.414214], rtol=2e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_preconditioning_keeps_scales():
+    """For data of that deviation, what EDM's network is shown and asked for have
+    variance 1 at every level; with sigma_data = 1 it is asked for -v."""
+    logsnr = np.linspace(-20, 20, 41)
+    alpha2 = 1 / (1 + np.exp(-logsnr))
+    shown = jax.jit(process.PREDICTIONS["edm"].input_scale)(logsnr)
+    np.testing.assert_allclose(shown**2 * (alpha2 / 4 + 1 - alpha2), 1, rtol=1e-10)
+    x_0, eps = pair((41, 3), jnp.float64)
+    rows, each = [], logsnr[:, None]
+    for signal, noise in ((0.5, 0.0), (0.0, 1.0)):  # the parts of the two, one by one
+        parts = jnp.full((41, 1), signal), jnp.full((41, 1), noise)
+        x_t = process.q_sample(parts[0], logsnr, parts[1])
+        rows.append(process.edm_from_x0(parts[0], x_t, logsnr))
+    np.testing.assert_allclose(rows[0] ** 2 + rows[1] ** 2, 1, rtol=1e-8)
+    c_skip, c_out, _ = process.preconditioning(each, 1.0)
+    x_t = process.q_sample(x_0, logsnr, eps)
+    back = c_skip * x_t / process.alpha(each)
+    back -= c_out * process.v_from_pair(x_0, eps, logsnr)
+    np.testing.assert_allclose(back, x_0, rtol=1e-8, atol=1e-11)
+
+
+@hypothesis.given(logsnr=st.floats(-10, 10), seed=st.integers(0, 9))
+@hypothesis.settings(max_examples=20, deadline=None)
+def test_score_is_a_gradient(logsnr, seed):
+    """The score of the noise is grad log q(x_t | x_0), by jax.grad, and Tweedie's
+    formula goes back to x_0."""
+    x_0, eps = pair(seed=seed)
+    l_t = jnp.float32(logsnr)
+    x_t = q_sample(x_0, l_t, eps)
+    score, gradient, back = scores(x_0, x_t, eps, l_t)
+    sigma, alpha = float(process.sigma(l_t)), float(process.alpha(l_t))
+    np.testing.assert_allclose(score * sigma, gradient * sigma, atol=1e-5 / sigma)
+    np.testing.assert_allclose(back, x_0, atol=1e-6 / alpha)
+
+
+@jax.jit
+def scores(x_0, x_t, eps, l_t):
+    """The score by its formula and by a gradient; x_0 out of the former."""
+
+    def log_q(x):
+        mean, std = process.alpha(l_t) * x_0, process.sigma(l_t)
+        return jax.scipy.stats.norm.logpdf(x, mean, std).sum()
+
+    score = process.score_from_eps(eps, l_t)
+    return score, jax.grad(log_q)(x_t), process.x0_from_score(x_t, score, l_t)
+
+
+@hypothesis.given(st.floats(-2, 2), st.floats(-20, 0), st.floats(0, 5))
+@hypothesis.settings(max_examples=30, deadline=None)
+def test_learned_range(value, log_small, width):
+    """-1 is the smaller log-variance, 1 the larger, and between them it is linear;
+    "learned" is what the network says."""
+    ends = log_small, log_small + width
+    assert process.learned_range(-1.0, *ends) == ends[0]
+    assert process.learned_range(1.0, *ends) == ends[1]
+    expected = log_small + (value + 1) / 2 * width
+    assert process.learned_range(value, *ends) == pytest.approx(expected, abs=1e-9)
+    assert process.LEARNED_VARIANCES["learned"](value, *ends) == value
+
+
 @hypothesis.given(logsnr=st.floats(-10, 10), seed=st.integers(0, 9))
 @hypothesis.settings(max_examples=30, deadline=None)
 def test_v_is_a_rotation(logsnr, seed):
@@ -300,7 +384,7 @@ def test_v_is_a_rotation(logsnr, seed):
 @pytest.mark.parametrize("prediction", ["x0", "v", "mu"])
 @pytest.mark.parametrize("num_timesteps", [1, 2, 1000])
 def test_pure_noise(prediction, num_timesteps):
-    """Where no signal is left (jsd's T), all but eps still know the way to x_0.
+    """Where no signal is left (jsd's T), x0, v and mu still know the way to x_0.
 
     Clean data to pure noise in one step (T = 1) included.
     """

@@ -1,4 +1,4 @@
-"""Samplers against data with known answers: where they land, how fast, by what walk."""
+"""Samplers: published values, identities between them, and the walk they share."""
 
 import functools
 
@@ -10,26 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import textbook
+from variants import VARIANTS
 
-from diffusion_jax.diffusion import guidance, process, samplers, schedules, times
+from diffusion_jax.diffusion import (
+    guidance,
+    samplers,
+    schedules,
+    times,
+    walk,
+)
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
 LINEAR = schedules.from_betas(BETAS)
 CENTRED = textbook.Gaussian(mean=0.0, std=0.5, betas=BETAS)
-# Each sampler of the table, with the choices that it knows.
-VARIANTS = {
-    "ancestral fixedsmall": samplers.SAMPLERS["ancestral"]("fixedsmall", 0.0),
-    "ancestral fixedlarge": samplers.SAMPLERS["ancestral"]("fixedlarge", 0.0),
-    "ddim": samplers.SAMPLERS["ddim"]("fixedlarge", 0.0),
-    "ddim half": samplers.SAMPLERS["ddim"]("fixedlarge", 0.5),
-}
-WALKS = ["ancestral fixedlarge", "ddim", "ddim half"]  # enough for laws of the walk
-ORDERS = {"ddim": 1}  # of those that solve the ODE, in the number of steps
-
-
-def test_every_sampler_is_tested():
-    """The variants here speak of every sampler that there is."""
-    assert {name.split()[0] for name in VARIANTS} == set(samplers.SAMPLERS)
+# Enough for laws of the walk: what draws, what has a memory, and two calls a step.
+WALKS = ["ancestral fixedlarge", "ddim", "heun churned", "dpm_solver_pp_3m"]
 
 
 def network(x_t, t):
@@ -48,7 +43,7 @@ def linear_map(sampler, knots, data):
     against 0 gives the gain, and one at x = 0, where z is known, the amplitude.
     """
     keys = textbook.keys(1)
-    z = samplers.normal(keys, (1,))[0, 0]
+    z = walk.normal(keys, (1,))[0, 0]
 
     def at(t, s):
         def step(x):
@@ -88,7 +83,7 @@ def test_published_spread(sampler, num_steps, published):
 
     The published values add no noise after the last denoising, as a walk here does not.
     """
-    knots = times.knots("leading", 1000, num_steps)
+    knots = times.knots("leading", LINEAR, num_steps)
     actual = final_std(VARIANTS[sampler], knots, CENTRED)
     np.testing.assert_allclose(actual, published, atol=6e-8)
 
@@ -96,9 +91,9 @@ def test_published_spread(sampler, num_steps, published):
 @pytest.mark.usefixtures("x64")
 def test_walk_is_its_steps():
     """DDIM's whole walk multiplies x_T by the product of the gains of its steps."""
-    knots = times.knots("leading", 1000, 50)
+    knots = times.knots("leading", LINEAR, 50)
     x_T = jnp.array([[1.0], [-2.0]])
-    x_0, _ = samplers.sample(
+    x_0, _ = walk.sample(
         samplers.ddim(), CENTRED.denoise, LINEAR, knots, x_T, textbook.keys(2)
     )
     std = final_std(samplers.ddim(), knots, CENTRED)
@@ -115,64 +110,11 @@ def test_published_ramp(prediction, published):
         return x_t * (t / (t + 1)).astype(x_t.dtype)[:, None, None, None]
 
     denoise = guidance.clipped(guidance.from_network(network, prediction, LINEAR))
-    knots = times.knots("leading", 1000, 10)
-    x_0, _ = samplers.sample(
+    knots = times.knots("leading", LINEAR, 10)
+    x_0, _ = walk.sample(
         samplers.ddim(), denoise, LINEAR, knots, jnp.asarray(x_T), textbook.keys(4)
     )
     np.testing.assert_allclose(np.abs(x_0).sum(), published, atol=3e-4)
-
-
-@pytest.mark.parametrize("name", WALKS)
-def test_oracle(name):
-    """Normal data comes out with its mean and its std, whatever the network predicts.
-
-    1000 steps, a part of the batch for each prediction, 1024 values for each of four
-    means, which are met to 4 standard errors, as is the std (1.1 % each).
-    """
-    mean = np.array([[[-0.8], [0.0], [0.1], [0.5]]], np.float32)
-    data = textbook.Gaussian(mean, std=0.5, betas=BETAS)
-    denoisers = [
-        guidance.from_network(data.network(prediction), prediction, LINEAR)
-        for prediction in process.PREDICTIONS
-    ]
-
-    def denoise(x_t, t):
-        parts = jnp.split(x_t, len(denoisers))
-        return jnp.concatenate([f(part, t) for f, part in zip(denoisers, parts)])
-
-    n = 128 * len(denoisers)
-    x_T = np.random.default_rng(0).normal(size=(n, 4, 8)).astype(np.float32)
-    x_0, _ = samplers.sample(
-        VARIANTS[name],
-        denoise,
-        LINEAR,
-        times.knots("leading", 1000, 1000),
-        jnp.asarray(x_T),
-        textbook.keys(n),
-    )
-    for error in np.split(np.asarray(x_0) - mean, len(denoisers)):
-        np.testing.assert_allclose(error.mean((0, 2)), 0, atol=4 * 0.5 / np.sqrt(1024))
-        np.testing.assert_allclose(error.std(), 0.5, rtol=4 * 0.011)
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ORDERS)
-def test_order(name):
-    """The distance to the exact ODE's end falls as 1 / N^order (probability flow)."""
-    data = textbook.Gaussian(mean=0.3, std=0.5, betas=BETAS)
-    x_T = jnp.array([[-1.0], [0.5], [2.0]])
-    numbers = np.array([50, 200, 1000])
-
-    def distance(n):
-        knots = times.knots("trailing", 1000, n)
-        x_0, _ = samplers.sample(
-            VARIANTS[name], data.denoise, LINEAR, knots, x_T, textbook.keys(3)
-        )
-        return np.abs(x_0 - data.ode_map(x_T)).max()
-
-    distances = [distance(n) for n in numbers]
-    slope = -np.polyfit(np.log(numbers), np.log(distances), 1)[0]
-    np.testing.assert_allclose(slope, ORDERS[name], atol=0.1)
 
 
 @pytest.mark.usefixtures("x64")
@@ -206,30 +148,85 @@ def eta_one_and_ancestral(keys, x_t, t, s):
     )
 
 
+@pytest.mark.usefixtures("x64")
+def test_three_names_of_one_step():
+    """DPM-Solver++ of order 1, EDM's Euler without churn and ddim(0) are one map.
+
+    Lu et al. 2022, section 4.1; Karras et al. 2022, appendix B; Song et al. 2021, 4.3.
+    """
+    knots = times.knots("trailing", LINEAR, 7)
+    x_T = np.random.default_rng(0).normal(size=(2, 3))
+    ends = [
+        walk.sample(sampler, denoise, LINEAR, knots, x_T, textbook.keys(2))[0]
+        for sampler in (samplers.ddim(), samplers.euler(), samplers.multistep(1))
+    ]
+    np.testing.assert_allclose(ends[1], ends[0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(ends[2], ends[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("value, fixed", [(-1.0, "fixedsmall"), (1.0, "fixedlarge")])
+def test_learned_range_between_the_fixed(value, fixed):
+    """learned_range of -1 is fixedsmall, of 1 fixedlarge, at every stride.
+
+    Nichol and Dhariwal 2021, equation 15.
+    """
+
+    def both(x_t, t):
+        return denoise(x_t, t), jnp.full_like(x_t, value)
+
+    knots, keys = np.array([1000, 999, 400, 37, 2, 1]), textbook.keys(2)
+    x_T = np.random.default_rng(0).normal(size=(2, 3))
+    learned, _ = walk.sample(
+        samplers.ancestral("learned_range"), both, LINEAR, knots, x_T, keys
+    )
+    expected, _ = walk.sample(
+        samplers.ancestral(fixed), denoise, LINEAR, knots, x_T, keys
+    )
+    np.testing.assert_allclose(learned, expected, rtol=0, atol=1e-9)
+
+
+def test_self_conditioning():
+    """A denoiser is told x_0 as it was predicted the step before, and first 0.
+
+    With one that adds 1 to what it is told, step i predicts i: 1, 2, ..., N.
+    """
+    x_0, frames = walk.sample(
+        samplers.ddim(),
+        lambda x_t, t, before: before + 1,
+        LINEAR,
+        KNOTS,
+        X_T,
+        textbook.keys(3),
+        num_frames=6,
+        self_condition=True,
+    )
+    np.testing.assert_array_equal(frames[0, :, 0], [1, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(x_0, frames[:, -1])
+
+
 @functools.partial(jax.jit, static_argnums=(0, 4))  # for speed: tests share it
 def sample(name, knots, x_T, keys, num_frames=0):
-    return samplers.sample(
-        VARIANTS[name], denoise, LINEAR, knots, x_T, keys, num_frames
-    )
+    return walk.sample(VARIANTS[name], denoise, LINEAR, knots, x_T, keys, num_frames)
 
 
-def walk(sampler, knots, x_T, keys):
+def loop(sampler, knots, x_T, keys):
     """The walk as a plain loop: all predictions of x_0, first to last."""
 
     @jax.jit
-    def step(state, x_t, t, s):
-        noise_keys = jnp.stack([jax.random.fold_in(keys[i], t) for i in range(3)])
+    def step(state, x_t, i, t, s):
+        noise_keys = jnp.stack([jax.random.fold_in(keys[j], i) for j in range(3)])
         return sampler.step(state, noise_keys, denoise, LINEAR, x_t, t, s)
 
     state, x_t, seen = sampler.init(x_T), x_T, []
-    for t, s in zip(knots[:-1], knots[1:], strict=True):
-        state, x_t, x_0 = step(state, x_t, t, s)
+    for i, (t, s) in enumerate(zip(knots[:-1], knots[1:], strict=True)):
+        state, x_t, x_0 = step(state, x_t, i + 1, t, s)
         seen.append(x_0)
     return [*seen, denoise(x_t, jnp.asarray(knots[-1]))]
 
 
 X_T = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)), jnp.float32)
-KNOTS = times.knots("leading", 1000, 6)
+KNOTS = times.knots("leading", LINEAR, 6)
 
 
 @pytest.mark.parametrize("name", WALKS)
@@ -239,7 +236,7 @@ def test_scan_is_a_loop(name):
     Frame j of k is the prediction after (j + 1) / k of the N steps, the last one x_0.
     """
     keys = textbook.keys(3)
-    seen = walk(VARIANTS[name], KNOTS, X_T, keys)
+    seen = loop(VARIANTS[name], KNOTS, X_T, keys)
     for k in (0, 1, 4, 6) if name == "ddim" else (4,):
         x_0, frames = sample(name, KNOTS, X_T, keys, k)
         chex.assert_shape(frames, (3, k, 4))
@@ -271,7 +268,7 @@ class WalkTest(chex.TestCase):
         def sample(x_T, keys):
             knots = np.array([700])
             return [
-                samplers.sample(sampler, denoise, LINEAR, knots, x_T, keys, 1)
+                walk.sample(sampler, denoise, LINEAR, knots, x_T, keys, 1)
                 for sampler in (VARIANTS[name] for name in WALKS)
             ]
 
@@ -284,7 +281,7 @@ class WalkTest(chex.TestCase):
 def test_noise_is_each_example_own():
     """Noise is standard normal, and an example's is its key's alone."""
     keys = textbook.keys(64)
-    draw = jax.jit(samplers.normal, static_argnums=1)
+    draw = jax.jit(walk.normal, static_argnums=1)
     noise = np.asarray(draw(keys, (8, 8)))
     chex.assert_shape(noise, (64, 8, 8))
     assert abs(noise.mean()) < 4 / np.sqrt(noise.size)
@@ -303,47 +300,34 @@ def test_no_retrace(name):
     @jax.jit
     @chex.assert_max_traces(n=1)
     def sample(knots, x_T, keys):
-        return samplers.sample(VARIANTS[name], denoise, LINEAR, knots, x_T, keys)[0]
+        return walk.sample(VARIANTS[name], denoise, LINEAR, knots, x_T, keys)[0]
 
-    for seed, spacing in enumerate(times.SPACINGS):
-        knots = times.knots(spacing, 1000, 10)
+    for seed, spacing in enumerate(("leading", "trailing", "quadratic")):
+        knots = times.knots(spacing, LINEAR, 10)
         sample(knots, X_T + seed, textbook.keys(3, seed))
 
 
 @pytest.mark.parametrize("num_knots", [1, 7])
 def test_calls_of_the_network(num_knots):
     """N knots call the network N times, at the knots, in order."""
-    knots, seen = times.knots("leading", 1000, num_knots), []
+    knots, seen = times.knots("leading", LINEAR, num_knots), []
 
     def denoise(x_t, t):
         jax.debug.callback(lambda t: seen.append(int(t)), t, ordered=True)
         return x_t
 
-    x_0, _ = samplers.sample(
-        samplers.ddim(), denoise, LINEAR, knots, X_T, textbook.keys(3)
-    )
+    x_0, _ = walk.sample(samplers.ddim(), denoise, LINEAR, knots, X_T, textbook.keys(3))
     jax.block_until_ready(x_0)
     jax.effects_barrier()
     assert seen == knots.tolist()
 
 
 @pytest.mark.parametrize("name", WALKS)
-def test_from_pure_noise(name):
-    """From jsd's T, where x_T holds no signal, every step and number is finite."""
-    schedule = schedules.make("jsd", 10)
-    knots = times.knots("leading", 10, 10)
-    x_0, frames = samplers.sample(
-        VARIANTS[name], denoise, schedule, knots, X_T, textbook.keys(3), num_frames=10
-    )
-    chex.assert_tree_all_finite((x_0, frames))
-
-
-@pytest.mark.parametrize("name", WALKS)
 def test_a_perfect_denoiser_is_believed(name):
     """A denoiser that always says the same picture gets that picture: x_0 = x_0_hat."""
     picture = jnp.asarray([[0.3, -0.2, 1.0, -1.0]])
-    knots = times.knots("trailing", 1000, 5)
-    x_0, frames = samplers.sample(
+    knots = times.knots("trailing", LINEAR, 5)
+    x_0, frames = walk.sample(
         VARIANTS[name],
         lambda x_t, t: jnp.broadcast_to(picture, x_t.shape),
         LINEAR,
@@ -359,9 +343,9 @@ def test_a_perfect_denoiser_is_believed(name):
 
 def test_refusals():
     """More frames than steps, unknown variances, impossible etas: refused in words."""
-    knots = times.knots("leading", 1000, 3)
+    knots = times.knots("leading", LINEAR, 3)
     with pytest.raises(ValueError, match="at most 3 frames, not 4"):
-        samplers.sample(
+        walk.sample(
             samplers.ddim(), denoise, LINEAR, knots, X_T, textbook.keys(3), num_frames=4
         )
     with pytest.raises(ValueError, match="'large'.*fixedsmall.*fixedlarge"):

@@ -178,11 +178,164 @@ def test_refuses_names_and_lengths():
         schedules.make("linear", 0)
 
 
+# What curves share with tables.
+
+ALL = [*schedules.SCHEDULES, *schedules.CURVES]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", schedules.CURVES)
+def test_curves_fall(name):
+    """Log-SNR falls from +inf at 0, and is finite from 1 to T: real times as whole."""
+    schedule = jax.jit(schedules.make(name, 1000))
+    whole = np.asarray(schedule(np.arange(1001)))
+    assert whole[0] == np.inf
+    assert np.all(np.isfinite(whole[1:])) and np.all(np.diff(whole) < 0)
+    np.testing.assert_array_equal(schedule(np.arange(1001.0)), whole)
+
+
+def times_with_signal(name, num_timesteps):
+    """Real times, 37 of each whole one; jsd has no signal left on the last piece."""
+    last = num_timesteps - (name == "jsd")
+    return np.linspace(1, last, 37 * (last - 1) + 1)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ALL)
+def test_time_is_the_inverse(name):
+    """time(logsnr(t)) = t for any t in [1, T], in float64; what lies outside goes to
+    the nearest end, and clean data to 0.
+
+    The sigmoid curve meets its floor, 1e-9, at T (1 - 3e-9).
+    """
+    schedule, t = schedules.make(name, 20), times_with_signal(name, 20)
+    logsnr = np.asarray(jax.jit(schedule)(t))
+    assert np.all(np.diff(logsnr) < 0)
+    outside = [np.inf, logsnr[0] + 1, logsnr[-1] - 1, -np.inf]
+    found = np.asarray(jax.jit(schedule.time)(np.append(logsnr, outside)))
+    np.testing.assert_allclose(found[:-4], t, rtol=1e-8)
+    np.testing.assert_allclose(found[-4:], [0, 1, t[-1], 20], rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_time_in_single_precision(name):
+    """In float32 the way to log-SNR and back is good to 1e-5 of T."""
+    schedule, t = schedules.make(name, 20), times_with_signal(name, 20)
+    found = jax.jit(lambda t: schedule.time(schedule(t)))(np.float32(t))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, t, rtol=0, atol=20 * 1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ALL)
+def test_slope(name):
+    """Log-SNR has a slope at every time in [1, T], whole ones and both ends too: that
+    of the line through times nearby.
+
+    Between whole times of a table it is its difference; curves are smooth: to 1e-4.
+    The sigmoid curve is flat from where it meets its floor, at T.
+    """
+    schedule, t = schedules.make(name, 20), times_with_signal(name, 20)
+    t = t[:-1] if name == "sigmoid" else t
+    h = np.where(t < t[-1], 1e-7, -1e-7)
+    run = jax.jit(lambda t: jax.jvp(schedule, (t,), (jnp.ones_like(t),)))
+    (level, slope), (nearby, _) = run(t), run(t + h)
+    near = (nearby - level) / h
+    if name == "jsd":  # the piece from the last time with signal on falls to -inf
+        slope, near = slope[:-1], near[:-1]
+    np.testing.assert_allclose(slope, near, rtol=1e-4)
+    at_T = run(np.full_like(t, 20.0))[1]
+    assert np.all(np.isfinite(at_T)) or name == "jsd"
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_tables_are_straight_between_whole_times(name):
+    """logsnr(t + u) = (1 - u) logsnr(t) + u logsnr(t + 1), for t in 1..T-1."""
+    schedule = schedules.make(name, 1000)
+    whole = np.asarray(schedule(np.arange(1, 1001)))
+    u = np.random.default_rng(0).uniform(size=999)
+    between = schedule(np.arange(1, 1000) + u)
+    expected = (1 - u) * whole[:-1] + u * whole[1:]
+    np.testing.assert_allclose(between, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+def test_sigmoid_of_the_paper():
+    """alpha_bar of Chen's algorithm 1, in NumPy: from -3 to 3, at least 1e-9."""
+    s = 1 / (1 + np.exp(-(-3 + 6 * np.arange(1, 1001) / 1000)))
+    start, end = 1 / (1 + np.exp(3)), 1 / (1 + np.exp(-3))
+    alpha_bar = np.maximum((end - s) / (end - start), 1e-9)
+    logsnr = np.asarray(schedules.make("sigmoid", 1000)(np.arange(1, 1001)))
+    np.testing.assert_allclose(1 / (1 + np.exp(-logsnr)), alpha_bar, rtol=1e-11)
+    np.testing.assert_allclose(1 / (1 + np.exp(logsnr)), 1 - alpha_bar, rtol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("image_size", [32, 64, 256])
+def test_shifted_cosine_of_the_paper(image_size):
+    """-2 log tan(angle), moved by 2 log(64 / side): by 0 at 64 pixels. The angle goes
+    from 0 evenly to where the unmoved log-SNR is -15."""
+    t = np.arange(1, 1001)
+    angle = t / 1000 * np.arctan(np.exp(7.5))
+    expected = -2 * np.log(np.tan(angle)) + 2 * np.log(64 / image_size)
+    logsnr = schedules.make("shifted_cosine", 1000, image_size)(t)
+    np.testing.assert_allclose(logsnr, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_published_levels_of_karras():
+    """EDM's 18 levels of noise over signal, sigma 0.002..80 and rho 7."""
+    levels = np.exp(-0.5 * np.asarray(schedules.make("edm", 18)(np.arange(1, 19))))
+    published = [80, 57.58598, 40.78557, 28.37458, 19.35245]
+    np.testing.assert_allclose(levels[:-6:-1], published, rtol=2e-7)
+    np.testing.assert_allclose(levels[:2], [0.002, 0.00752802], rtol=1e-6)
+
+
+def test_zero_terminal_snr_of_the_paper():
+    """Lin's algorithm 1 on the linear schedule: alpha_bar just before the end, a last
+    beta of 1, and the first beta kept."""
+    betas = schedules.zero_terminal_snr(schedules.linear(1000))
+    np.testing.assert_allclose(schedules.alpha_bar(betas)[998], 4.213262465e-9, 1e-9)
+    assert betas[-1] == 1
+    np.testing.assert_allclose(betas[0], 1e-4, rtol=1e-10)
+    logsnr = schedules.make("linear", 1000, zero_snr=True)(np.array([999, 1000]))
+    assert np.isfinite(logsnr[0]) and logsnr[1] == -np.inf
+
+
+@hypothesis.given(betas=st.lists(st.floats(1e-4, 0.9), min_size=2, max_size=20))
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_any_table_is_stretched(betas):
+    """Whatever the table, its first beta is kept, its last is 1, those between are
+    betas; stretched again, it is the same."""
+    stretched = schedules.zero_terminal_snr(np.array(betas))
+    assert stretched[-1] == 1
+    assert np.all(stretched[:-1] > 0) and np.all(stretched[:-1] < 1)
+    np.testing.assert_allclose(stretched[0], betas[0], rtol=1e-9)
+    again = schedules.zero_terminal_snr(stretched)
+    np.testing.assert_allclose(again, stretched, rtol=1e-9)
+
+
+def test_refuses_curves_out_of_place():
+    """A curve is not stretched; too few times for it, or to be stretched, are refused;
+    an unknown name is told of curves as well."""
+    with pytest.raises(ValueError, match="'edm' is a curve.*linear"):
+        schedules.make("edm", 10, zero_snr=True)
+    for arguments in (("edm", 1), ("linear", 1, 64, True)):
+        with pytest.raises(ValueError, match="at least 2, not 1"):
+            schedules.make(*arguments)
+    with pytest.raises(ValueError, match="cosine.*sigmoid.*edm"):
+        schedules.make("sine", 10)
+
+
 class ShapeTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     @parameterized.product(shape=[(), (3,), (2, 3)])
     def test_shape(self, shape):
-        """A schedule keeps the shape of the times it is given, jitted or not."""
-        schedule = schedules.make("linear", 10)
-        times = jnp.ones(shape, jnp.int32)
-        chex.assert_shape(self.variant(schedule)(times), shape)
+        """A schedule and its inverse keep the shape that they are given, jitted or
+        not, of a table and of a curve."""
+        for name, dtype in (("linear", jnp.int32), ("edm", jnp.float32)):
+            schedule = schedules.make(name, 10)
+            logsnr = self.variant(schedule.logsnr)(jnp.ones(shape, dtype))
+            back = self.variant(schedule.time)(logsnr)
+            chex.assert_shape([logsnr, back], shape)

@@ -4,6 +4,7 @@ Written from the papers in their own indices (0..T-1, with `_prev` tables), in f
 NumPy, and independently of the package.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -72,6 +73,9 @@ class Gaussian(NamedTuple):
 
             alpha_bar = at(tables.alpha_bar)
             sigma = jnp.sqrt(at(1 - tables.alpha_bar))
+            c_skip, c_out, c_in = preconditioning(sigma / jnp.sqrt(alpha_bar))
+            if prediction == "edm":  # given c_in times the data with noise
+                x_t = jnp.sqrt(alpha_bar) * x_t / c_in
             x_0 = self.x_0(x_t, alpha_bar)
             eps = (x_t - jnp.sqrt(alpha_bar) * x_0) / sigma
             return {
@@ -79,6 +83,8 @@ class Gaussian(NamedTuple):
                 "x0": x_0,
                 "v": jnp.sqrt(alpha_bar) * eps - sigma * x_0,
                 "mu": at(tables.of_x_0) * x_0 + at(tables.of_x_t) * x_t,
+                "score": -eps / sigma,
+                "edm": (x_0 - c_skip * x_t / jnp.sqrt(alpha_bar)) / c_out,
             }[prediction]
 
         return output
@@ -92,6 +98,88 @@ class Gaussian(NamedTuple):
         alpha_bar = table(self.betas).alpha_bar[-1]
         spread = np.sqrt(alpha_bar * self.std**2 + 1 - alpha_bar)
         return self.mean + self.std * (x_T - np.sqrt(alpha_bar) * self.mean) / spread
+
+
+class Mixture(NamedTuple):
+    """Data from K normals with full covariances, all of it known at every noise level.
+
+    Attributes:
+      weights: [K], their sum 1.
+      means: [K, D].
+      axes: [K, D, D], the covariances' unit eigenvectors, in columns.
+      variances: [K, D], along them.
+    """
+
+    weights: np.ndarray
+    means: np.ndarray
+    axes: np.ndarray
+    variances: np.ndarray
+
+    @classmethod
+    def make(cls, weights, means, covariances):
+        """Out of weights [K], means [K, D] and covariances [K, D, D]."""
+        variances, axes = np.linalg.eigh(covariances)
+        return cls(np.asarray(weights), np.asarray(means), axes, variances)
+
+    def x_0(self, x_t, alpha_bar):
+        """E[x_0 | x_t [B, D]], alpha_bar []: means of normals, by responsibility."""
+        alpha = jnp.sqrt(alpha_bar)
+        away = x_t[:, None] - alpha * self.means[None]
+        along = jnp.einsum("bkd,kde->bke", away, self.axes)
+        variances = alpha_bar * self.variances[None] + (1 - alpha_bar)
+        log_density = -0.5 * jnp.sum(along**2 / variances + jnp.log(variances), -1)
+        share = jax.nn.softmax(jnp.log(self.weights)[None] + log_density)
+        along *= alpha * self.variances[None] / variances
+        each = self.means[None] + jnp.einsum("bke,kde->bkd", along, self.axes)
+        return jnp.einsum("bk,bkd->bd", share, each)
+
+    def ode_map(self, x, l_t, l_s):
+        """Where the probability-flow ODE takes x [B, 1] from one log-SNR to another.
+
+        In one dimension it keeps order and carries density, so every point stays the
+        same quantile: F_s(x_s) = F_t(x_t), solved by halving an interval.
+        """
+        erf = np.vectorize(math.erf)
+
+        def quantile(x, logsnr):
+            alpha_bar = 1 / (1 + np.exp(-logsnr))
+            spread = np.sqrt(alpha_bar * self.variances[:, 0] + 1 - alpha_bar)
+            z = (x - np.sqrt(alpha_bar) * self.means[:, 0]) / spread
+            return np.sum(self.weights * (1 + erf(z / np.sqrt(2))) / 2, -1, keepdims=1)
+
+        low, high = np.full_like(x, -10), np.full_like(x, 10)
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = quantile(middle, l_s) > quantile(x, l_t)
+            low, high = np.where(above, low, middle), np.where(above, middle, high)
+        return low
+
+
+def prediction_of(name, x_t, x_0, bar_s, bar_t):
+    """What a network of that prediction says where x_0 is known; s is t - 1.
+
+    The shares of the signal, bar_s and bar_t, broadcast against x_t.
+    """
+    alpha, sigma = jnp.sqrt(bar_t), jnp.sqrt(1 - bar_t)
+    eps, beta = (x_t - alpha * x_0) / sigma, 1 - bar_t / bar_s
+    if name == "mu":
+        of_x_t = jnp.sqrt(1 - beta) * (1 - bar_s) / (1 - bar_t)
+        return jnp.sqrt(bar_s) * beta / (1 - bar_t) * x_0 + of_x_t * x_t
+    if name == "edm":
+        c_skip, c_out, _ = preconditioning(sigma / alpha)
+        return (x_0 - c_skip * x_t / alpha) / c_out
+    return {
+        "eps": eps,
+        "x0": x_0,
+        "v": alpha * eps - sigma * x_0,
+        "score": -eps / sigma,
+    }[name]
+
+
+def preconditioning(level, data=0.5):
+    """Karras et al. 2022, table 1: (c_skip, c_out, c_in) at sigma = level."""
+    total = level**2 + data**2
+    return data**2 / total, level * data / total**0.5, 1 / total**0.5
 
 
 def keys(n: int, seed: int = 0) -> jax.Array:

@@ -79,3 +79,10 @@ def test_film_of_one_frame(tmp_path):
     grids.save_film(tmp_path / "film.gif", images_of(2)[:, None])
     with Image.open(tmp_path / "film.gif") as film:
         assert film.n_frames == 1
+
+
+def test_columns_can_be_chosen():
+    """Rows of a chosen length, in order."""
+    grid = grids.tile(images_of(6), columns=2)
+    assert grid.shape == (102, 68, 1)
+    assert grid[2 * 34, 34, 0] == 60 and grid[34, 0, 0] == 30

@@ -5,6 +5,7 @@ import functools
 import pathlib
 import runpy
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import pytest
 
 from diffusion_jax import methods
 from diffusion_jax.data import sources, transforms
-from diffusion_jax.diffusion import guidance, losses, process, samplers
+from diffusion_jax.diffusion import guidance, losses, process, samplers, walk
 from diffusion_jax.models.unet import ExampleDropout, time_embedding
 from diffusion_jax.training import parallel
 from diffusion_jax.training import state as states
@@ -29,15 +30,19 @@ class Network(nn.Module):
 
     width: int = 16
     dropout: float = 0.0
+    channels: int = 1
 
     @nn.compact
-    def __call__(self, x, t, dropout_index=None):
+    def __call__(self, x, t, dropout_index=None, label=None):
         h = x.reshape(x.shape[0], -1)
         h = jnp.concatenate([h, time_embedding(t, 16)], axis=1)
         for _ in range(2):
             h = nn.swish(nn.Dense(self.width)(h))
+            if label is not None:
+                h += nn.Embed(11, self.width)(label)
             h = ExampleDropout(self.dropout)(h, dropout_index)
-        return nn.Dense(x[0].size)(h).reshape(x.shape)
+        h = nn.Dense(x[0, ..., 0].size * self.channels)(h)
+        return h.reshape(*x.shape[:-1], self.channels)
 
 
 def config_of(**values):
@@ -54,17 +59,17 @@ def config_of(**values):
 
 def make_method(network=None, **values):
     """Denoising diffusion with that network."""
-    return dataclasses.replace(
-        methods.make(config_of(**values)), network=network or Network()
-    )
+    method = methods.make(config_of(**values))
+    network = network or Network(channels=2 if method.learned_variance else 1)
+    return dataclasses.replace(method, network=network)
 
 
 def digits(n, first=0):
     """A batch of the first n digits, as the loader gives them."""
     source = sources.make("digits", "train", 8, 1, None)
-    images = sources.read(source, np.arange(n))["image"]
+    read = sources.read(source, np.arange(n))
     index = np.arange(first, first + n, dtype=np.int32)
-    return {"index": index, "image": transforms.to_float(images)}
+    return read | {"index": index, "image": transforms.to_float(read["image"])}
 
 
 def params_of(method):
@@ -168,32 +173,37 @@ def test_bound_as_a_loss_is_the_bound():
     assert found == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.parametrize("loss", losses.LOSSES)
-@pytest.mark.parametrize("prediction", process.PREDICTIONS)
-def test_every_loss_of_every_prediction_is_finite(prediction, loss):
-    """Losses and gradients are finite at all times, with both variances."""
-    batch = digits(64)  # meets all 12 times
-    for variance in process.VARIANCES:
-        values = {"prediction": prediction, "loss": loss, "variance": variance}
-        method = make_method(**{f"diffusion__{k}": v for k, v in values.items()})
-        params = params_of(method)
-        value, grads = jax.jit(
-            jax.value_and_grad(
-                lambda params, method=method: method.loss(
-                    "net", params, {}, (), batch, KEY, STEP
-                )[0]
-            )
-        )(params)
-        assert np.isfinite(value) and value > 0
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
-        assert any(np.any(x != 0) for x in jax.tree.leaves(grads))
-        if loss == "simple":
-            break  # it knows no variance
+GO_TOGETHER = [
+    *((prediction, "simple", "fixedsmall") for prediction in process.PREDICTIONS),
+    *(("v", loss, "fixedlarge") for loss in losses.LOSSES if loss != "simple"),
+    *(("v", loss, "learned_range") for loss in losses.OF_VARIANCE),
+    ("eps", "bound", "fixedsmall"),
+    ("mu", "bound", "learned"),
+]
+
+
+@pytest.mark.parametrize("prediction,loss,variance", GO_TOGETHER)
+def test_losses_and_gradients_are_finite(prediction, loss, variance):
+    """They are at all times, for every prediction, loss and variance."""
+    values = {"prediction": prediction, "loss": loss, "variance": variance}
+    method = make_method(
+        **{f"diffusion__{name}": value for name, value in values.items()},
+        sample__num_steps=12,
+    )
+    params, batch = params_of(method), digits(64)  # meets all 12 times
+
+    def loss_of(params):
+        return method.loss("net", params, {}, (), batch, KEY, STEP)[0]
+
+    value, grads = jax.jit(jax.value_and_grad(loss_of))(params)
+    assert np.isfinite(value) and value > 0
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+    assert any(np.any(x != 0) for x in jax.tree.leaves(grads))
 
 
 @pytest.mark.parametrize("prediction", ["x0", "v", "mu"])
 def test_no_signal_at_the_end_is_finite(prediction):
-    """jsd leaves no signal at T: whatever is not eps is trained and sampled all the
+    """jsd leaves no signal at T: what does not need it is trained and sampled all the
     same."""
     method = make_method(diffusion__schedule="jsd", diffusion__prediction=prediction)
     assert np.isfinite(loss_of(method, digits(64)))
@@ -220,7 +230,7 @@ def bound_terms(method, batch, key, clip=True):
     def term(t):
         noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
         x_t = process.q_sample(
-            x_0, method.schedule(t), samplers.normal(noise_keys, x_0.shape[1:])
+            x_0, method.schedule(t), walk.normal(noise_keys, x_0.shape[1:])
         )
         log_variance = losses.reverse_log_variance(method.variance, method.schedule, t)
         if t.ndim == 0:
@@ -293,19 +303,18 @@ def test_the_bound_of_an_image_is_its_own():
     params = params_of(method)
     run = jax.jit(lambda b: method.evaluate(params, {}, b, KEY))
     whole, part = run(batch), run(take(batch, np.array([4, 2])))
-    for name, values in part.items():
-        np.testing.assert_allclose(values, whole[name][np.array([4, 2])], rtol=1e-5)
+    expected = take(whole, np.array([4, 2]))
+    chex.assert_trees_all_close(part, expected, rtol=1e-5)
 
 
 # Samples.
 
 
-@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
-def test_sample_i_is_sample_i(sampler):
+def test_sample_i_is_sample_i():
     """Sample i depends on seed and i, not on how many are drawn, or how many at once;
     the last frame is the sample."""
     method = make_method(
-        sample__sampler=sampler, sample__num_frames=2, sample__num_steps=5
+        sample__sampler="ancestral", sample__num_frames=2, sample__num_steps=5
     )
     state = states.initial(KEY, method.phases, method.init)
     state = state.replace(ema=params_of(method))
@@ -324,6 +333,25 @@ def test_sample_i_is_sample_i(sampler):
     assert len(np.unique(images.reshape(20, -1).round(4), axis=0)) == 20
     other = methods.make_draw(method, 8)(state, 8, seed=5)["image"]
     assert np.abs(other - images[:8]).max() > 0.01
+
+
+def sample_of(method, index, key=KEY, params=None):
+    """What the method draws for those indices."""
+    params = params_of(method) if params is None else params
+    run = jax.jit(lambda index: method.sample(params, {}, index, key))
+    return jax.device_get(run(np.asarray(index, np.int32)))
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+def test_a_sample_does_not_know_its_place(sampler):
+    """Whatever the sampler, sample i is the same among others and at another place."""
+    method = make_method(sample__sampler=sampler, sample__num_steps=3)
+    params = params_of(method)
+    run = jax.jit(lambda index: method.sample(params, {}, index, KEY)["image"])
+    images, moved = map(np.asarray, (run(np.arange(4)), run(np.array([3, 1, 7, 0]))))
+    assert np.isfinite(images).all()
+    assert len(np.unique(images.reshape(4, -1).round(4), axis=0)) == 4
+    np.testing.assert_allclose(moved[[3, 1, 0]], images[[0, 1, 3]], rtol=1e-5)
 
 
 def test_samples_use_the_average():
@@ -354,7 +382,7 @@ def test_eight_digits_are_overfitted():
     initial = functools.partial(states.initial, phases=method.phases, init=method.init)
     state = jax.tree.map(lambda x: x[None], jax.jit(initial)(KEY))
     step = jax.pmap(
-        make_train_step(method.phases, method.loss),
+        make_train_step(method.phases, method.loss, method.remember),
         axis_name=parallel.AXIS,
         devices=jax.local_devices()[:1],
     )
@@ -375,30 +403,285 @@ def test_eight_digits_are_overfitted():
     assert len(set(distances.argmin(axis=1))) >= 4
 
 
+# Classes, guidance, self-conditioning and learned variances.
+
+
+class Told:
+    """A network of one number w, that says a function of (w, x, label)."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def apply(self, variables, x, t, dropout_index=None, rngs=None, label=None):
+        return self.answer(variables["params"], x, label)
+
+
+def test_labels_are_dropped():
+    """A share label_dropout of the examples is told "none", num_classes; which ones
+    is a matter of key and index, and the others are told their own."""
+    told = []
+    network = Told(lambda w, x, label: (told.append(np.asarray(label)), x)[1])
+    method = make_method(network, **CLASSES, diffusion__label_dropout=0.2)
+    batch = digits(1000)
+    places = np.random.default_rng(0).permutation(1000)
+    for part in (batch, take(batch, places)):
+        method.loss("net", {"net": 0}, {}, (), part, KEY, STEP)
+    dropped = told[0] == 10
+    assert abs(dropped.mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 1000)
+    np.testing.assert_array_equal(told[0], np.where(dropped, 10, batch["label"]))
+    np.testing.assert_array_equal(told[1], told[0][places])
+
+
+def test_guidance_is_a_mixture_of_networks():
+    """Samples with guidance w are those of a network that says (1 - w) f(none) +
+    w f(class); each comes with its label: all in turn, or the one asked for."""
+
+    def answer(w, x, label):
+        return 0.3 * x + 0.05 * label[:, None, None, None]
+
+    def mixed(w, x, label):
+        none, label = answer(w, x, jnp.full_like(label, 10)), answer(w, x, label)
+        return -1.5 * none + 2.5 * label
+
+    values = {**CLASSES, "diffusion__label_dropout": 0.1, "sample__clip": "none"}
+    index, params = np.arange(12), {"net": 0}
+    guided = make_method(Told(answer), sample__guidance_scale=2.5, **values)
+    found = sample_of(guided, index, params=params)
+    expected = sample_of(make_method(Told(mixed), **values), index, params=params)
+    np.testing.assert_allclose(found["image"], expected["image"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(found["label"], index % 10)
+    values["sample__label"] = 3
+    found = sample_of(make_method(Told(answer), **values), index, params=params)
+    np.testing.assert_array_equal(found["label"], 3)
+
+
+def test_the_network_of_a_config_knows_classes():
+    """Its parameters hold an embedding of each class and of "none"; without classes
+    there is none; self-conditioning doubles what it is shown."""
+
+    def shapes(**values):
+        method = methods.make(config_of(**values))
+        return jax.eval_shape(method.init, KEY)[0]["net"]
+
+    embedded = shapes(**CLASSES)["label"]["embedding"]
+    assert embedded.shape[0] == 11
+    plain, both = shapes(), shapes(diffusion__self_condition=True)
+    assert "label" not in plain
+    assert plain["conv_in"]["kernel"].shape[2] == 1
+    assert both["conv_in"]["kernel"].shape[2] == 2
+
+
+def test_self_conditioning():
+    """In half of the steps the network is shown 0, in the others its own prediction of
+    x_0, without a gradient through it; a walk shows it the prediction before.
+
+    A network that says w + (what it is shown): w or 2 w, each with slope 1 in w; and
+    w, 2 w, 3 w, ... on the walk.
+    """
+    network = Told(lambda w, x, label: w + x[..., 1:])
+    method = make_method(
+        network,
+        diffusion__prediction="x0",
+        diffusion__self_condition=True,
+        sample__num_steps=5,
+        sample__num_frames=5,
+    )
+    batch, w = digits(4), 0.1
+
+    def loss_of(w, key):
+        return method.loss("net", {"net": w}, {}, (), batch, key, STEP)[0]
+
+    keys = jax.random.split(KEY, 100)
+    gradients = jax.vmap(jax.value_and_grad(loss_of), (None, 0))
+    values, slopes = map(np.asarray, jax.jit(gradients)(w, keys))
+    once, twice = (np.mean((batch["image"] - n * w) ** 2) for n in (1, 2))
+    shown = np.isclose(values, twice, rtol=1e-5)
+    assert 30 < shown.sum() < 70  # four standard errors
+    np.testing.assert_allclose(values[~shown], once, rtol=1e-5)
+    expected = -2 * (np.mean(batch["image"]) - np.where(shown, 2 * w, w))
+    np.testing.assert_allclose(slopes, expected, rtol=1e-4)
+
+    drawn = sample_of(method, np.arange(2), params={"net": w})
+    frames = np.broadcast_to(w * np.arange(1, 6)[:, None, None, None], (2, 5, 8, 8, 1))
+    np.testing.assert_allclose(drawn["frames"], frames, rtol=1e-5)
+    np.testing.assert_allclose(drawn["image"], 5 * w, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value,fixed", [(-1.0, "fixedsmall"), (1.0, "fixedlarge")])
+def test_ends_of_the_learned_range(value, fixed):
+    """A network that says -1 or 1 of the variance draws the samples of the fixed one,
+    and has its bound (but for the decoder's width, which is beta_1 at 1)."""
+
+    def ends(w, x, label):
+        return jnp.concatenate([0.3 * x, jnp.full_like(x, value)], axis=-1)
+
+    plain = Told(lambda w, x, label: 0.3 * x)
+    walk_of_five = {"sample__sampler": "ancestral", "sample__num_steps": 5}
+    expected = make_method(plain, diffusion__variance=fixed, **walk_of_five)
+    learned = {"diffusion__variance": "learned_range", "diffusion__loss": "hybrid"}
+    method = make_method(Told(ends), **learned, **walk_of_five)
+    index, batch, params = np.arange(3), digits(3), {"net": 0}
+    np.testing.assert_allclose(
+        sample_of(method, index, params=params)["image"],
+        sample_of(expected, index, params=params)["image"],
+        atol=1e-5,
+    )
+    found, bound = (
+        jax.jit(lambda batch, m=m: m.evaluate(params, {}, batch, KEY))(batch)
+        for m in (method, expected)
+    )
+    np.testing.assert_allclose(found["transitions"], bound["transitions"], rtol=1e-5)
+    if fixed == "fixedsmall":
+        np.testing.assert_allclose(found["decoder"], bound["decoder"], rtol=1e-5)
+
+
+def test_the_draw_of_times_is_told_the_losses():
+    """What a step observes, and the draw remembers, are times and losses of examples,
+    by hand; the mean is weighted by what the draw says."""
+    method = make_method(
+        Told(lambda w, x, label: 0.3 * x),
+        diffusion__time_draw="second_moment",
+        diffusion__prediction="x0",
+    )
+    memory = {"loss": jnp.ones((12, 10)).at[3:].set(3.0), "count": jnp.full(12, 10)}
+    batch = digits(64)
+    value, aux = method.loss("net", {"net": 0}, {}, memory, batch, KEY, STEP)
+    t, by_example = map(np.asarray, (aux.observed["t"], aux.observed["loss"]))
+    assert set(t) <= set(range(1, 13))
+    p = 0.999 * np.array([1.0] * 3 + [3.0] * 9) / 30 + 0.001 / 12
+    weighted = np.mean(by_example / (12 * p[t - 1]))
+    np.testing.assert_allclose(value, weighted, rtol=1e-5)
+    after = method.remember(memory, aux.observed)
+    last = {int(time): loss for time, loss in zip(t, by_example, strict=True)}
+    for time, loss in last.items():
+        np.testing.assert_allclose(after["loss"][time - 1, -1], loss)
+
+
 # What is refused.
+
+
+NO_SIGNAL = {"diffusion__schedule": "jsd", "diffusion__prediction": "v"}
+ZERO_SNR = {"diffusion__zero_snr": True, "diffusion__prediction": "v"}
+MU = {"diffusion__prediction": "mu"}
+LEARNED = {"diffusion__loss": "bound", "diffusion__variance": "learned"}
+CLASSES = {"model__num_classes": 10}
 
 
 @pytest.mark.parametrize(
     "values,words",
     [
-        ({"diffusion__schedule": "jsd"}, "'jsd'.*no signal.*x0, v or mu"),
         ({"diffusion__num_timesteps": 1}, "at least 2"),
         ({"eval__num_terms": 12}, r"eval.num_terms.*1..11.*not 12"),
         ({"eval__num_terms": 0}, r"eval.num_terms.*not 0"),
         ({"diffusion__prediction": "noise"}, "diffusion.prediction 'noise'.*eps"),
         ({"diffusion__variance": "learnt"}, "diffusion.variance 'learnt'.*fixedlarge"),
         ({"diffusion__loss": "mse"}, "diffusion.loss 'mse'.*simple"),
+        ({"diffusion__time_draw": "early"}, "diffusion.time_draw 'early'.*antithetic"),
         ({"diffusion__schedule": "sine"}, "'sine'.*linear"),
-        ({"sample__sampler": "euler"}, "sample.sampler 'euler'.*ancestral"),
+        ({"sample__sampler": "eular"}, "sampler 'eular'.*ancestral"),
         ({"sample__spacing": "even"}, "'even'.*leading"),
         ({"sample__num_steps": 13}, "12"),
+        ({"sample__clip": "hard"}, "sample.clip 'hard'.*none, static, dynamic"),
         ({"model__name": "vit"}, "model.name 'vit'.*unet"),
+        ({**CLASSES, "diffusion__label_dropout": 1.0}, r"label_dropout.*\[0, 1\).*1"),
+        ({"sample__guidance_interval": (1.0, -1.0)}, "guidance_interval.*no log-SNR"),
+        ({"sample__label": 0}, "sample.label = 0 is none of the 0 classes"),
+        ({**CLASSES, "sample__label": 10}, "sample.label = 10 is none of the 10"),
+        ({**CLASSES, "sample__label": -2}, "sample.label = -2"),
     ],
 )
-def test_what_does_not_go_together_is_refused(values, words):
+def test_a_wrong_value_is_refused(values, words):
     """A ValueError says which value is wrong and what is known."""
     with pytest.raises(ValueError, match=words):
         methods.make(config_of(**values))
+
+
+@pytest.mark.parametrize(
+    "values,words,remedy",
+    [
+        *(
+            (
+                NO_SIGNAL | {"diffusion__prediction": name},
+                f"'jsd'.*no signal.*predicts {name} .*x0, v or mu",
+                NO_SIGNAL,
+            )
+            for name in ("eps", "score", "edm")
+        ),
+        (
+            {"diffusion__zero_snr": True},
+            "'linear'.*no signal.*x0, v or mu",
+            {"diffusion__prediction": "x0"},
+        ),
+        *(
+            (
+                ZERO_SNR | {"diffusion__loss": name},
+                f"no signal.*weight of diffusion.loss '{name}'.*cosine",
+                {"diffusion__zero_snr": False},
+            )
+            for name in ("continuous", "edm")
+        ),
+        (
+            NO_SIGNAL | {"sample__sampler": "heun", "sample__spacing": "trailing"},
+            "'jsd'.*sample.sampler cannot start there.*'leading'",
+            {"sample__spacing": "leading"},
+        ),
+        (
+            {"diffusion__zero_snr": True, "diffusion__schedule": "sigmoid"},
+            "zero_snr.*'sigmoid' is a curve.*linear",
+            {"diffusion__zero_snr": False},
+        ),
+        (
+            NO_SIGNAL | {"sample__spacing": "logsnr"},
+            "pure noise.*spacing leading, trailing or quadratic",
+            {"sample__spacing": "trailing"},
+        ),
+        (
+            MU | {"diffusion__time_draw": "lognormal"},
+            "'lognormal' draws real times, and 'mu'.*second_moment",
+            {"diffusion__time_draw": "antithetic"},
+        ),
+        (
+            MU | {"sample__spacing": "karras"},
+            "predicts mu .*between.*'karras'",
+            {"sample__spacing": "trailing"},
+        ),
+        (
+            MU | {"sample__sampler": "dpm_solver_pp_2s"},
+            "predicts mu .*sampler or spacing.*between",
+            {"sample__sampler": "dpm_solver_pp_2m"},
+        ),
+        (
+            {"diffusion__loss": "bound", "diffusion__time_draw": "continuous"},
+            "'bound'.*'continuous' draws real times.*loss 'continuous'",
+            {"diffusion__loss": "continuous"},
+        ),
+        (
+            {"diffusion__variance": "learned_range"},
+            "'learned_range' is not taught by diffusion.loss 'simple'.*bound or hybrid",
+            {"diffusion__loss": "hybrid"},
+        ),
+        (
+            LEARNED | {"sample__sampler": "ancestral", "sample__num_steps": 5},
+            "'learned' is that of single steps.*num_steps.*'learned_range'",
+            {"sample__num_steps": 12},
+        ),
+        (
+            {"sample__guidance_scale": 2.0, "diffusion__label_dropout": 0.1},
+            "guidance_scale = 2.0.*num_classes",
+            CLASSES,
+        ),
+        (
+            {"sample__guidance_scale": 2.0, **CLASSES},
+            "guidance_scale = 2.0.*label_dropout",
+            {"diffusion__label_dropout": 0.1},
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(values, words, remedy):
+    """A ValueError says which values do not, and what it says to choose is taken."""
+    with pytest.raises(ValueError, match=words):
+        methods.make(config_of(**values))
+    methods.make(config_of(**values | remedy))
 
 
 def test_a_wrong_key_is_refused():

@@ -21,6 +21,7 @@ from diffusion_jax.diffusion import (  # noqa: E402
     samplers,
     schedules,
     times,
+    walk,
 )
 from diffusion_jax.models.unet import UNet, time_embedding  # noqa: E402
 
@@ -254,7 +255,7 @@ def check_chain(sampler, scheduler, spacing: str, keys, **step_arguments) -> Non
     num_steps = 10
     theirs, ours, params = make_pair(ONE_LEVEL, np.float64)
     schedule = schedules.make("linear", NUM_TIMESTEPS)
-    knots = times.knots(spacing, NUM_TIMESTEPS, num_steps)
+    knots = times.knots(spacing, schedule, num_steps)
     shape = (2, ONE_LEVEL.size, ONE_LEVEL.size, ONE_LEVEL.channels)
     x_T = np.random.default_rng(2).standard_normal(shape)
 
@@ -264,7 +265,7 @@ def check_chain(sampler, scheduler, spacing: str, keys, **step_arguments) -> Non
 
         denoise = guidance.from_network(network, "eps", schedule)
         denoise = guidance.clipped(denoise)
-        return samplers.sample(sampler, denoise, schedule, knots, x_T, keys, num_steps)
+        return walk.sample(sampler, denoise, schedule, knots, x_T, keys, num_steps)
 
     _, frames = jax.jit(chain)(params, x_T)
 
@@ -320,12 +321,12 @@ def test_ancestral_chain(ours, theirs, x64, monkeypatch):
         clip_sample=True,
     )
     keys = jax.random.split(jax.random.key(0), 2)
-    knots = iter(times.knots("leading", NUM_TIMESTEPS, 10))
+    steps = iter(range(1, 10))
 
     def our_noise(shape, **unused):
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, next(knots))
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, next(steps))
         batch, channels, height, width = shape
-        return to_torch(samplers.normal(step_keys, (height, width, channels)))
+        return to_torch(walk.normal(step_keys, (height, width, channels)))
 
     monkeypatch.setattr(scheduling_ddpm, "randn_tensor", our_noise)
     check_chain(samplers.ancestral(ours), scheduler, "leading", keys)

@@ -27,6 +27,7 @@ def digits_config():
     make = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"]
     config = make("tiny")
     config.model.update(NETWORK)
+    config.diffusion.time_draw = "second_moment"  # it has a memory
     config.optim.update(warmup_steps=0, decay_steps=100_000)
     config.train.update(num_steps=4, log_every=1, save_every=2, sample_every=0)
     return config
@@ -54,6 +55,7 @@ class Commands:
         """
         values = {
             **{f"model__{name}": value for name, value in NETWORK.items()},
+            "diffusion__time_draw": "second_moment",
             **{"optim__warmup_steps": 0, "optim__decay_steps": 100_000},
             **{"train__log_every": 1, "train__save_every": 1},
             **{"train__sample_every": 0},

@@ -48,7 +48,10 @@ def method(digits_config):
 def initial(method):
     """The state before the first step."""
     make = functools.partial(states.initial, phases=method.phases, init=method.init)
-    return jax.jit(make)(jax.random.key(1))
+    state = jax.jit(make)(jax.random.key(1))
+    shape = state.extra["loss"].shape  # as after ten losses of every time
+    past = np.random.default_rng(0).uniform(0.1, 2, shape).astype(np.float32)
+    return state.replace(extra={"loss": past, "count": np.full(shape[0], 10, np.int32)})
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def split(batch, devices):
 def run_on(num_devices, method, state, batches):
     """Steps on the first devices, on all of them by the program's own wrapper;
     returns the state and the metrics of each step, with a leading axis of devices."""
-    step = make_train_step(method.phases, method.loss)
+    step = make_train_step(method.phases, method.loss, method.remember)
     if num_devices == jax.local_device_count():
         run = functools.partial(parallel.train_step_on_devices(step), stop=False)
     else:
@@ -87,16 +90,17 @@ def whole_batch_gradient(method, state, batch):
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
 
     def loss(params):
-        value, _ = method.loss("net", params, {}, (), batch, key, state.step)
+        value, _ = method.loss("net", params, {}, state.extra, batch, key, state.step)
         return value
 
     return jax.jit(jax.value_and_grad(loss))(state.params)
 
 
 def test_the_number_of_devices_changes_nothing(method, initial, batches):
-    """Loss, gradient norm, parameters and average after two steps on 1, 2, 4 and 8
-    devices agree to float32 rounding, with dropout on and the gradient clipped; the
-    norm is that of a plain gradient of the whole batch (Adam hides a factor n)."""
+    """Loss, gradient norm, parameters, average, and the memory from which times are
+    drawn agree after two steps on 1, 2, 4 and 8 devices to float32 rounding, with
+    dropout on and the gradient clipped; the norm is that of a plain gradient of the
+    whole batch (Adam hides a factor n)."""
     value, gradient = whole_batch_gradient(method, initial, batches[0])
     norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(gradient)))
     assert norm > 0.5, "the clipping would be idle"
@@ -105,7 +109,7 @@ def test_the_number_of_devices_changes_nothing(method, initial, batches):
         state, history = run_on(devices, method, initial, batches)
         np.testing.assert_allclose(history[0]["loss"], float(value), rtol=1e-5)
         np.testing.assert_allclose(history[0]["grad_norm"], norm, rtol=1e-5)
-        found = jax.device_get((state.params, state.ema))
+        found = jax.device_get((state.params, state.ema, state.extra))
         one = one or jax.tree.map(lambda x: x[0], found)
         assert_replicas_are(one, found)
 
@@ -135,6 +139,9 @@ class Line:
         value = 0.5 * jnp.mean(jnp.sum(error**2, axis=-1))
         return value, Aux({}, {}, ())
 
+    def remember(self, extra, observed):
+        return extra
+
 
 def test_train_step_on_devices():
     """The state given is donated, the one it was copied from is not; a request to
@@ -143,7 +150,8 @@ def test_train_step_on_devices():
     line = Line((Phase("net", ("net",), optimizer),))
     make = functools.partial(states.initial, phases=line.phases, init=line.init)
     original = jax.jit(make)(jax.random.key(0))
-    run = parallel.train_step_on_devices(make_train_step(line.phases, line.loss))
+    step = make_train_step(line.phases, line.loss, line.remember)
+    run = parallel.train_step_on_devices(step)
     given = parallel.replicate(original)
     batch = parallel.shard({"x": np.ones((16, 2), np.float32)})
     state, metrics = run(given, batch, False)

@@ -71,6 +71,7 @@ def test_two_and_two_steps_are_four(digits_config, straight, tmp_path):
     train(digits_config, tmp_path)
     expected = last_state(digits_config, whole)
     assert expected[".step"] == 4
+    assert np.sum(expected[".extra['loss']"] > 0) == 4 * 8  # and the draw's memory
     assert_same_states(last_state(digits_config, tmp_path), expected)
     assert [step for step, _ in losses(tmp_path)] == [1, 2, 3, 4]
     assert losses(tmp_path) == losses(whole)

@@ -30,29 +30,33 @@ class Aux(NamedTuple):
 
     metrics: dict
     model_state: dict
-    extra: object
+    observed: object
 
 
 @dataclasses.dataclass(frozen=True)
 class Game:
-    """Loss (g d - x)^2, whichever of g and d is trained; every phase counts."""
+    """Loss (g d - x)^2, whichever of g and d is trained; every phase counts, and
+    remembers what it was shown."""
 
     def init(self, key):
         params = {"gen": {"w": jnp.float32(2.0)}, "disc": {"w": jnp.float32(3.0)}}
         seen = {"gen": {"seen": jnp.float32(0)}, "disc": {"seen": jnp.float32(0)}}
-        return params, seen, jnp.int32(0)
+        return params, seen, {"count": jnp.int32(0), "x": jnp.zeros(4)}
 
     def loss(self, phase, params, model_state, extra, batch, key, step):
         g, d = params["gen"]["w"], params["disc"]["w"]
         error = g * d - batch["x"]
         metrics = {
             "mean_x": batch["x"].mean(),
-            "extra_before": extra,
+            "count_before": extra["count"],
             "random": jax.random.uniform(key),
         }
         mean = batch["x"].mean()
         seen = jax.tree.map(lambda x: x + mean, model_state)
-        return jnp.mean(error**2), Aux(metrics, seen, extra + 1)
+        return jnp.mean(error**2), Aux(metrics, seen, {"x": batch["x"]})
+
+    def remember(self, extra, observed):
+        return {"count": extra["count"] + 1, **observed}
 
 
 @functools.cache
@@ -61,7 +65,7 @@ def compiled(phases):
     game = Game()
     initial = functools.partial(states.initial, phases=phases, init=game.init)
     devices = jax.local_devices()[:NUM_DEVICES]
-    step = make_train_step(phases, game.loss)
+    step = make_train_step(phases, game.loss, game.remember)
     step = jax.pmap(step, axis_name=parallel.AXIS, devices=devices)
     return jax.jit(initial)(jax.random.key(5)), step
 
@@ -116,15 +120,20 @@ def test_statistics_belong_to_the_phase_that_trains_them(both):
 
 
 def test_extra_goes_from_phase_to_phase(both):
-    """A phase is given the extra state that the one before has returned."""
+    """A phase is given the extra state that was made after the one before."""
     _, after, (metrics,) = both
-    assert (metrics["disc/extra_before"], metrics["gen/extra_before"]) == (0, 1)
-    assert after.extra == 2
+    assert (metrics["disc/count_before"], metrics["gen/count_before"]) == (0, 1)
+    assert after.extra["count"] == 2
+
+
+def test_every_device_remembers_the_whole_batch(both):
+    """What is observed on all devices is handed over in the order of the examples."""
+    np.testing.assert_array_equal(both[1].extra["x"], X)
 
 
 def test_metrics_have_their_phase_before_them(both):
     """Several phases: name/metric; one phase: the metric alone. Means over devices."""
-    names = {"loss", "grad_norm", "mean_x", "extra_before", "random"}
+    names = {"loss", "grad_norm", "mean_x", "count_before", "random"}
     _, _, (metrics,) = both
     assert metrics.keys() == {f"{p}/{name}" for p in ("disc", "gen") for name in names}
     assert metrics["gen/mean_x"] == pytest.approx(X.mean())
@@ -174,7 +183,7 @@ def test_a_state_keeps_its_structure(statistics):
     def one_device(key):
         state = states.initial(key, (DISC, GEN), init)
         batched = jax.tree.map(lambda x: x[None], (state, {"x": X}))
-        step = make_train_step((DISC, GEN), loss)
+        step = make_train_step((DISC, GEN), loss, Game().remember)
         return state, jax.vmap(step, axis_name=parallel.AXIS)(*batched)[0]
 
     before, after = jax.eval_shape(one_device, jax.random.key(0))
