@@ -53,8 +53,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         if parallel.process_index() == 0:
             with (workdir / "evaluations.jsonl").open("a") as file:
                 file.write(line + "\n")
-            print(line, flush=True)
-    LOGGER.info("Appended to %s.", workdir / "evaluations.jsonl")
+            LOGGER.info("Appended to %s.", workdir / "evaluations.jsonl")
+            print(line, flush=True)  # last, for whoever reads the output
 
 
 def measure_bound(

@@ -181,31 +181,23 @@ def bound_term(
     return jnp.where(t == 1, decoder, transition)
 
 
-def continuous_term(x_0: Array, x_0_hat: Array, t: Array, schedule: Schedule) -> Array:
-    """The density of the bound over real time, as T grows without end.
+def continuous_weight(t: Array, schedule: Schedule) -> Array:
+    """Weight of an error of x_0 in the bound over real time, as T grows without end.
 
-        -1/2 dlogsnr/dt SNR(t) sum of (x_0 - x_0_hat)^2
+        -1/2 dlogsnr/dt SNR(t)
 
-    Its integral over t depends on the schedule through the log-SNR at the ends alone.
+    The integral over t of weight times (x_0 - x_0_hat)^2 is the bound, in nats; it
+    depends on the schedule through the log-SNR at the ends alone.
 
     Args:
-      x_0: [B, ...].
-      x_0_hat: [B, ...], predicted from x_t.
-      t: real, [B], in [1, T].
+      t: in [1, T], any shape.
       schedule: log-SNR of time.
 
     Returns:
-      Nats a unit of time, [B], summed over the image.
+      Of t's shape, a unit of time.
 
     Source: Kingma et al. 2021, equation 17, arXiv:2107.00630.
     """
-    return gaussians.sum_over_data(
-        process.align(continuous_weight(t, schedule), x_0) * jnp.square(x_0 - x_0_hat)
-    )
-
-
-def continuous_weight(t: Array, schedule: Schedule) -> Array:
-    """-1/2 dlogsnr/dt SNR(t), the weight of an error of x_0: t's shape."""
     t = jnp.asarray(t, jnp.result_type(float))
     logsnr, slope = jax.jvp(schedule, (t,), (jnp.ones_like(t),))
     return -0.5 * slope * jnp.exp(logsnr)

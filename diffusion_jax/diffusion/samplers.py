@@ -292,7 +292,7 @@ def make(name: str, variance: str, **options: float) -> Sampler:
                 "set it to 0."
             )
     given = {"variance": variance, **options}
-    return make_sampler(**{name: given[name] for name in takes if name in given})
+    return make_sampler(**{o: given[o] for o in takes if o in given})
 
 
 MAX_CHURN = math.sqrt(2) - 1

@@ -27,7 +27,7 @@ class Schedule:
       logsnr: time, 0 or in [1, T], integer or real, any shape -> log-SNR, falling from
         +inf at 0, of that shape.
       time: its inverse: log-SNR -> real time; what lies outside goes to the nearest
-        end of [1, T], and +inf to 0.
+        time with a finite log-SNR, +inf to 0, and -inf to T.
       num_timesteps: T.
     """
 

@@ -184,8 +184,7 @@ class UNet(nn.Module):
         levels = len(self.channel_multipliers)
         check_divisible(x.shape[1:3], levels)
         width = 4 * self.base_channels
-        time = time_embedding(t, self.base_channels)
-        time = _dense(width, self.dtype, "time1")(time)
+        time = _dense(width, self.dtype, "time1")(time_embedding(t, self.base_channels))
         time = _dense(width, self.dtype, "time2")(nn.swish(time))
         if self.num_classes:
             time += _embed(self.num_classes + 1, width, self.dtype, "label")(label)

@@ -75,8 +75,12 @@ def walk_of_all_predictions(name, data, x_T, keys):
         x_0 = data.x_0(x_t, bars[1])
 
         def of(prediction, x_t, x_0):
-            def network(scaled, _):
-                return textbook.prediction_of(prediction, x_t, x_0, *bars)
+            def network(heard, _):
+                if prediction == "edm":  # hears c_in times the data with noise
+                    level = jnp.sqrt((1 - bars[1]) / bars[1])
+                    c_in = textbook.preconditioning(level)[2]
+                    heard = jnp.sqrt(bars[1]) * heard / c_in
+                return textbook.prediction_of(prediction, heard, x_0, *bars)
 
             return guidance.from_network(network, prediction, CHAIN)(x_t, t)
 
