@@ -89,7 +89,9 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         num_terms=5,
         num_probes=1,
         batch_size=256,
-        sweep=config_dict.create(sampler=(), num_steps=(), guidance_scale=()),
+        sweep=config_dict.create(
+            sampler=(), num_steps=(), spacing=(), guidance_scale=()
+        ),
         seed=0,
     )
     if variant == "tiny":

@@ -8,6 +8,7 @@ import logging
 import pathlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import ml_collections
@@ -36,6 +37,11 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if name not in MEASURES:
         raise ValueError(
             f"Unknown eval.measure {name!r}. Known ones: {', '.join(MEASURES)}."
+        )
+    if name != "samples" and any(config.eval.sweep.values()):
+        raise ValueError(
+            f"eval.sweep goes through ways of drawing, and eval.measure {name!r} draws "
+            "nothing: set eval.measure to samples, or leave the sweep empty."
         )
     method, state = runs.load(config, workdir, config.eval.checkpoint)
     for measured in MEASURES[name](config, method, state, workdir):
@@ -93,46 +99,59 @@ def measure_samples(
     in [0, 1]; the classifier is trained on the train split, and its share on real
     pictures is that of the test split.
     """
-    data = config.data
+    data, num = config.data, config.sample.num_images
+    num_pixels = data.image_size**2 * data.num_channels
     if config.eval.split == data.train_split:
         raise ValueError(
             f"eval.split and data.train_split are both {data.train_split!r}: real "
             "pictures have to be held out for this measure."
         )
+    if num < 2 or num_pixels > MOST_PIXELS:
+        raise ValueError(
+            "The distance of pixels is for at least 2 samples (sample.num_images) of "
+            f"at most {MOST_PIXELS} values each, not for {num} of {num_pixels}."
+        )
     variants = [(c, methods.make(c)) for c in swept(config)]  # refused before the work
     train, train_labels = read_all(runs.open_source(config, data.train_split))
     test, _ = read_all(runs.open_source(config, config.eval.split))
-    real, num = flat(np.concatenate([train, test])), config.sample.num_images
+    real = flat(np.concatenate([train, test]))
     judge = classifier.train_classifier(train, train_labels)
-    floors = [frechet.floor(real, seed, num) for seed in range(5)]
+    of_real = {
+        "num_real": len(real),
+        "frechet_pixels_floor": float(
+            np.median([frechet.floor(real, seed, num) for seed in range(5)])
+        ),
+        "confident_share_real": classifier.confident_share(judge, test)[0],
+        "splits": [data.train_split, config.eval.split],
+    }
     for variant, method in variants:
-        options = variant.sample
-        draw = methods.make_draw(method, options.batch_size)
         start = time.monotonic()
-        drawn = draw(state, num, options.seed)
-        samples = transforms.to_uint8(drawn["image"]) / np.float32(255)
-        share, histogram = classifier.confident_share(judge, samples)
-        asked = {}
-        if "label" in drawn:
-            asked["named_as_asked"] = classifier.named_as_asked(
-                judge, samples, drawn["label"]
-            )
+        draw = methods.make_draw(method, variant.sample.batch_size)
+        drawn = draw(state, num, variant.sample.seed)
         yield {
             "num_samples": num,
-            "num_real": len(real),
-            "frechet_pixels": frechet.frechet_distance(flat(samples), real),
-            "frechet_pixels_floor": float(np.median(floors)),
-            "confident_share": share,
-            "confident_share_real": classifier.confident_share(judge, test)[0],
-            **asked,
-            "histogram": histogram,
-            **{name: options[name] for name in OF_SAMPLES},
-            "splits": [data.train_split, config.eval.split],
-            "schedule": config.diffusion.schedule,
-            "num_timesteps": config.diffusion.num_timesteps,
-            "variance": config.diffusion.variance,
+            **compare(drawn, real, judge),
+            **of_real,
+            **{name: variant.sample[name] for name in OF_SAMPLES},
+            **{name: variant.diffusion[name] for name in OF_CHAIN},
             "seconds": round(time.monotonic() - start, 1),
         }
+
+
+def compare(drawn: dict[str, np.ndarray], real: np.ndarray, judge: Any) -> dict:
+    """Measures samples beside real pixels f32[N, F], with a classifier's opinion."""
+    samples = transforms.to_uint8(drawn["image"]) / np.float32(255)
+    share, histogram = classifier.confident_share(judge, samples)
+    found = {
+        "frechet_pixels": frechet.frechet_distance(flat(samples), real),
+        "confident_share": share,
+        "histogram": histogram,
+    }
+    if "label" in drawn:
+        found["named_as_asked"] = classifier.named_as_asked(
+            judge, samples, drawn["label"]
+        )
+    return found
 
 
 def swept(
@@ -168,8 +187,12 @@ OF_SAMPLES = (
     "churn",
     "clip",
     "guidance_scale",
+    "guidance_interval",
+    "label",
     "seed",
 )
+OF_CHAIN = ("schedule", "zero_snr", "num_timesteps", "variance")
+MOST_PIXELS = 4096  # the distance takes roots of matrices of that side
 MEASURES = {
     "bound": measure_bound,
     "rate_distortion": likelihoods.measure_rate_distortion,

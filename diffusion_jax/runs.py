@@ -23,6 +23,7 @@ CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 # What the weights mean: a run in the same workdir cannot go on with another.
 FIXED_GROUPS = ("method", "model", "diffusion")
+FIXED_VARIANCES = {"fixedsmall", "fixedlarge"}  # of these, no weight knows which
 
 
 def check_keys(config: ml_collections.ConfigDict, keys: Iterable[str]) -> None:
@@ -97,8 +98,13 @@ def read_config(
         raise ValueError(
             f"The run in {workdir} is of the config {config.name!r}, not {name!r}."
         )
-    for key in overrides:
-        if key.split(".")[0] in FIXED_GROUPS and key != "diffusion.variance":
+    for key, value in overrides.items():
+        if key.split(".")[0] not in FIXED_GROUPS:
+            continue
+        old = functools.reduce(lambda node, part: node[part], key.split("."), config)
+        value = json.loads(json.dumps(value))  # as it was written: tuples are lists
+        free = key == "diffusion.variance" and {old, value} <= FIXED_VARIANCES
+        if old != value and not free:
             raise ValueError(
                 f"config.{key} belongs to the training of the weights in {workdir}; "
                 "another value would make noise of them."
@@ -118,14 +124,11 @@ def open_source(config: ml_collections.ConfigDict, split: str) -> sources.Source
     source = sources.make(
         data.source, split, data.image_size, data.num_channels, data.data_dir
     )
-    if num_classes and isinstance(source, sources.ArraySource):
-        largest = int(source.labels.max())
-        if largest >= num_classes:
-            raise ValueError(
-                f"{data.source} has labels up to {largest}, and model.num_classes is "
-                f"{num_classes}: it must be at least {largest + 1}, or 0 for a network "
-                "that is told no class."
-            )
+    if num_classes and (source.num_classes or 0) > num_classes:
+        raise ValueError(
+            f"{data.source} has {source.num_classes} classes, and model.num_classes is "
+            f"{num_classes}: make it as many, or 0 for a network that is told no class."
+        )
     return source
 
 

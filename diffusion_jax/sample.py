@@ -21,7 +21,8 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes what sample.view names: samples.npz and samples.png, or those of a view.
 
     With samples, on request, a film: samples.gif shows sample.num_frames predictions of
-    x_0 on the way. Arrays hold images u8[N,H,W,C], or rows u8[N,k,H,W,C] of a view.
+    x_0 on the way. Arrays hold images u8[N,H,W,C], with labels i32[N] where there are
+    classes, or rows u8[N,k,H,W,C] of a view.
 
     Raises:
       FileNotFoundError: there is no checkpoint in workdir.
@@ -35,7 +36,8 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         return
     draw = methods.make_draw(method, options.batch_size)
     drawn = draw(state, options.num_images, options.seed)
-    save(workdir, "samples", transforms.to_uint8(drawn["image"]))
+    labels = {"labels": drawn["label"]} if "label" in drawn else {}
+    save(workdir, "samples", transforms.to_uint8(drawn["image"]), **labels)
     if options.num_frames and parallel.process_index() == 0:
         frames = transforms.to_uint8(drawn["frames"][:GRID_IMAGES])
         grids.save_film(workdir / "samples.gif", frames)
@@ -47,15 +49,17 @@ def draw_view(
 ) -> np.ndarray:
     """Returns rows f32[n,k,H,W,C] of a view of the first n examples of eval.split.
 
-    Their partners are the next n, in a small split beginning anew.
+    Their partners are the next n, in a small split beginning anew, or each the next one
+    where those would be themselves.
     """
     options, source = config.sample, runs.open_source(config, config.eval.split)
     run = methods.make_measure(method.views[options.view], options.seed)
     number, size = options.num_images, options.batch_size
+    away = number if number % len(source) else 1
 
     def rows_of(index: np.ndarray) -> np.ndarray:
         one = sources.read(source, index % len(source))
-        other = sources.read(source, (index + number) % len(source))
+        other = sources.read(source, (index + away) % len(source))
         batch = {
             "index": index,
             "image": transforms.to_float(one["image"]),
@@ -71,11 +75,14 @@ def draw_view(
     ]
 
 
-def save(workdir: pathlib.Path, name: str, images: np.ndarray) -> None:
-    """Writes images u8[N,H,W,C], or rows of them, as name.npz and name.png."""
+def save(
+    workdir: pathlib.Path, name: str, images: np.ndarray, **others: np.ndarray
+) -> None:
+    """Writes images u8[N,H,W,C], or rows of them, as name.npz (with other arrays beside
+    them) and name.png."""
     if parallel.process_index() != 0:
         return
-    np.savez_compressed(workdir / f"{name}.npz", images=images)
+    np.savez_compressed(workdir / f"{name}.npz", images=images, **others)
     columns = images.shape[1] if images.ndim == 5 else None
     shown = images[: max(1, GRID_IMAGES // (columns or 1))]
     shown = shown.reshape(-1, *images.shape[-3:])

@@ -1,11 +1,11 @@
 """Langevin dynamics on two peaks: what the plain one gets wrong, and what mends it.
 
 Data: 0.2 N((-5, -5), I) + 0.8 N((5, 5), I). Both chains know the exact score and call
-it 1000 times, from points spread evenly over the square. Between the peaks the score
-says which one is nearer and nothing of how heavy it is: the plain chain shares its
-points out by where they started, about half and half. The annealed one starts in noise
-that both peaks share, and takes it away in fifty levels (Song and Ermon 2019, section
-3.2 and figure 3, arXiv:1907.05600). Some seconds on a CPU; needs matplotlib.
+it about 1000 times, from points spread evenly over the square. Between the peaks the
+score says which one is nearer and nothing of how heavy it is: the plain chain shares
+its points out by where they started, about half and half. The annealed one starts in
+noise that both peaks share, and takes it away in fifty levels (Song and Ermon 2019,
+section 3.2 and figure 3, arXiv:1907.05600). Some seconds on a CPU; needs matplotlib.
 """
 
 import argparse

@@ -188,6 +188,46 @@ def test_evaluate_samples(run):
     assert set(keys.split()) <= set(record)
 
 
+def test_sweep(run):
+    """A sweep is one line for each combination of its values, refused before work."""
+    workdir, _ = run
+    before = len((workdir / "evaluations.jsonl").read_text().splitlines())
+    changes = {"eval.measure": "samples", "eval.sweep.num_steps": (1, 2)}
+    evaluate(override(workdir, **changes), workdir)
+    lines = (workdir / "evaluations.jsonl").read_text().splitlines()[before:]
+    assert [json.loads(line)["num_steps"] for line in lines] == [1, 2]
+    for refused, words in (
+        ({"eval.sweep.sampler": ("ddim", "nosuch")}, "nosuch.*ancestral"),
+        ({"eval.measure": "bound"}, "eval.sweep"),
+        ({"sample.num_images": 1}, "at least 2 samples"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            evaluate(override(workdir, **changes | refused), workdir)
+
+
+def test_what_the_weights_mean_is_kept(run):
+    """A run's own value may be repeated, one fixed variance stand for another, but no
+    other value of the model and the process be set afterwards."""
+    workdir, _ = run
+    model = load().model
+    override(workdir, **{"model.channel_multipliers": model.channel_multipliers})
+    for variance in ("fixedsmall", "fixedlarge"):
+        found = override(workdir, **{"diffusion.variance": variance})
+        assert found.diffusion.variance == variance
+    for changes in ({"diffusion.variance": "learned"}, {"model.base_channels": 16}):
+        with pytest.raises(ValueError, match="make noise of them"):
+            override(workdir, **changes)
+
+
+def test_more_classes_than_the_network_knows(tmp_path):
+    """Labels beyond model.num_classes are refused before there is a workdir."""
+    config = load()
+    config.model.num_classes = 5
+    with pytest.raises(ValueError, match="has 10 classes.*num_classes is 5"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_samples_depend_on_seed_and_index_alone(run):
     """The same seed draws the same, and the first 5 of 20 are the 5 of 5."""
     workdir, _ = run

@@ -7,8 +7,6 @@ asked for. Nothing after this file tells them apart. No source needs TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-import gzip
-import math
 import os
 import pathlib
 import zipfile
@@ -20,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from diffusion_jax.data import transforms
+from diffusion_jax.data import idx, transforms
 
 Example = dict[str, Any]
 
@@ -40,7 +38,9 @@ class Wanted(NamedTuple):
 
 
 class Source(Protocol):
-    """Random access to examples; any object with these two methods is a source."""
+    """Random access to examples; any object with these is a source."""
+
+    num_classes: int | None  # labels lie below it; None where nobody knows
 
     def __len__(self) -> int: ...
 
@@ -85,6 +85,11 @@ class ArraySource:
     def __getitem__(self, i: int) -> Example:
         return {"image": self.images[i], "label": self.labels[i]}
 
+    @property
+    def num_classes(self) -> int:
+        """One more than the largest label."""
+        return int(self.labels.max()) + 1
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LazySource:
@@ -95,12 +100,14 @@ class LazySource:
       decode: gives the image, of any size and mode, and the label of example i.
       image_size: side to which an image is resized and cropped.
       num_channels: 1 or 3.
+      num_classes: labels lie below it; None where nobody knows.
     """
 
     size: int
     decode: Callable[[int], tuple[Image.Image, int]]
     image_size: int
     num_channels: int
+    num_classes: int | None
 
     def __len__(self) -> int:
         return self.size
@@ -214,35 +221,9 @@ def _idx(rest: str, wanted: Wanted) -> ArraySource:
     name, stems = f"idx:{rest}", {"train": "train", "test": "t10k"}
     _check_split(name, wanted.split, tuple(stems))
     folder, stem = _existing_folder(name, rest), stems[wanted.split]
-    images = _read_idx(folder / f"{stem}-images-idx3-ubyte", 3)
-    labels = _read_idx(folder / f"{stem}-labels-idx1-ubyte", 1)
+    images = idx.read(folder / f"{stem}-images-idx3-ubyte", 3)
+    labels = idx.read(folder / f"{stem}-labels-idx1-ubyte", 1)
     return ArraySource(images[..., None], labels.astype(np.int32), name)
-
-
-def _read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
-    """Reads one file: 00 00 08 ndim, then ndim sizes (big-endian int32), then bytes."""
-    file = path if path.exists() else path.with_name(path.name + ".gz")
-    try:
-        data = file.read_bytes()
-        data = gzip.decompress(data) if file.suffix == ".gz" else data
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path.parent} holds neither {path.name} nor {file.name}; put one there."
-        ) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} is damaged ({error}); fetch it again.") from error
-    if data[:4] != bytes([0, 0, 8, ndim]):
-        raise ValueError(
-            f"{file} starts with the bytes '{data[:4].hex(' ')}' and not '00 00 08 "
-            f"0{ndim}'; give an IDX file of bytes with {ndim} sizes."
-        )
-    sizes, body = data[4 : 4 + 4 * ndim], data[4 + 4 * ndim :]
-    shape = tuple(int.from_bytes(sizes[4 * i : 4 * i + 4]) for i in range(ndim))
-    if len(sizes) < 4 * ndim or len(body) != math.prod(shape):
-        raise ValueError(
-            f"{file} promises {_x(shape)} bytes and holds {len(body)}; fetch it again."
-        )
-    return np.frombuffer(body, np.uint8).reshape(shape)
 
 
 def _existing_folder(name: str, path: str) -> pathlib.Path:
@@ -317,7 +298,8 @@ def _folder(rest: str, wanted: Wanted) -> LazySource:
     def decode(i: int) -> tuple[Image.Image, int]:
         return transforms.read_picture(paths[i]), labels[i]
 
-    return LazySource(len(paths), decode, wanted.image_size, wanted.num_channels)
+    shape = wanted.image_size, wanted.num_channels
+    return LazySource(len(paths), decode, *shape, max(len(classes), 1))
 
 
 def _subfolders(folder: pathlib.Path) -> list[str]:
@@ -387,7 +369,8 @@ def _tfds(rest: str, wanted: Wanted) -> LazySource:
         pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
         return Image.fromarray(pixels), example["label"] if has_label else 0
 
-    return LazySource(len(examples), decode, wanted.image_size, wanted.num_channels)
+    known = wanted.image_size, wanted.num_channels, getattr(label, "num_classes", None)
+    return LazySource(len(examples), decode, *known)
 
 
 SOURCES = {

@@ -240,8 +240,9 @@ def inpaint(
     """Draws the unknown part of x_0 beside the known one.
 
     Known entries come out bit for bit, in the frames too: all that a walk returns was
-    said by its denoiser, and that is told them (`known`). It changes nothing else:
-    steps are entrywise in x_0_hat, and known entries of x_s are replaced after them.
+    said by its denoiser, and that is told them (`known`). In samplers with one call a
+    step that changes nothing else: a step is entrywise in x_0_hat, and known entries of
+    x_s are replaced after it. A second call sees the known part already.
 
     Args:
       sampler, denoise, schedule, times: as for walk.sample.

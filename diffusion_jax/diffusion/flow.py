@@ -1,4 +1,4 @@
-"""Likelihood by the probability-flow ODE, which no step of a chain bounds: it is exact.
+"""Likelihood by the probability-flow ODE: of the model itself, not a bound on it.
 
 In log-SNR l the flow and its divergence are, for a denoiser x_0_hat,
 

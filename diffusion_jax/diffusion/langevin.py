@@ -45,7 +45,9 @@ def _corrected(keys, denoise, x_t, t, l_t, num_steps, snr):
 
 
 def predictor_corrector(num_corrections: int = 1, snr: float = 0.16) -> Sampler:
-    """An ancestral step to s, and Langevin steps there: 1 + num_corrections calls.
+    """An ancestral step (fixedsmall) to s, and Langevin steps there.
+
+    A step costs 1 + num_corrections calls.
 
         step_size = 2 snr^2 sigma_s^2
 

@@ -243,8 +243,8 @@ class Guess(NamedTuple):
     values: Array | None
 
 
-class Process(NamedTuple):
-    """What a loss needs to know of the process.
+class Chain(NamedTuple):
+    """What a loss needs to know of the two chains.
 
     Attributes:
       schedule: log-SNR of time.
@@ -274,41 +274,45 @@ def _bits(nats: Array, x_0: Array) -> Array:
     return nats / (x_0[0].size * jnp.log(2.0))  # the authors' scale: bits/dim
 
 
-def _bound(guess: Guess, process_: Process) -> Array:
+def _bound(guess: Guess, chain: Chain) -> Array:
     log_variance = reverse_log_variance(
-        process_.variance, process_.schedule, guess.t, guess.values
+        chain.variance, chain.schedule, guess.t, guess.values
     )
     nats = bound_term(
-        guess.x_0, guess.x_t, guess.x_0_hat, guess.t, process_.schedule, log_variance
+        guess.x_0, guess.x_t, guess.x_0_hat, guess.t, chain.schedule, log_variance
     )
     return _bits(nats, guess.x_0)
 
 
-def _hybrid(guess: Guess, process_: Process) -> Array:
+def _hybrid(guess: Guess, chain: Chain) -> Array:
     """L_simple + 0.001 L_bound, where the bound teaches the variance alone.
 
     Source: Nichol and Dhariwal 2021, equation 16, arXiv:2102.09672.
     """
     frozen = guess._replace(x_0_hat=jax.lax.stop_gradient(guess.x_0_hat))
-    scale = HYBRID_WEIGHT * process_.schedule.num_timesteps
-    return simple(guess.target, guess.output) + scale * _bound(frozen, process_)
+    scale = HYBRID_WEIGHT * chain.schedule.num_timesteps
+    return simple(guess.target, guess.output) + scale * _bound(frozen, chain)
 
 
-def _continuous(guess: Guess, process_: Process) -> Array:
-    weight = continuous_weight(guess.t, process_.schedule)
+def _continuous(guess: Guess, chain: Chain) -> Array:
+    weight = continuous_weight(guess.t, chain.schedule)
     return weighted(guess, weight) / jnp.log(2.0)
 
 
 HYBRID_WEIGHT = 0.001
 
-# "bound", "hybrid" and "continuous" are in bits/dim of one time: the whole is T times.
-LOSSES: dict[str, Callable[[Guess, Process], Array]] = {
+# "bound" is in bits/dim of one time: the whole bound without its prior is T times its
+# mean. "continuous" alike, over the T - 1 units of real time. "simple" of the score has
+# a target that grows as 1/sigma: min_snr or edm suit it better.
+LOSSES: dict[str, Callable[[Guess, Chain], Array]] = {
     "simple": lambda guess, _: simple(guess.target, guess.output),
     "bound": _bound,
     "hybrid": _hybrid,
     "continuous": _continuous,
-    "min_snr": lambda guess, p: weighted(guess, min_snr_weight(p.schedule(guess.t))),
-    "edm": lambda guess, p: weighted(guess, edm_weight(p.schedule(guess.t))),
+    "min_snr": lambda guess, chain: weighted(
+        guess, min_snr_weight(chain.schedule(guess.t))
+    ),
+    "edm": lambda guess, chain: weighted(guess, edm_weight(chain.schedule(guess.t))),
 }
 NEED_SIGNAL = ("continuous", "edm")  # at T
 OF_VARIANCE = ("bound", "hybrid")  # those that can teach a variance; whole times alone

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax.diffusion.schedules import Schedule
+from diffusion_jax.diffusion.walk import example_keys
 
 
 def leading(num_timesteps: int, num_steps: int) -> np.ndarray:
@@ -39,6 +40,8 @@ def quadratic(num_timesteps: int, num_steps: int) -> np.ndarray:
     """Squares from 0 to 0.8 T, close together near the data: [n], falling.
 
         t_i = 1 + max(i, floor(0.8 T (i / (n - 1))^2)),  i = n - 1, ..., 0
+
+    Pure noise does not fit where a schedule leaves signal at 0.8 T, as cosine does.
 
     From some 30 steps on squares would meet near 0 and the network be called twice at
     one time, as in the authors' code: i keeps them apart.
@@ -146,10 +149,6 @@ def uniform_times(keys: Array, num_timesteps: int) -> Array:
     return jax.vmap(lambda key: jax.random.randint(key, (), 1, num_timesteps + 1))(keys)
 
 
-def _keys(key: Array, index: Array) -> Array:
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-
-
 def antithetic_times(key: Array, index: Array, num_timesteps: int) -> Array:
     """Uniform times in pairs that mirror each other: examples 2k and 2k + 1.
 
@@ -165,7 +164,7 @@ def antithetic_times(key: Array, index: Array, num_timesteps: int) -> Array:
 
     Source: the code of Song et al. 2021 (DDIM), arXiv:2010.02502.
     """
-    t = uniform_times(_keys(key, index // 2), num_timesteps)
+    t = uniform_times(example_keys(key, index // 2), num_timesteps)
     return jnp.where(index % 2 == 0, t, num_timesteps + 1 - t)
 
 
@@ -224,7 +223,7 @@ def second_moment() -> TimeDraw:
         p = root / jnp.maximum(jnp.sum(root), jnp.finfo(root.dtype).tiny)
         p = (1 - UNIFORM_SHARE) * p + UNIFORM_SHARE / num_timesteps
         p = jnp.where(jnp.all(memory["count"] == HISTORY), p, 1 / num_timesteps)
-        u = jax.vmap(jax.random.uniform)(_keys(key, index))
+        u = jax.vmap(jax.random.uniform)(example_keys(key, index))
         ends = jnp.cumsum(p)
         place = jnp.searchsorted(ends, u * ends[-1], side="right")
         place = jnp.minimum(place, num_timesteps - 1)
@@ -250,7 +249,7 @@ def continuous_times(key: Array, index: Array, num_timesteps: int) -> Array:
 
     Source: Kingma et al. 2021, section 4, arXiv:2107.00630.
     """
-    u = jax.vmap(jax.random.uniform)(_keys(key, index))
+    u = jax.vmap(jax.random.uniform)(example_keys(key, index))
     return 1 + (num_timesteps - 1) * u
 
 
@@ -263,13 +262,14 @@ def lognormal_times(
 
     Source: Karras et al. 2022, table 1, arXiv:2206.00364.
     """
-    z = jax.vmap(jax.random.normal)(_keys(key, index))
+    z = jax.vmap(jax.random.normal)(example_keys(key, index))
     return schedule.time(-2 * (mean + std * z))
 
 
 DRAWS: dict[str, TimeDraw] = {
     "uniform": _forgetful(
-        lambda key, index, s: uniform_times(_keys(key, index), s.num_timesteps), True
+        lambda key, index, s: uniform_times(example_keys(key, index), s.num_timesteps),
+        True,
     ),
     "antithetic": _forgetful(
         lambda key, index, s: antithetic_times(key, index, s.num_timesteps), True

@@ -16,7 +16,8 @@ from jax import Array, lax
 from diffusion_jax.diffusion.schedules import Schedule
 
 # (x_t [B, ...], time t []) -> prediction of x_0 [B, ...]; with learned variances, for
-# a sampler that needs_variance, (x_0, values), where values are the network's.
+# a sampler that needs_variance, (x_0, values), where values are the network's. Under
+# self-conditioning it takes the last prediction of x_0 as a third argument.
 Denoiser = Callable[[Array, Array], Any]
 
 
@@ -37,6 +38,11 @@ class Sampler(NamedTuple):
     needs_signal: bool = False
     needs_variance: bool = False
     real_times: bool = False
+
+
+def example_keys(key: Array, index: Array) -> Array:
+    """One key an example, [B], out of its global index i32[B]."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
 def normal(keys: Array, shape: tuple[int, ...]) -> Array:

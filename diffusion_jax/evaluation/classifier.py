@@ -1,6 +1,5 @@
 """A small classifier of real pictures, asked what it makes of drawn ones."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ def train_classifier(images: np.ndarray, labels: np.ndarray, seed: int = 0) -> A
     """Trains one hidden layer of 512 units on the pixels of real pictures.
 
     Args:
-      images: [N, ...] in [0, 1]; the first 10,000 are used.
+      images: [N, ...] in [0, 1]; of more than 10,000, as many are drawn.
       labels: i32[N].
       seed: of its initialisation and order.
 
@@ -23,6 +22,9 @@ def train_classifier(images: np.ndarray, labels: np.ndarray, seed: int = 0) -> A
     Raises:
       ValueError: there are fewer than two classes.
     """
+    if len(images) > MOST_IMAGES:
+        chosen = np.random.default_rng(seed).choice(len(images), MOST_IMAGES, False)
+        images, labels = images[chosen], labels[chosen]
     if len(np.unique(labels)) < 2:
         raise ValueError(
             "A classifier needs pictures of at least two classes, but every label is "
@@ -33,8 +35,8 @@ def train_classifier(images: np.ndarray, labels: np.ndarray, seed: int = 0) -> A
 
     classifier = MLPClassifier((512,), max_iter=300, random_state=seed)
     with threadpool_limits(1):  # on matrices this small, threads only wait
-        flat = images[:MOST_IMAGES].reshape(-1, math.prod(images.shape[1:]))
-        return classifier.fit(flat, labels[:MOST_IMAGES])
+        flat = images.reshape(len(images), -1)
+        return classifier.fit(flat, labels)
 
 
 def confident_share(

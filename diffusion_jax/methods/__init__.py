@@ -104,23 +104,27 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
             f"eval.num_terms must lie in 1..{num_timesteps - 1} "
             f"(num_timesteps - 1), not {config.eval.num_terms}."
         )
-    if config.eval.num_probes < 0:
+    if not len(sample.guidance_interval) == 2:
         raise ValueError(
-            "eval.num_probes must be at least 0 (the exact trace), not "
-            f"{config.eval.num_probes}."
+            "sample.guidance_interval is two log-SNRs, not "
+            f"{tuple(sample.guidance_interval)}."
         )
     if sample.num_frames > sample.num_steps:
         raise ValueError(
             f"sample.num_frames = {sample.num_frames} are more than the predictions of "
             f"x_0 on the way, sample.num_steps = {sample.num_steps}."
         )
-    for name, value in (
-        ("sample.num_images", sample.num_images),
-        ("sample.batch_size", sample.batch_size),
-        ("eval.batch_size", config.eval.batch_size),
+    for name, value, least in (
+        ("sample.num_images", sample.num_images, 1),
+        ("sample.batch_size", sample.batch_size, 1),
+        ("sample.num_frames", sample.num_frames, 0),
+        ("sample.guidance_scale", sample.guidance_scale, 0),
+        ("eval.batch_size", config.eval.batch_size, 1),
+        ("eval.num_probes", config.eval.num_probes, 0),
+        ("model.num_classes", config.model.num_classes, 0),
     ):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}.")
+        if not value >= least:
+            raise ValueError(f"{name} must be at least {least}, not {value}.")
 
 
 def _choose(table: dict, name: str, key: str):

@@ -82,6 +82,12 @@ def _about_times(method: DDPM, draw: str, spacing: str) -> Refusals:
             f"diffusion.time_draw {draw!r} draws real times: choose loss 'continuous', "
             "or another time_draw.",
         ),
+        (
+            method.loss_name == "continuous" and draw == "lognormal",
+            "diffusion.loss 'continuous' is an integral over all times alike, and "
+            "diffusion.time_draw 'lognormal' is not even: choose continuous, uniform "
+            "or antithetic, or loss 'edm'.",
+        ),
     )
 
 
@@ -94,6 +100,12 @@ def _about_variance(method: DDPM) -> Refusals:
             method.learned_variance and method.loss_name not in losses.OF_VARIANCE,
             f"diffusion.variance {method.variance!r} is not taught by diffusion.loss "
             f"{method.loss_name!r}: choose {' or '.join(losses.OF_VARIANCE)}.",
+        ),
+        (
+            method.loss_name == "hybrid" and not method.learned_variance,
+            "diffusion.loss 'hybrid' adds the bound to teach the variance alone, and "
+            f"diffusion.variance {method.variance!r} is fixed: choose simple or bound, "
+            "or variance 'learned_range'.",
         ),
         (
             method.variance == "learned" and sampler.needs_variance and fewer,
@@ -120,6 +132,11 @@ def check_guidance(method: DDPM) -> None:
         raise ValueError(
             f"diffusion.label_dropout must lie in [0, 1), not {method.label_dropout}."
         )
+    if method.label_dropout and not classes:
+        raise ValueError(
+            f"diffusion.label_dropout = {method.label_dropout} leaves out classes that "
+            "model.num_classes = 0 does not have: set one of the two."
+        )
     guided = options.guidance_scale != 1
     if guided and not (classes and method.label_dropout):
         raise ValueError(
@@ -133,7 +150,9 @@ def check_guidance(method: DDPM) -> None:
             f"sample.guidance_interval = ({low}, {high}) holds no log-SNR: give the "
             "smaller end first."
         )
-    if not -1 <= options.label < max(classes, 1) or (options.label > -1) > classes:
+    if not -1 <= options.label < max(classes, 1) or (
+        options.label > -1 and not classes
+    ):
         raise ValueError(
             f"sample.label = {options.label} is none of the {classes} classes: -1 "
             "deals them all out in turn."

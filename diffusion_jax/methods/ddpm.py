@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -19,6 +20,7 @@ from diffusion_jax.methods.base import Aux, Batch, PyTree, View
 from diffusion_jax.training.state import Phase
 
 GROUP = "net"
+MOST_PIXELS = 4096  # of an exact trace
 
 
 class Sampling(NamedTuple):
@@ -124,7 +126,7 @@ class DDPM:
         x_0, index = batch["image"], batch["index"]
         time_key, noise_key, dropout_key, label_key, self_key = jax.random.split(key, 5)
         t, weight = self.time_draw.draw(time_key, index, self.schedule, extra)
-        eps = walk.normal(_fold(noise_key, index), x_0.shape[1:])
+        eps = walk.normal(walk.example_keys(noise_key, index), x_0.shape[1:])
         x_t = process.q_sample(x_0, self.schedule(t), eps)
         label = self._dropped(batch, label_key)
         shown = self._shown(params, x_t, t, label, self_key)
@@ -145,7 +147,7 @@ class DDPM:
             gain=row.gain(*logsnrs),
             values=values,
         )
-        found = losses.Process(self.schedule, self.variance)
+        found = losses.Chain(self.schedule, self.variance)
         by_example = losses.LOSSES[self.loss_name](guess, found)
         observed = {"t": t, "loss": lax.stop_gradient(by_example)}
         return jnp.mean(weight * by_example), Aux({}, model_state, observed)
@@ -162,7 +164,7 @@ class DDPM:
         """The labels, some replaced by "none", which is num_classes."""
         if not self.num_classes:
             return None
-        keys = _fold(key, batch["index"])
+        keys = walk.example_keys(key, batch["index"])
         drop = jax.vmap(lambda k: jax.random.bernoulli(k, self.label_dropout))(keys)
         return jnp.where(drop, self.num_classes, batch["label"])
 
@@ -176,8 +178,9 @@ class DDPM:
 
         def guess(x_t: Array) -> Array:
             zeros = jnp.zeros_like(x_t)
-            denoise = self._denoiser(params, label, zeros)
-            return lax.stop_gradient(self._x_0(denoise)(x_t, t))
+            denoise = self._x_0(self._denoiser(params, label, zeros))
+            clip = guidance.CLIPS[self.sampling.clip]  # as in the walk
+            return lax.stop_gradient(clip(denoise)(x_t, t))
 
         # One coin a step, the same on all devices: in the other half of the steps the
         # second pass costs nothing.
@@ -226,7 +229,7 @@ class DDPM:
         and "error", the squared error of x_0 there, a mean over the image.
         """
         x_0 = batch["image"]
-        keys = _fold(key, batch["index"])
+        keys = walk.example_keys(key, batch["index"])
         label = batch["label"] if self.num_classes else None
         denoise = self._denoiser(params, label, self._unshown(x_0))
         denoise = guidance.clipped(denoise)
@@ -322,8 +325,15 @@ class DDPM:
         x_1 = alpha_1 x_0 times alpha_1^D. The knots are those of sampling, and T and 1.
 
         Raises:
-          ValueError: the schedule leaves no signal at T.
+          ValueError: the schedule leaves no signal at T, or pictures are too large for
+            an exact trace.
         """
+        size = math.prod(self.image_shape)
+        if not self.num_probes and size > MOST_PIXELS:
+            raise ValueError(
+                f"An exact trace of {size} values takes as many passes: set "
+                "eval.num_probes to 1 or more."
+            )
         schedule, knots = self.schedule, self.sampling.knots
         with jax.ensure_compile_time_eval():
             if jnp.isneginf(schedule(self.num_timesteps)):
@@ -333,7 +343,7 @@ class DDPM:
                 )
         ends = np.array([self.num_timesteps, 1])
         times = np.unique(np.concatenate([knots, ends]))[::-1]
-        keys = jax.vmap(jax.random.split)(_fold(key, batch["index"]))
+        keys = jax.vmap(jax.random.split)(walk.example_keys(key, batch["index"]))
         x_0 = flow.dequantize(keys[:, 0], batch["image"])
         probes = (
             flow.random_probes(keys[:, 1], self.num_probes, self.image_shape)
@@ -343,7 +353,7 @@ class DDPM:
         label = batch["label"] if self.num_classes else None
         denoise, alpha = self.flow_denoiser(params, label), process.alpha(schedule(1))
         nats = flow.log_likelihood(denoise, schedule, times, alpha * x_0, probes)
-        return nats + x_0[0].size * jnp.log(alpha)
+        return nats + size * jnp.log(alpha)
 
     def sample(
         self,
@@ -359,7 +369,7 @@ class DDPM:
             chosen = jnp.full_like(index, options.label)
             label = index % self.num_classes if options.label < 0 else chosen
             batch["label"] = label
-        keys = _fold(key, index)
+        keys = walk.example_keys(key, index)
         start_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
         batch["image"], batch["frames"] = walk.sample(
             options.sampler,
@@ -372,7 +382,3 @@ class DDPM:
             self.self_condition,
         )
         return batch
-
-
-def _fold(key: Array, index: Array) -> Array:
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)

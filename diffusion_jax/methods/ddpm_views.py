@@ -28,7 +28,7 @@ NUM_DRAWS = 4  # of what a picture leaves open
 
 
 def _keys(key: Array, batch: Batch) -> Array:
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
+    return walk.example_keys(key, batch["index"])
 
 
 def _label(method: DDPM, batch: Batch, weight: Array | None = None) -> Array | None:

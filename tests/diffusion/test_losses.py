@@ -371,7 +371,7 @@ def every_loss():
 
     @jax.jit
     def run(t):
-        found = losses.Process(SCHEDULE, "fixedlarge")
+        found = losses.Chain(SCHEDULE, "fixedlarge")
         guesses = {p: guess_of(p, SCHEDULE, t) for p in process.PREDICTIONS}
         return {
             p: {name: loss(guess, found) for name, loss in losses.LOSSES.items()}
@@ -449,7 +449,7 @@ def test_ends_of_the_learned_range(name):
 def test_hybrid_teaches_mean_and_variance_apart(monkeypatch):
     """Its gradient with respect to the mean is that of L_simple, and with respect to
     the variance that of 0.001 T times the bound; without that weight it is L_simple."""
-    t, found = jnp.asarray(SOME), losses.Process(SCHEDULE, "learned_range")
+    t, found = jnp.asarray(SOME), losses.Chain(SCHEDULE, "learned_range")
     guess = guess_of("x0", SCHEDULE, t)
     values = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, guess.x_0.shape))
 
@@ -507,7 +507,7 @@ def test_continuous_loss_is_the_term():
     """The loss is the term a dimension, in bits, at whole and at real times."""
     t = jnp.array([1.0, 1.5, 400.25, 1000.0])
     guess = guess_of("v", SCHEDULE, t)
-    found = losses.LOSSES["continuous"](guess, losses.Process(SCHEDULE, "fixedlarge"))
+    found = losses.LOSSES["continuous"](guess, losses.Chain(SCHEDULE, "fixedlarge"))
     squared = jnp.sum(jnp.square(guess.x_0 - guess.x_0_hat), axis=1)
     nats = losses.continuous_weight(t, SCHEDULE) * squared
     assert np.all(nats > 0)

@@ -67,7 +67,7 @@ def test_the_floor_falls_with_the_number_of_vectors():
     """Two halves of one set are nearer the larger it is, about as 1 / N."""
     x = np.random.default_rng(0).normal(size=(8000, 10))
     floors = [
-        np.mean([frechet.floor(x[:n], seed) for seed in range(5)])
+        np.mean([frechet.floor(x[:n], seed, n) for seed in range(5)])
         for n in (200, 1000, 8000)
     ]
     assert floors[0] > 3 * floors[1] > 9 * floors[2] > 0
@@ -76,8 +76,16 @@ def test_the_floor_falls_with_the_number_of_vectors():
 def test_the_floor_is_of_disjoint_halves():
     """The floor depends on its seed alone and uses every vector once."""
     x = draws(101, 3)
-    assert frechet.floor(x, 1) == frechet.floor(x, 1) != frechet.floor(x, 2)
+    assert frechet.floor(x, 1, 50) == frechet.floor(x, 1, 50) != frechet.floor(x, 2, 50)
     two_points = np.array([[0.0], [0.0], [1.0], [1.0]])
-    found = {round(frechet.floor(two_points, seed), 9) for seed in range(40)}
+    found = {round(frechet.floor(two_points, seed, 4), 9) for seed in range(40)}
     # halves {0,0} {1,1} are 1 apart; {0,1} {0,1} are 0 apart; no others exist
     assert found == {0.0, 1.0}
+
+
+def test_the_floor_is_for_as_many_samples():
+    """Fewer vectors against the others are farther away; more than half are half."""
+    x = np.random.default_rng(0).normal(size=(2000, 10))
+    few, some = (np.mean([frechet.floor(x, i, n) for i in range(5)]) for n in (50, 500))
+    assert few > 3 * some
+    assert frechet.floor(x, 0, 1000) == frechet.floor(x, 0, 2000)

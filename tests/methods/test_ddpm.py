@@ -175,7 +175,7 @@ def test_bound_as_a_loss_is_the_bound():
 
 GO_TOGETHER = [
     *((prediction, "simple", "fixedsmall") for prediction in process.PREDICTIONS),
-    *(("v", loss, "fixedlarge") for loss in losses.LOSSES if loss != "simple"),
+    *(("v", loss, "fixedlarge") for loss in ("bound", "continuous", "min_snr", "edm")),
     *(("v", loss, "learned_range") for loss in losses.OF_VARIANCE),
     ("eps", "bound", "fixedsmall"),
     ("mu", "bound", "learned"),
@@ -588,6 +588,10 @@ CLASSES = {"model__num_classes": 10}
         ({"sample__label": 0}, "sample.label = 0 is none of the 0 classes"),
         ({**CLASSES, "sample__label": 10}, "sample.label = 10 is none of the 10"),
         ({**CLASSES, "sample__label": -2}, "sample.label = -2"),
+        ({"sample__num_frames": -1}, "num_frames must be at least 0, not -1"),
+        ({"model__num_classes": -1}, "num_classes must be at least 0, not -1"),
+        ({"sample__guidance_scale": float("nan")}, "guidance_scale must be.*nan"),
+        ({"sample__guidance_interval": (0.0,)}, "two log-SNRs"),
     ],
 )
 def test_a_wrong_value_is_refused(values, words):
@@ -666,9 +670,24 @@ def test_a_wrong_value_is_refused(values, words):
             {"sample__num_steps": 12},
         ),
         (
-            {"sample__guidance_scale": 2.0, "diffusion__label_dropout": 0.1},
-            "guidance_scale = 2.0.*num_classes",
+            {"sample__guidance_scale": 2.0},
+            "guidance_scale = 2.0.*num_classes.*label_dropout",
+            {**CLASSES, "diffusion__label_dropout": 0.1},
+        ),
+        (
+            {"diffusion__label_dropout": 0.1},
+            "label_dropout = 0.1.*num_classes = 0",
             CLASSES,
+        ),
+        (
+            {"diffusion__loss": "hybrid"},
+            "'hybrid'.*'fixedlarge' is fixed.*'learned_range'",
+            {"diffusion__variance": "learned_range"},
+        ),
+        (
+            {"diffusion__loss": "continuous", "diffusion__time_draw": "lognormal"},
+            "'continuous'.*'lognormal' is not even.*loss 'edm'",
+            {"diffusion__loss": "edm"},
         ),
         (
             {"sample__guidance_scale": 2.0, **CLASSES},
