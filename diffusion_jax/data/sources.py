@@ -357,9 +357,7 @@ def _tfds(rest: str, wanted: Wanted) -> LazySource:
     except ValueError as error:
         raise ValueError(f"tfds:{rest}: {error}") from error
     if not len(examples):
-        raise ValueError(
-            f"tfds:{rest}: split {wanted.split!r} is empty; choose another."
-        )
+        raise ValueError(f"tfds:{rest}: split {wanted.split!r} is empty; give another.")
     has_label = label is not None and np.issubdtype(label.np_dtype, np.integer)
     has_label = has_label and label.shape == ()
 
