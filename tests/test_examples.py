@@ -63,3 +63,39 @@ def test_toy_learns_the_data():
     assert chain.shape == (toy.FRAMES + 1, toy.POINTS, 2)
     noise, samples = (energy_distance(x, x_0) for x in (chain[0], chain[-1]))
     assert energy_distance(again, x_0) < samples < noise / 3
+
+
+def test_every_example_is_tested():
+    """The examples spoken of here are all that there are."""
+    names = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert names == {"toy_2d", "langevin", "sampler_errors"}
+
+
+def test_langevin_says_what_is_wrong_and_mends_it(tmp_path, capsys):
+    """Plain Langevin gives the lighter peak, of weight 0.2, about half of the points,
+    as many as started near it; annealed gives it its own weight, within 0.03."""
+    langevin = load(ROOT / "examples/langevin.py")
+    langevin.main(tmp_path / "new/figure.png")
+    shares = {}
+    for line in capsys.readouterr().out.splitlines():
+        name, _, rest = line.partition(": ")
+        shares[name] = float(rest.split()[0])
+    assert abs(shares["data"] - 0.2) < 4 * np.sqrt(0.16 / langevin.POINTS)
+    assert 0.4 < shares["plain Langevin"] < 0.6
+    assert abs(shares["annealed Langevin"] - 0.2) < 0.03
+    with Image.open(tmp_path / "new/figure.png") as picture:
+        assert picture.size == (1080, 387)
+
+
+def test_table_of_errors(tmp_path, monkeypatch):
+    """A row for each sampler; with enough calls, the higher orders are nearer."""
+    example = load(ROOT / "examples/sampler_errors.py")
+    monkeypatch.setattr(example, "POINTS", 512)
+    example.main(tmp_path / "new/errors", (25,))
+    lines = (tmp_path / "new/errors.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+    errors = {name: float(error) for name, _, _, error in rows}
+    assert set(errors) == set(example.SAMPLERS)
+    assert (tmp_path / "new/errors.png").exists()
+    assert errors["dpm_solver_pp_2m"] < errors["ddim"] < 0.1
+    assert errors["ddim, eta 1"] == errors["ancestral, fixedsmall"]
