@@ -36,7 +36,7 @@ def params():
     shapes = jax.eval_shape(
         NETWORK.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1)
     )
-    return jax.tree.map(lambda x: jnp.full(x.shape, 0.01), shapes)
+    return jax.tree.map(lambda x: np.full(x.shape, 0.01, np.float32), shapes)
 
 
 def network(x_t, t):
