@@ -76,13 +76,13 @@ def main(output: pathlib.Path, calls: tuple[int, ...]) -> None:
     head = " | ".join(map(str, calls))
     lines = [f"| sampler | spacing | calls a step | {head} |"]
     lines.append("|---" * (len(calls) + 3) + "|")
-    for label, (name, options, cost, spacing) in SAMPLERS.items():
+    for i, (label, (name, options, cost, spacing)) in enumerate(SAMPLERS.items()):
         # The walk's last denoising is one call: n knots are (n - 1) steps and that.
         steps = [(n - 1) // cost + 1 for n in calls]
         errors = [error(name, options, n, spacing) for n in steps]
         row = " | ".join(f"{e:.4f}" for e in errors)
         lines.append(f"| {label} | {spacing} | {cost} | {row} |")
-        axes.plot(calls, errors, marker="o", markersize=3, label=label)
+        axes.plot(calls, errors, "o-" if i < 10 else "o--", markersize=3, label=label)
         print(lines[-1], flush=True)
     axes.legend(fontsize=7)
     output.parent.mkdir(parents=True, exist_ok=True)
