@@ -1,7 +1,6 @@
 """Denoising diffusion probabilistic models (Ho et al. 2020)."""
 
 import dataclasses
-import functools
 import math
 from typing import NamedTuple
 
@@ -90,8 +89,12 @@ class DDPM:
     @property
     def views(self) -> dict[str, View]:
         """What can be seen of it beside samples."""
-        views = ddpm_views.VIEWS.items()
-        return {name: functools.partial(view, self) for name, view in views}
+
+        def bound(view) -> View:
+            # A diffusion network has no batch statistics.
+            return lambda params, _, batch, key: view(self, params, batch, key)
+
+        return {name: bound(view) for name, view in ddpm_views.VIEWS.items()}
 
     @property
     def num_timesteps(self) -> int:

@@ -1,7 +1,7 @@
 """What can be seen of a trained diffusion model beside samples, a row an example.
 
-A view is a function (method, params, model_state, batch, key) -> pictures
-[B, k, H, W, C]; see base.View. An example is given its own label. Views that go along
+A view is a function (method, params, batch, key) -> pictures [B, k, H, W, C]; see
+base.View. An example is given its own label. Views that go along
 the ODE (reconstruction, slerp) use the network as it is; the others walk as sampling
 does, with its sampler, clipping and guidance.
 """
@@ -22,6 +22,8 @@ from diffusion_jax.methods.base import Batch, PyTree
 
 if TYPE_CHECKING:
     from diffusion_jax.methods.ddpm import DDPM
+
+Params = dict[str, PyTree]  # by group
 
 WEIGHTS = np.linspace(0, 1, 7, dtype=np.float32)  # of the partner
 NUM_DRAWS = 4  # of what a picture leaves open
@@ -51,13 +53,7 @@ def _decode(method: DDPM, denoise: Denoiser, x_T: Array, keys: Array) -> Array:
     return walk.sample(samplers.ddim(), denoise, *rest)[0]
 
 
-def reconstruction(
-    method: DDPM,
-    params: dict[str, PyTree],
-    model_state: dict[str, PyTree],
-    batch: Batch,
-    key: Array,
-) -> Array:
+def reconstruction(method: DDPM, params: Params, batch: Batch, key: Array) -> Array:
     """The example, its code x_T by DDIM, and what ddim(0) makes of the code: k = 3.
 
     Source: Song et al. 2021, section 5.4, arXiv:2010.02502.
@@ -67,13 +63,7 @@ def reconstruction(
     return _row(x_0, x_T, _decode(method, denoise, x_T, _keys(key, batch)))
 
 
-def slerp(
-    method: DDPM,
-    params: dict[str, PyTree],
-    model_state: dict[str, PyTree],
-    batch: Batch,
-    key: Array,
-) -> Array:
+def slerp(method: DDPM, params: Params, batch: Batch, key: Array) -> Array:
     """The example, what lies on the arc between its code and its partner's, and that.
 
     Source: Song et al. 2021, section 5.3 and appendix D.5, arXiv:2010.02502.
@@ -97,13 +87,7 @@ def slerp(
     return _row(x_0, lax.map(draw, jnp.asarray(WEIGHTS)), other)
 
 
-def interpolation(
-    method: DDPM,
-    params: dict[str, PyTree],
-    model_state: dict[str, PyTree],
-    batch: Batch,
-    key: Array,
-) -> Array:
+def interpolation(method: DDPM, params: Params, batch: Batch, key: Array) -> Array:
     """The example, mixtures with its partner under one noise at sample.start, and that.
 
     Source: Ho et al. 2020, section 4.4 and figure 8, arXiv:2006.11239.
@@ -126,13 +110,7 @@ def interpolation(
     return _row(x_0, lax.map(draw, jnp.asarray(WEIGHTS)), other)
 
 
-def image_to_image(
-    method: DDPM,
-    params: dict[str, PyTree],
-    model_state: dict[str, PyTree],
-    batch: Batch,
-    key: Array,
-) -> Array:
+def image_to_image(method: DDPM, params: Params, batch: Batch, key: Array) -> Array:
     """The example, and four pictures drawn from it, noised to sample.start.
 
     Source: Meng et al. 2022 (SDEdit), arXiv:2108.01073.
@@ -153,13 +131,7 @@ def image_to_image(
     return _row(x_0, lax.map(draw, jax.random.split(key, NUM_DRAWS)))
 
 
-def inpainting(
-    method: DDPM,
-    params: dict[str, PyTree],
-    model_state: dict[str, PyTree],
-    batch: Batch,
-    key: Array,
-) -> Array:
+def inpainting(method: DDPM, params: Params, batch: Batch, key: Array) -> Array:
     """The example, its left half, and four pictures drawn from that half alone.
 
     Source: Lugmayr et al. 2022 (RePaint), arXiv:2201.09865.
