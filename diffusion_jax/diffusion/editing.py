@@ -91,7 +91,7 @@ def encode(
 
 def _noise(keys: Array, x_0: Array) -> Array:
     """The noise that a walk begins with: steps draw from fold_in(key, 1) on."""
-    return walk.normal(jax.vmap(jax.random.fold_in, (0, None))(keys, 0), x_0.shape[1:])
+    return walk.normal(walk.fold_in(keys, 0), x_0.shape[1:])
 
 
 def noise_and_denoise(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from diffusion_jax.diffusion import process
-from diffusion_jax.diffusion.walk import Sampler, normal
+from diffusion_jax.diffusion.walk import Sampler, fold_in, normal
 
 
 def langevin_step(x: Array, score: Array, step_size: Array, noise: Array) -> Array:
@@ -36,7 +36,7 @@ def _corrected(keys, denoise, x_t, t, l_t, num_steps, snr):
         x_0 = denoise(x_t, t)
         score = process.score_from_eps(process.eps_from_x0(x_t, x_0, l_t), l_t)
         step_size = 2 * snr**2 * jax.nn.sigmoid(-l_t)
-        noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+        noise_keys = fold_in(keys, number)
         noise = normal(noise_keys, x_t.shape[1:])
         return (langevin_step(x_t, score, step_size, noise), x_0), None
 

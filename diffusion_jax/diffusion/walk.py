@@ -45,6 +45,11 @@ def example_keys(key: Array, index: Array) -> Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
+def fold_in(keys: Array, number: Array) -> Array:
+    """New keys [B] out of the examples' keys and one number, such as a step's."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
 def normal(keys: Array, shape: tuple[int, ...]) -> Array:
     """Standard normal noise of that shape for each of the keys [B]: [B, *shape].
 
@@ -113,7 +118,7 @@ def sample(
     def step(carry, knot):
         state, x_t, x_0, frames = carry
         number, t, s, slot = knot
-        noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+        noise_keys = fold_in(keys, number)
         state, x_s, x_0 = sampler.step(
             state, noise_keys, knowing(x_0), schedule, x_t, t, s
         )

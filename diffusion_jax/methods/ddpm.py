@@ -249,7 +249,7 @@ class DDPM:
             rest = x_0_hat, t, self.schedule, log_variance
             return losses.bound_term(x_0, x_t, *rest), losses.simple(x_0, x_0_hat)
 
-        stratum_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
+        stratum_keys = walk.fold_in(keys, 0)
         u = jax.vmap(jax.random.uniform)(stratum_keys)
         width = (self.num_timesteps - 1) / self.num_terms
 
@@ -373,7 +373,7 @@ class DDPM:
             label = index % self.num_classes if options.label < 0 else chosen
             batch["label"] = label
         keys = walk.example_keys(key, index)
-        start_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
+        start_keys = walk.fold_in(keys, 0)
         batch["image"], batch["frames"] = walk.sample(
             options.sampler,
             self.denoiser(params, label),
