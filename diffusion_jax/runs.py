@@ -21,8 +21,9 @@ LOGGER = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
-# What the weights mean: a run in the same workdir cannot go on with another.
-FIXED_GROUPS = ("method", "model", "diffusion")
+# The other groups say what the weights mean: a run in the same workdir cannot go on
+# with another.
+FREE_GROUPS = ("name", "seed", "data", "optim", "train", "sample", "eval")
 FIXED_VARIANCES = {"fixedsmall", "fixedlarge"}  # of these, no weight knows which
 
 
@@ -62,7 +63,7 @@ def write_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
             LOGGER.warning(
                 "Config changed: %s was %s, is %s", name, old.get(name), new.get(name)
             )
-        fixed = [name for name in changed if name in FIXED_GROUPS]
+        fixed = [name for name in changed if name not in FREE_GROUPS]
         if fixed:
             raise ValueError(
                 f"The run in {workdir} does not match the config: {fixed[0]} was "
@@ -74,6 +75,18 @@ def write_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
         temporary = path.with_suffix(".tmp")
         temporary.write_text(text)
         temporary.replace(path)
+
+
+def stored_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """Reads the config that a run was trained with.
+
+    Raises:
+      FileNotFoundError: there is no run in workdir.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        raise FileNotFoundError(f"No run in {workdir}: {path} is missing. Train first.")
+    return ml_collections.ConfigDict(json.loads(path.read_text()))
 
 
 def read_config(
@@ -90,16 +103,13 @@ def read_config(
       FileNotFoundError: there is no run in workdir.
       ValueError: the run is of another config, or a value cannot change any more.
     """
-    path = workdir / CONFIG
-    if not path.exists():
-        raise FileNotFoundError(f"No run in {workdir}: {path} is missing. Train first.")
-    config = ml_collections.ConfigDict(json.loads(path.read_text()))
+    config = stored_config(workdir)
     if config.name != name:
         raise ValueError(
             f"The run in {workdir} is of the config {config.name!r}, not {name!r}."
         )
     for key, value in overrides.items():
-        if key.split(".")[0] not in FIXED_GROUPS:
+        if key.split(".")[0] in FREE_GROUPS:
             continue
         old = functools.reduce(lambda node, part: node[part], key.split("."), config)
         value = json.loads(json.dumps(value))  # as it was written: tuples are lists
@@ -113,21 +123,42 @@ def read_config(
     return config
 
 
-def open_source(config: ml_collections.ConfigDict, split: str) -> sources.Source:
-    """Opens a split of the data that the config names.
+def open_source(
+    config: ml_collections.ConfigDict, split: str
+) -> sources.Source | sources.Domains:
+    """Opens a split of the data that the config names, or of both domains.
+
+    Where there are two, the second one's split is what the config names beside that of
+    the first.
 
     Raises:
       FileNotFoundError: the data are not there.
       ValueError: they are not what the config says.
     """
-    data, num_classes = config.data, config.model.num_classes
-    source = sources.make(
-        data.source, split, data.image_size, data.num_channels, data.data_dir
-    )
+    data = config.data
+
+    def opened(source: str, split: str) -> sources.Source:
+        shape = data.image_size, data.num_channels
+        return sources.make(source, split, *shape, data.data_dir)
+
+    if "source_b" in data:
+        beside = {
+            data.train_split: data.train_split_b,
+            config.eval.split: config.eval.split_b,
+        }
+        a, b = opened(data.source, split), opened(data.source_b, beside[split])
+        return sources.Domains(a, b)
+    source = opened(data.source, split)
+    num_classes = config.model.num_classes if "num_classes" in config.model else 0
     if num_classes and (source.num_classes or 0) > num_classes:
         raise ValueError(
             f"{data.source} has {source.num_classes} classes, and model.num_classes is "
             f"{num_classes}: make it as many, or 0 for a network that is told no class."
+        )
+    if num_classes and source.num_classes == 1:
+        raise ValueError(
+            f"Every label of {data.source} is 0, and model.num_classes is "
+            f"{num_classes}: there is nothing to tell apart. Choose data with labels."
         )
     return source
 
@@ -135,7 +166,7 @@ def open_source(config: ml_collections.ConfigDict, split: str) -> sources.Source
 def load(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, checkpoint: str
 ) -> tuple[methods.Method, TrainState]:
-    """Returns a trained method and its state.
+    """Returns a trained method and its state, settled.
 
     Args:
       config: of the run.
@@ -150,4 +181,5 @@ def load(
     initial = functools.partial(states.initial, phases=method.phases, init=method.init)
     template = jax.eval_shape(initial, jax.random.key(0))
     checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
-    return method, checkpoints.restore_trained(template, checkpoint)
+    state = checkpoints.restore_trained(template, checkpoint)
+    return method, methods.make_settle(method)(state)

@@ -8,10 +8,9 @@ import signal
 import jax
 import ml_collections
 
-from diffusion_jax import methods, runs
-from diffusion_jax.data import transforms
+from diffusion_jax import measures, methods, pictures, runs
 from diffusion_jax.data.loader import Loader
-from diffusion_jax.evaluation import grids, likelihood
+from diffusion_jax.evaluation.alarms import Alarms
 from diffusion_jax.training import parallel
 from diffusion_jax.training import state as states
 from diffusion_jax.training.checkpoints import Checkpoints
@@ -65,7 +64,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
     # 3. The loop.
     primary = parallel.process_index() == 0
-    watch = Watch(workdir, start, num_steps, log_every, batch_size, primary)
+    alarm = Alarms().push
+    watch = Watch(workdir, start, num_steps, log_every, batch_size, primary, alarm)
     try:
         loop(config, method, state, batches, watch, checkpoints, views)
         watch.close()
@@ -75,7 +75,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         raise FloatingPointError(
             f"{error} The run stops here. Last good checkpoint: "
             f"{kept[0] if kept else 'none was saved yet'}. "
-            "A lower optim.learning_rate or optim.clip_norm may help."
+            "A lower optim.learning_rate may help."
         ) from error
     finally:
         checkpoints.close()
@@ -115,8 +115,8 @@ def loop(
             local = parallel.first_replica(state)
             score = None
             if measure:
-                score = views.bits_per_dim(local)
-                watch.write(done, {f"{config.eval.split}_bits_per_dim": score})
+                figures, score = views.measure(local)
+                watch.write(done, figures)
             if save or watch.stop_requested:
                 checkpoints.save(local, score)
             if draw:
@@ -140,7 +140,7 @@ def is_due(done: int, every: int, num_steps: int) -> bool:
 
 
 class Views:
-    """What one wants to see of a run: bits/dim of held-out data, and samples."""
+    """What one wants to see of a run: figures of held-out data, and pictures."""
 
     def __init__(
         self,
@@ -148,27 +148,29 @@ class Views:
         method: methods.Method,
         workdir: pathlib.Path,
     ):
-        self._sample = config.sample
+        self._settle = methods.make_settle(method)
+        self._split = config.eval.split
         self._folder = workdir / "samples"
-        self._draw = methods.make_draw(method, config.sample.batch_size)
-        self._evaluate = methods.make_evaluate(method, config.eval.seed)
+        if config.train.sample_every:
+            self._pictures = pictures.make_pictures(config, method)
         if config.train.evaluate_every:
-            source = runs.open_source(config, config.eval.split)
-            self._held_out = Loader(source, config.eval.batch_size, seed=0)
+            self._measure = measures.make(config, method, workdir)
 
-    def bits_per_dim(self, state: TrainState) -> float:
-        """Returns the bound of the averaged parameters on eval.split."""
-        evaluate = functools.partial(self._evaluate, state)
-        measured = likelihood.bits_per_dim(evaluate, self._held_out.epoch())
-        return measured["bits_per_dim"]
+    def measure(self, state: TrainState) -> tuple[dict[str, float], float]:
+        """Returns the figures of eval.measure, named after the split, and the score."""
+        record = next(self._measure(self._settle(state)))
+        figures = {
+            f"{self._split}_{name}": value
+            for name, value in record.found.items()
+            if isinstance(value, int | float)
+        }
+        return figures, next(iter(record.found.values()))
 
     def draw(self, state: TrainState) -> None:
-        """Writes a grid of samples of the averaged parameters."""
-        drawn = self._draw(state, self._sample.num_images, self._sample.seed)
-        if parallel.process_index() == 0:
-            path = self._folder / f"{int(state.step):08}.png"
-            grids.save_grid(path, transforms.to_uint8(drawn["image"]))
-            LOGGER.info("Pictures: %s", path)
+        """Writes what sample.view names, with the averaged parameters."""
+        arrays = self._pictures(self._settle(state))
+        path = self._folder / f"{int(state.step):08}"
+        pictures.save_picture(path, arrays["images"])
 
 
 class StopRequest:

@@ -18,11 +18,15 @@ from diffusion_jax.data import sources, transforms
 
 Batch = dict[str, np.ndarray]
 
-_SHUFFLE, _FLIP = 0, 1  # Two streams of random numbers out of one seed.
+_SHUFFLE, _FLIP = 0, 1  # Two streams of random numbers out of one seed,
+_STREAMS = 2  # and as many more for a second source.
 
 
 class Loader:
-    """Shuffles, repeats, batches, flips and prefetches a source.
+    """Shuffles, repeats, batches, flips and prefetches a source, or two domains.
+
+    Each of two domains has an order, epochs and flips of its own, so that its examples
+    are seen equally often, whatever the other's length.
 
     Args:
       source: the images; see `sources.make`. It may be smaller than a batch.
@@ -40,7 +44,7 @@ class Loader:
 
     def __init__(
         self,
-        source: sources.Source,
+        source: sources.Source | sources.Domains,
         batch_size: int,
         seed: int,
         flip: bool = False,
@@ -63,12 +67,15 @@ class Loader:
             raise ValueError("The source is empty; give one with at least one image.")
         self.source = source
         self.batch_size = batch_size
-        self.seed = seed
-        self.flip = flip
-        self.shuffle = shuffle
         self._local_size = batch_size // process_count
         self._offset = process_index * self._local_size
-        self._order = functools.lru_cache(maxsize=4)(self._order_of_epoch)
+        by_suffix = {"": source}
+        if isinstance(source, sources.Domains):
+            by_suffix = {"_a": source.a, "_b": source.b}
+        self._runs = {
+            suffix: _Run(one, seed, flip, shuffle, _STREAMS * number)
+            for number, (suffix, one) in enumerate(by_suffix.items())
+        }
 
     def batch_at(self, step: int) -> Batch:
         """Returns this process's share of the batch of one step.
@@ -83,19 +90,12 @@ class Loader:
         Returns:
           index: int32 [b], step * batch_size + position: the example's index in the
             run, which wraps round after 2^31 examples.
-          image: float32 [b, H, W, C] in [-1, 1].
+          image: float32 [b, H, W, C] in [-1, 1]; what is not a picture as it is.
           label: int32 [b].
+          Of two domains instead: image_a, label_a, image_b, label_b.
         """
         index = self._global_index(step)
-        batch = sources.read(self.source, self._example_of(index))
-        images = batch["image"]
-        if self.flip:
-            images = transforms.random_flip(images, self._coins(index[0]))
-        return {
-            "index": index.astype(np.int32),
-            "image": transforms.to_float(images),
-            "label": batch["label"],
-        }
+        return _batch(index, {s: run.examples(index) for s, run in self._runs.items()})
 
     def iterate(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
         """Yields (step, batch_at(step)) for start <= step < stop, fetched ahead."""
@@ -104,9 +104,11 @@ class Loader:
     def epoch(self) -> Iterator[Batch]:
         """Yields the source once, in its order and unflipped, in batches of one shape.
 
-        The last batch is padded with the last example at weight 0, so that sums and
-        counts over all batches of all processes are exact; every process yields the
-        same number of batches, ceil(len(source) / batch_size).
+        Of two domains these are as many examples of each as the smaller one has, so
+        that paired test sets stay paired. The last batch is padded with the last
+        example at weight 0, so that sums and counts over all batches of all processes
+        are exact; every process yields the same number of batches,
+        ceil(len(source) / batch_size).
 
         Yields:
           As `batch_at`, with `index` the position in the pass, and
@@ -118,22 +120,59 @@ class Loader:
 
     def _epoch_batch(self, step: int) -> Batch:
         index = self._global_index(step)
-        batch = sources.read(self.source, np.minimum(index, len(self.source) - 1))
-        return {
-            "index": index.astype(np.int32),
-            "image": transforms.to_float(batch["image"]),
-            "label": batch["label"],
-            "weight": (index < len(self.source)).astype(np.float32),
-        }
+        here = np.minimum(index, len(self.source) - 1)
+        read = {s: sources.read(run.source, here) for s, run in self._runs.items()}
+        weight = (index < len(self.source)).astype(np.float32)
+        return _batch(index, read) | {"weight": weight}
 
     def _global_index(self, step: int) -> np.ndarray:
         first = step * self.batch_size + self._offset
         return np.arange(first, first + self._local_size, dtype=np.int64)
 
+    def _prefetch(
+        self, batch_of: Callable[[int], Batch], start: int, stop: int
+    ) -> Iterator[tuple[int, Batch]]:
+        in_memory = all(
+            isinstance(run.source, sources.ArraySource) for run in self._runs.values()
+        )
+        threads = 1 if in_memory else min(16, os.cpu_count() or 1)
+        steps = grain.MapDataset.range(start, stop)
+        batches = steps.map(lambda step: (int(step), batch_of(int(step))))
+        options = grain.ReadOptions(
+            num_threads=threads, prefetch_buffer_size=threads + 2
+        )
+        yield from batches.to_iter_dataset(options)
+
+
+class _Run:
+    """One source without end: each epoch in an order of its own, and with flips."""
+
+    def __init__(
+        self,
+        source: sources.Source,
+        seed: int,
+        flip: bool,
+        shuffle: bool,
+        first_stream: int,
+    ):
+        self.source = source
+        self._seed = seed
+        self._flip = flip
+        self._shuffle = shuffle
+        self._first_stream = first_stream
+        self._order = functools.lru_cache(maxsize=4)(self._order_of_epoch)
+
+    def examples(self, index: np.ndarray) -> sources.Example:
+        """Returns the examples of consecutive indices in the run, int64 [b]."""
+        read = sources.read(self.source, self._example_of(index))
+        if self._flip:
+            read["image"] = transforms.random_flip(read["image"], self._coins(index))
+        return read
+
     def _example_of(self, index: np.ndarray) -> np.ndarray:
         """Maps indices in the run to indices in the source, both int64 [b]."""
         epochs, example = np.divmod(index, len(self.source))
-        if self.shuffle:
+        if self._shuffle:
             for epoch in np.unique(epochs):
                 here = epochs == epoch
                 example[here] = self._order(int(epoch))[example[here]]
@@ -144,24 +183,21 @@ class Loader:
     # seed s is not epoch 0 of seed s + e. grain's walks a cycle of at least 2^16
     # entries: 30 us an example for 1500 images, 3 ms for eight.
     def _order_of_epoch(self, epoch: int) -> np.ndarray:
-        stream = np.random.Philox([self.seed, _SHUFFLE, epoch])
+        stream = np.random.Philox([self._seed, self._first_stream + _SHUFFLE, epoch])
         return np.argsort(stream.random_raw(len(self.source)), kind="stable")
 
-    def _coins(self, first: int) -> np.ndarray:
-        """Returns bool [b]: the coins of the indices first, first + 1, ..."""
-        stream = np.random.Philox([self.seed, _FLIP]).advance(int(first))
+    def _coins(self, index: np.ndarray) -> np.ndarray:
+        """Returns bool [b]: the coins of consecutive indices in the run."""
+        stream = np.random.Philox([self._seed, self._first_stream + _FLIP])
         # Philox makes four words a count; each index takes the first of its count.
-        words = stream.random_raw(4 * self._local_size)[::4]
+        words = stream.advance(int(index[0])).random_raw(4 * len(index))[::4]
         return words >> np.uint64(63) == 1
 
-    def _prefetch(
-        self, batch_of: Callable[[int], Batch], start: int, stop: int
-    ) -> Iterator[tuple[int, Batch]]:
-        in_memory = isinstance(self.source, sources.ArraySource)
-        threads = 1 if in_memory else min(16, os.cpu_count() or 1)
-        steps = grain.MapDataset.range(start, stop)
-        batches = steps.map(lambda step: (int(step), batch_of(int(step))))
-        options = grain.ReadOptions(
-            num_threads=threads, prefetch_buffer_size=threads + 2
-        )
-        yield from batches.to_iter_dataset(options)
+
+def _batch(index: np.ndarray, read: dict[str, sources.Example]) -> Batch:
+    """Names the examples of each source by its suffix."""
+    batch = {"index": index.astype(np.int32)}
+    for suffix, examples in read.items():
+        batch["image" + suffix] = transforms.to_input(examples["image"])
+        batch["label" + suffix] = examples["label"]
+    return batch

@@ -20,6 +20,18 @@ def to_float(images: np.ndarray) -> np.ndarray:
     return np.divide(images, np.float32(127.5), dtype=np.float32) - np.float32(1)
 
 
+def to_input(images: np.ndarray) -> np.ndarray:
+    """Turns what a source holds into what a network sees.
+
+    Args:
+      images: uint8, or float32 for what is not a picture; any shape.
+
+    Returns:
+      float32 of the same shape: bytes by `to_float`, the others as they are.
+    """
+    return images if images.dtype == np.float32 else to_float(images)
+
+
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """Maps [-1, 1] back to bytes; the inverse of `to_float` for all 256 bytes.
 

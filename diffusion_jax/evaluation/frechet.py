@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from diffusion_jax.evaluation.features import check_pair
+
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     features = features.astype(np.float64)
@@ -28,8 +30,12 @@ def frechet_distance(features_1: np.ndarray, features_2: np.ndarray) -> float:
     Returns:
       The distance, at least 0 up to rounding.
 
+    Raises:
+      ValueError: a set is smaller or not finite, or their features differ.
+
     Source: Dowson and Landau 1982; Heusel et al. 2017, equation 6, arXiv:1706.08500.
     """
+    check_pair(features_1, features_2, 2)
     (mean_1, cov_1), (mean_2, cov_2) = _moments(features_1), _moments(features_2)
     root = _root(cov_1)
     overlap = np.linalg.eigvalsh(root @ cov_2 @ root)

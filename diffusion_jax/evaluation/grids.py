@@ -1,4 +1,4 @@
-"""Pictures: a grid of images, and a film of the reverse chain."""
+"""Pictures: a grid of images, a film of the reverse chain, and points in the plane."""
 
 import math
 import pathlib
@@ -54,3 +54,34 @@ def save_film(path: pathlib.Path, frames: np.ndarray) -> None:
     pictures[0].save(
         path, save_all=True, append_images=pictures[1:], duration=durations, loop=0
     )
+
+
+def save_points(
+    path: pathlib.Path,
+    points: np.ndarray,
+    side: int = 256,
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """Writes a cloud of points as one square PNG: white where there are none.
+
+        darkness of a pixel = log(1 + points in it) / log(1 + points in the fullest one)
+
+    Args:
+      path: of the picture.
+      points: [N, 2], x to the right and y upwards.
+      side: pixels of each side.
+      limits: the lowest and the highest value of both axes; points outside are left
+        out. None is a square around all points, which needs them finite.
+    """
+    if limits is None:
+        lowest, highest = points.min(axis=0), points.max(axis=0)
+        reach = np.max(highest - lowest) / 2 or 1.0  # also around a single point
+        middle = (lowest + highest) / 2
+        box = np.stack([middle - reach, middle + reach], axis=1)
+    else:
+        box = [limits, limits]
+    counts, _, _ = np.histogram2d(*points.T, bins=side, range=box)
+    dark = np.log1p(counts) / np.log1p(max(1, counts.max()))
+    rows = np.round(255 * (1 - dark)).astype(np.uint8).T[::-1]  # y grows upwards
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _picture(rows[..., None]).save(path)

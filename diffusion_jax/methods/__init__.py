@@ -1,15 +1,16 @@
 """Families: a network married to its mathematics, built from a config."""
 
-import jax.numpy as jnp
 import ml_collections
 
-from diffusion_jax.diffusion import losses, process, samplers, schedules, times
-from diffusion_jax.methods import combinations, ddpm_views
-from diffusion_jax.methods.base import Method, make_draw, make_evaluate, make_measure
-from diffusion_jax.methods.ddpm import DDPM, GROUP, Sampling
-from diffusion_jax.models import MODELS
-from diffusion_jax.training import optimizers
-from diffusion_jax.training.state import Phase
+from diffusion_jax.methods import autoencoder, classifier, cyclegan, ddpm_config, gan
+from diffusion_jax.methods.base import (
+    Method,
+    choose,
+    make_draw,
+    make_evaluate,
+    make_measure,
+    make_settle,
+)
 
 __all__ = [
     "METHODS",
@@ -18,6 +19,7 @@ __all__ = [
     "make_draw",
     "make_evaluate",
     "make_measure",
+    "make_settle",
 ]
 
 
@@ -28,109 +30,14 @@ def make(config: ml_collections.ConfigDict) -> Method:
       ValueError: a name is unknown or values do not go together; it says which.
       TypeError: a group of the config has a key too many or too few.
     """
-    return _choose(METHODS, config.method, "method")(config)
+    return choose(METHODS, config.method, "method")(config)
 
 
-def make_ddpm(config: ml_collections.ConfigDict) -> DDPM:
-    """Builds denoising diffusion from the groups model, diffusion, optim, sample."""
-    data, diffusion = config.data, config.diffusion
-    model = dict(config.model)
-    network_class = _choose(MODELS, model.pop("name"), "model.name")
-    model["dtype"] = jnp.dtype(model["dtype"])
-    variances = process.VARIANCES | process.LEARNED_VARIANCES
-    _choose(process.PREDICTIONS, diffusion.prediction, "diffusion.prediction")
-    _choose(variances, diffusion.variance, "diffusion.variance")
-    _choose(losses.LOSSES, diffusion.loss, "diffusion.loss")
-    draw = _choose(times.DRAWS, diffusion.time_draw, "diffusion.time_draw")
-    num_channels = data.num_channels
-    if diffusion.variance in process.LEARNED_VARIANCES:
-        num_channels *= 2
-    _check_numbers(config)
-    schedule = schedules.make(
-        diffusion.schedule, diffusion.num_timesteps, data.image_size, diffusion.zero_snr
-    )
-    method = DDPM(
-        phases=(Phase("net", (GROUP,), optimizers.make(**config.optim)),),
-        network=network_class(out_channels=num_channels, **model),
-        image_shape=(data.image_size, data.image_size, data.num_channels),
-        schedule=schedule,
-        prediction=diffusion.prediction,
-        loss_name=diffusion.loss,
-        variance=diffusion.variance,
-        time_draw=draw,
-        num_classes=model["num_classes"],
-        label_dropout=diffusion.label_dropout,
-        self_condition=diffusion.self_condition,
-        sampling=make_sampling(config, schedule),
-        num_terms=config.eval.num_terms,
-        num_probes=config.eval.num_probes,
-    )
-    names = diffusion.schedule, diffusion.time_draw, config.sample.spacing
-    combinations.check(method, *names)
-    combinations.check_guidance(method)
-    ddpm_views.check(config.sample.view, method)
-    return method
-
-
-def make_sampling(
-    config: ml_collections.ConfigDict, schedule: schedules.Schedule
-) -> Sampling:
-    """Builds the way samples are drawn from the group sample."""
-    options = config.sample
-    return Sampling(
-        sampler=samplers.make(
-            options.sampler,
-            config.diffusion.variance,
-            eta=options.eta,
-            churn=options.churn,
-        ),
-        knots=times.knots(options.spacing, schedule, options.num_steps),
-        clip=options.clip,
-        guidance_scale=options.guidance_scale,
-        guidance_interval=tuple(options.guidance_interval),
-        label=options.label,
-        num_frames=options.num_frames,
-        start=options.start,
-        num_resamplings=options.num_resamplings,
-    )
-
-
-def _check_numbers(config: ml_collections.ConfigDict) -> None:
-    sample, num_timesteps = config.sample, config.diffusion.num_timesteps
-    if num_timesteps < 2:
-        raise ValueError("diffusion.num_timesteps must be at least 2.")
-    if not 1 <= config.eval.num_terms < num_timesteps:
-        raise ValueError(
-            f"eval.num_terms must lie in 1..{num_timesteps - 1} "
-            f"(num_timesteps - 1), not {config.eval.num_terms}."
-        )
-    if not len(sample.guidance_interval) == 2:
-        raise ValueError(
-            "sample.guidance_interval is two log-SNRs, not "
-            f"{tuple(sample.guidance_interval)}."
-        )
-    if sample.num_frames > sample.num_steps:
-        raise ValueError(
-            f"sample.num_frames = {sample.num_frames} are more than the predictions of "
-            f"x_0 on the way, sample.num_steps = {sample.num_steps}."
-        )
-    for name, value, least in (
-        ("sample.num_images", sample.num_images, 1),
-        ("sample.batch_size", sample.batch_size, 1),
-        ("sample.num_frames", sample.num_frames, 0),
-        ("sample.guidance_scale", sample.guidance_scale, 0),
-        ("eval.batch_size", config.eval.batch_size, 1),
-        ("eval.num_probes", config.eval.num_probes, 0),
-        ("model.num_classes", config.model.num_classes, 0),
-    ):
-        if not value >= least:
-            raise ValueError(f"{name} must be at least {least}, not {value}.")
-
-
-def _choose(table: dict, name: str, key: str):
-    if name not in table:
-        raise ValueError(f"Unknown {key} {name!r}. Known ones: {', '.join(table)}.")
-    return table[name]
-
-
-METHODS = {"ddpm": make_ddpm}
+METHODS = {
+    "ddpm": ddpm_config.make_ddpm,
+    "autoencoder": autoencoder.make_autoencoder,
+    "vae": autoencoder.make_vae,
+    "gan": gan.make_gan,
+    "cyclegan": cyclegan.make_cyclegan,
+    "classifier": classifier.make_classifier,
+}

@@ -1,7 +1,7 @@
 """What a family of models is to the rest of the program."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -11,12 +11,14 @@ from diffusion_jax.training import parallel
 from diffusion_jax.training.state import Phase, TrainState
 
 PyTree = Any
-Batch = dict[str, Array]  # index i32[B] always; image f32[B,H,W,C] in [-1,1], label ...
-
+# index i32[B] always; image f32[B,H,W,C] in [-1,1] and label i32[B], or those of two
+# domains, image_a, label_a, image_b, label_b.
+Batch = dict[str, Array]
 
 # (params, model_state, batch, key) -> rows of pictures [B, k, H, W, C]: what the model
-# makes of an example, and of it alone. The batch holds its partner's image and label
-# beside its own, as partner_image and partner_label.
+# makes of an example, and of it alone. The batch holds its partner's index, image and
+# label beside its own, as partner_index and so on; and the index [B, 3, m] and image of
+# three lists of examples, the same in each row, as concept_index and concept_image.
 View = Callable[[dict[str, PyTree], dict[str, PyTree], Batch, Array], Array]
 
 
@@ -35,10 +37,20 @@ class Aux(NamedTuple):
 
 
 class Method(Protocol):
-    """A family: a frozen dataclass of pure functions, and its phases in order."""
+    """A family: a frozen dataclass of pure functions, and its phases in order.
+
+    A family that has batch statistics, or something to remember, says so; the others
+    inherit that they have not. `sample` and `evaluate` are there where a measure or a
+    view of the family asks for them.
+    """
 
     phases: tuple[Phase, ...]
-    views: dict[str, View]  # by name
+    measures: ClassVar[tuple[str, ...]]  # what eval.measure can be; first in training
+
+    @property
+    def views(self) -> dict[str, View]:
+        """What can be seen of it beside samples, by name."""
+        return {}
 
     def init(self, key: Array) -> tuple[dict[str, PyTree], dict[str, PyTree], PyTree]:
         """Returns (params, model_state, extra), the first two by group."""
@@ -64,6 +76,13 @@ class Method(Protocol):
 
         `observed` holds the examples of the whole batch, [B, ...], in their order.
         """
+        return extra
+
+    def settle(
+        self, params: dict[str, PyTree], model_state: dict[str, PyTree]
+    ) -> dict[str, PyTree]:
+        """Returns the batch statistics that belong to averaged parameters."""
+        return model_state
 
     def evaluate(
         self,
@@ -82,6 +101,19 @@ class Method(Protocol):
         key: Array,
     ) -> Batch:
         """Draws a sample for each global index i32[n]; it depends on that alone."""
+
+
+def make_settle(method: Method) -> Callable[[TrainState], TrainState]:
+    """Makes a function that gives a state the statistics of its averaged parameters.
+
+    Samples and measures take a settled state.
+    """
+    settle = jax.jit(method.settle)
+
+    def run(state: TrainState) -> TrainState:
+        return state.replace(model_state=settle(state.ema, state.model_state))
+
+    return run
 
 
 def make_measure(
@@ -140,3 +172,38 @@ def make_draw(method: Method, batch_size: int) -> Callable[..., dict[str, np.nda
         return jax.tree.map(lambda *xs: np.concatenate(xs)[:num_images], *drawn)
 
     return draw
+
+
+def choose(table: dict[str, Any], name: str, key: str) -> Any:
+    """Returns the row of a table, or says which value of the config is unknown.
+
+    Raises:
+      ValueError: there is no such row; it says which there are.
+    """
+    if name not in table:
+        raise ValueError(f"Unknown {key} {name!r}. Known ones: {', '.join(table)}.")
+    return table[name]
+
+
+def check_positive(**values: float) -> None:
+    """Refuses values below 1, given by their keys with __ for a dot.
+
+    Raises:
+      ValueError: it names the key.
+    """
+    for key, value in values.items():
+        if value < 1:
+            name = key.replace("__", ".")
+            raise ValueError(f"{name} must be at least 1, not {value}.")
+
+
+def check_view(view: str, known: Iterable[str]) -> None:
+    """Refuses an unknown sample.view.
+
+    Raises:
+      ValueError: it says which views there are.
+    """
+    if view not in known:
+        raise ValueError(
+            f"Unknown sample.view {view!r}. Known ones: {', '.join(known)}."
+        )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ from diffusion_jax.diffusion.schedules import Schedule
 from diffusion_jax.diffusion.times import TimeDraw
 from diffusion_jax.diffusion.walk import Denoiser, Sampler
 from diffusion_jax.methods import ddpm_views
-from diffusion_jax.methods.base import Aux, Batch, PyTree, View
+from diffusion_jax.methods.base import Aux, Batch, Method, PyTree, View
 from diffusion_jax.training.state import Phase
 
 GROUP = "net"
@@ -49,7 +49,7 @@ class Sampling(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class DDPM:
+class DDPM(Method):
     """A network trained by denoising, sampled by a reverse chain.
 
     Attributes:
@@ -85,6 +85,13 @@ class DDPM:
     sampling: Sampling
     num_terms: int
     num_probes: int
+
+    measures: ClassVar[tuple[str, ...]] = (
+        "bound",
+        "rate_distortion",
+        "ode_likelihood",
+        "samples",
+    )
 
     @property
     def views(self) -> dict[str, View]:

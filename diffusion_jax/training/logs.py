@@ -1,15 +1,21 @@
 """What a run writes for people and scripts: a progress line, metrics, TensorBoard."""
 
 import json
+import logging
 import math
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
+
+LOGGER = logging.getLogger(__name__)
 
 
 class Progress:
     """Prints "step 1200/4000  loss 0.0432  5123 images/s  0:42 left".
+
+    With several phases, the loss of each: "disc 1.3863  gen 0.6931" and so on.
 
     Args:
       start: the step at which this session begins.
@@ -28,7 +34,7 @@ class Progress:
         self._last = (step, time.monotonic())
         return (step - last_step) * self._batch_size / (self._last[1] - last_time)
 
-    def show(self, step: int, loss: float, rate: float) -> None:
+    def show(self, step: int, losses: dict[str, float], rate: float) -> None:
         """Prints the line for that step, over the last one on a terminal."""
         left = round((self._num_steps - step) * self._batch_size / rate)
         minutes, seconds = divmod(left, 60)
@@ -36,9 +42,9 @@ class Progress:
         clock = (
             f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
         )
+        shown = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
         line = (
-            f"step {step}/{self._num_steps}  loss {loss:.4f}  {rate:.0f} images/s  "
-            f"{clock} left"
+            f"step {step}/{self._num_steps}  {shown}  {rate:.0f} images/s  {clock} left"
         )
         end = "\r" if sys.stdout.isatty() and step < self._num_steps else "\n"
         print(f"{line:<72}", end=end, flush=True)
@@ -101,6 +107,13 @@ def _step(line: str) -> float:
         return float("inf")
 
 
+def _losses(metrics: dict[str, float]) -> dict[str, float]:
+    """The losses of all phases, by the phase's name; of one phase, as "loss"."""
+    found = {name: x for name, x in metrics.items() if name.endswith("/loss")}
+    found = {name.removesuffix("/loss"): x for name, x in found.items()}
+    return found or {"loss": metrics["loss"]}
+
+
 class Watch:
     """Reads metrics a step late, so that the loop never waits for the device.
 
@@ -111,6 +124,7 @@ class Watch:
       log_every: steps between two lines; 0 for the last step's alone.
       batch_size: images in a step, over all devices.
       primary: whether this process writes.
+      alarm: (step, metrics that were written) -> warnings in words.
     """
 
     def __init__(
@@ -121,6 +135,7 @@ class Watch:
         log_every: int,
         batch_size: int,
         primary: bool,
+        alarm: Callable[[int, dict[str, float]], list[str]] = lambda *_: [],
     ):
         self.stop_requested = False
         self._pending = None
@@ -128,6 +143,7 @@ class Watch:
         self._log_every = log_every
         self._progress = Progress(start, num_steps, batch_size)
         self._log = MetricsLog(workdir, start) if primary else None
+        self._alarm = alarm
         self._first = start + 1
 
     def push(self, step: int, metrics: dict[str, Any]) -> None:
@@ -155,14 +171,16 @@ class Watch:
             rate = self._progress.rate(step)
             self.write(step, values | {"images_per_second": rate})
             if self._log:
-                self._progress.show(step, values["loss"], rate)
+                self._progress.show(step, _losses(values), rate)
         elif step == self._first:
             self._progress.rate(step)  # compilation counts in no later rate
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes metrics of a step to the logs."""
+        """Writes metrics of a step to the logs, and what is alarming about them."""
         if self._log:
             self._log.write(step, metrics)
+            for words in self._alarm(step, metrics):
+                LOGGER.warning("Step %d: %s", step, words)
 
     def close(self) -> None:
         """Deals with what waits and closes the logs."""

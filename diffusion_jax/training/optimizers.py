@@ -76,6 +76,56 @@ def make(
     )
 
 
+def make_plain(
+    learning_rate: float,
+    decay_start: int | None,
+    decay_end: int | None,
+    b1: float,
+    b2: float,
+    eps: float,
+    ema_decay: float,
+    updates_a_step: int = 1,
+) -> Optimizer:
+    """Adam without clipping, a linear decay to 0, and an average of the parameters.
+
+    Args:
+      learning_rate: until decay_start.
+      decay_start: the step from which on the rate falls in a straight line.
+      decay_end: the step at which it is 0; None (of both) keeps the rate.
+      b1: of Adam.
+      b2: of Adam.
+      eps: of Adam.
+      ema_decay: decay of the average of the parameters, whose memory grows with the
+        run; 0 keeps the parameters themselves.
+      updates_a_step: of what this optimiser updates.
+
+    Raises:
+      ValueError: a decay that has one end or none of its length, or an ema_decay
+        outside [0, 1).
+
+    Source: Kingma and Ba 2015, arXiv:1412.6980; the decay is that of Zhu et al. 2017,
+    section 4, arXiv:1703.10593.
+    """
+    if (decay_start is None) != (decay_end is None):
+        raise ValueError("Set both optim.decay_start and optim.decay_end, or neither.")
+    rate = learning_rate
+    if decay_end is not None:
+        if not 0 <= decay_start < decay_end:
+            raise ValueError(
+                f"optim.decay_start = {decay_start} must lie before optim.decay_end = "
+                f"{decay_end}."
+            )
+        line = optax.linear_schedule(
+            learning_rate, 0.0, decay_end - decay_start, decay_start
+        )
+        rate = lambda count: line(count // updates_a_step)  # noqa: E731
+    return Optimizer(
+        replica_tx=optax.identity(),
+        tx=optax.adam(rate, b1=b1, b2=b2, eps=eps),
+        ema_decay=ema.make_decay(ema_decay, warmup=True),
+    )
+
+
 # A clipping transformation -> (on each replica's gradient, on the averaged one).
 CLIPS: dict[str, Callable] = {
     "global": lambda clip: (optax.identity(), clip),

@@ -63,12 +63,15 @@ def process_count() -> int:
     return jax.process_count()
 
 
-def check_batch_size(batch_size: int, name: str) -> None:
-    """Refuses, in words, a batch that cannot be split evenly over all devices."""
-    if batch_size % jax.device_count():
+def check_batch_size(batch_size: int, name: str, parts: int = 1) -> None:
+    """Refuses, in words, a batch that cannot be split evenly over all devices, and
+    each device's share into that many parts."""
+    if batch_size % (jax.device_count() * parts):
+        shares = f" in {parts} parts" if parts > 1 else ""
         raise ValueError(
             f"{name} = {batch_size} cannot be split evenly over "
-            f"{jax.device_count()} devices: make it a multiple of that."
+            f"{jax.device_count()} devices{shares}: make it a multiple of "
+            f"{jax.device_count() * parts}."
         )
 
 

@@ -20,11 +20,14 @@ class Phase(NamedTuple):
       name: e.g. "disc".
       trains: the parameter groups that this phase updates.
       optimizer: how it updates them.
+      part: which examples it sees, of those whose index has this remainder: (0, 1) is
+        all; (i, n) every n-th from the i-th on, for critics that take several steps.
     """
 
     name: str
     trains: tuple[str, ...]
     optimizer: Optimizer
+    part: tuple[int, int] = (0, 1)
 
 
 @struct.dataclass

@@ -59,6 +59,8 @@ def run_phase(
     key: Array,
 ) -> tuple[TrainState, Metrics]:
     """Updates what one phase trains, and returns the phase's metrics."""
+    first, stride = phase.part
+    batch = jax.tree.map(lambda x: x[first::stride], batch)
 
     def phase_loss(trained):
         params = state.params | trained

@@ -266,7 +266,199 @@ def test_wrong_arguments_are_refused(arguments, sentence):
         loader.Loader(numbered(3), **{"batch_size": 4, "seed": 0, **arguments})
 
 
+def test_what_is_no_picture_stays_in_its_units():
+    """float32 of a source reaches the batch bit for bit, bytes do not."""
+    points = np.random.default_rng(0).normal(0, 9, (6, 1, 1, 2)).astype(np.float32)
+    source = sources.ArraySource(points, np.arange(6, dtype=np.int32))
+    for flip in (False, True):
+        data = loader.Loader(source, 6, seed=0, flip=flip)
+        batch, passed = data.batch_at(3), next(data.epoch())
+        assert batch["image"].dtype == passed["image"].dtype == np.float32
+        np.testing.assert_array_equal(batch["image"], points[batch["label"]])
+        np.testing.assert_array_equal(passed["image"], points)
+
+
 def test_empty_source_is_refused():
     """There is no batch of nothing."""
     with pytest.raises(ValueError, match="source is empty"):
         loader.Loader([], 4, seed=0)
+
+
+# Two domains
+
+DOMAIN_KEYS = ("image_a", "label_a", "image_b", "label_b")
+
+
+def domain(batch, which):
+    """The part of a batch that belongs to domain 'a' or 'b', under plain names."""
+    return {k: batch[f"{k}_{which}"] for k in ("image", "label")}
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(sizes, sizes, st.integers(1, 20), seeds, steps, st.booleans())
+def test_domains_have_the_contract(n_a, n_b, batch_size, seed, step, flip):
+    """Shapes, dtypes, range and index, and domain a is what it would be alone."""
+    pair = sources.Domains(numbered(n_a), numbered(n_b))
+    batch = loader.Loader(pair, batch_size, seed, flip).batch_at(step)
+    alone = loader.Loader(pair.a, batch_size, seed, flip).batch_at(step)
+    assert set(batch) == {"index", *DOMAIN_KEYS}
+    assert_same({"index": batch["index"], **domain(batch, "a")}, alone)
+    for key, value in domain(batch, "b").items():
+        assert value.shape == alone[key].shape and value.dtype == alone[key].dtype
+    assert np.abs(batch["image_b"]).max() <= 1
+    assert 0 <= batch["label_b"].min() and batch["label_b"].max() < n_b
+    pixels = np.rint((batch["image_b"] + 1) * 127.5)
+    upright = pixels[:, :, :1] + pixels[:, :, 2:]  # One of the two columns is black.
+    np.testing.assert_array_equal(
+        upright, pair.b.images[batch["label_b"]][:, :, :1].astype(float)
+    )
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(sizes, sizes, st.integers(1, 20), seeds, st.integers(0, 3))
+def test_each_domain_has_epochs_of_its_own(n_a, n_b, batch_size, seed, epoch):
+    """Every n consecutive examples from n * e on are all n of a domain, whatever the
+    other's length: each example is seen equally often."""
+    pair = sources.Domains(numbered(n_a), numbered(n_b))
+    data = loader.Loader(pair, batch_size, seed)
+    for which, n in (("a", n_a), ("b", n_b)):
+        first, last = epoch * n, (epoch + 1) * n
+        batches = range(first // batch_size, -(-last // batch_size))
+        run = joined(data.batch_at(step) for step in batches)
+        here = (run["index"] >= first) & (run["index"] < last)
+        np.testing.assert_array_equal(np.sort(run[f"label_{which}"][here]), range(n))
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(
+    sizes, sizes, st.integers(1, 6), st.sampled_from([1, 2, 4]), seeds, steps
+)
+def test_processes_split_one_batch_of_domains(n_a, n_b, local, count, seed, step):
+    """The slices of all processes, one after another, are the batch of one."""
+    pair, size = sources.Domains(numbered(n_a), numbered(n_b)), local * count
+    shares = [
+        loader.Loader(pair, size, seed, True, True, i, count).batch_at(step)
+        for i in range(count)
+    ]
+    assert_same(joined(shares), loader.Loader(pair, size, seed, True).batch_at(step))
+
+
+@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.given(sizes, sizes, seeds, st.integers(1, 12))
+def test_run_of_domains_does_not_depend_on_batch_size(n_a, n_b, seed, size):
+    """Batches only cut the run into pieces, of both domains."""
+    pair = sources.Domains(numbered(n_a), numbered(n_b))
+    data = loader.Loader(pair, size, seed, flip=True)
+    run = joined(data.batch_at(step) for step in range(-(-60 // size)))
+    once = loader.Loader(pair, 60, seed, flip=True).batch_at(0)
+    assert_same({k: v[:60] for k, v in run.items()}, once)
+
+
+def test_pairs_are_drawn_uniformly():
+    """Of equal domains each a meets each b equally often (5 sigma)."""
+    n, epochs = 5, 4000
+    data = loader.Loader(sources.Domains(numbered(n), numbered(n)), n * epochs, seed=0)
+    batch = data.batch_at(0)
+    counts = np.zeros((n, n))
+    np.add.at(counts, (batch["label_a"], batch["label_b"]), 1)
+    sigma = np.sqrt(epochs / n * (1 - 1 / n))  # A pair meets once an epoch or not.
+    assert np.abs(counts - epochs / n).max() < 5 * sigma
+
+
+def test_orders_of_domains_differ():
+    """No seed, epoch and domain share an order with another."""
+    pair = sources.Domains(numbered(50), numbered(50))
+    orders = [
+        tuple(loader.Loader(pair, 50, seed).batch_at(epoch)[key])
+        for seed in range(4)
+        for epoch in range(4)
+        for key in ("label_a", "label_b")
+    ]
+    assert len(set(orders)) == len(orders)
+
+
+def test_flips_of_domains_are_fair_and_independent():
+    """Each domain mirrors half of its images, and both agree in half (5 sigma)."""
+    source = sources.ArraySource(
+        np.array([[[[255], [0]]]], np.uint8), np.zeros(1, np.int32)
+    )
+    n = 4000
+    batch = loader.Loader(sources.Domains(source, source), n, 3, flip=True).batch_at(5)
+    a, b = (batch[key][:, 0, 0, 0] < 0 for key in ("image_a", "image_b"))
+    for share in (a.mean(), b.mean(), (a == b).mean()):
+        assert abs(share - 0.5) < 5 * 0.5 / np.sqrt(n)
+
+
+def test_domains_without_shuffle_repeat_in_their_order():
+    """shuffle=False repeats 0, 1, ..., n-1 in each domain."""
+    data = loader.Loader(sources.Domains(numbered(7), numbered(4)), 5, 9, shuffle=False)
+    run = joined(data.batch_at(step) for step in range(6))
+    np.testing.assert_array_equal(run["label_a"], np.arange(30) % 7)
+    np.testing.assert_array_equal(run["label_b"], np.arange(30) % 4)
+
+
+@pytest.mark.parametrize("lazy", ["", "b", "ab"])
+def test_iterate_over_domains_is_batch_at(lazy):
+    """Fetching ahead changes nothing, nor does what the domains are made of."""
+    arrays = {"a": numbered(11), "b": numbered(6)}
+    pair = {k: Lazy(v) if k in lazy else v for k, v in arrays.items()}
+    data = loader.Loader(sources.Domains(**pair), 4, seed=2, flip=True)
+    known = loader.Loader(sources.Domains(**arrays), 4, seed=2, flip=True)
+    seen = list(data.iterate(3, 9))
+    assert [step for step, _ in seen] == list(range(3, 9))
+    for step, batch in seen:
+        assert_same(batch, known.batch_at(step))
+
+
+@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.given(sizes, sizes, st.integers(1, 5), st.sampled_from([1, 2, 3]))
+def test_epoch_over_domains_keeps_pairs(n_a, n_b, local_size, count):
+    """One pass has the first min(n_a, n_b) of both, in their order, side by side and
+    unflipped, once each at weight 1 over all processes."""
+    pair, size = sources.Domains(numbered(n_a), numbered(n_b)), local_size * count
+    n = len(pair)
+    assert n == min(n_a, n_b)
+    passes = [
+        list(loader.Loader(pair, size, 0, True, True, i, count).epoch())
+        for i in range(count)
+    ]
+    assert {len(p) for p in passes} == {-(-n // size)}
+    run = joined(batch for p in passes for batch in p)
+    assert set(run) == {"index", "weight", *DOMAIN_KEYS}
+    assert run["weight"].dtype == np.float32
+    real = run["weight"] == 1
+    np.testing.assert_array_equal(real, run["index"] < n)
+    np.testing.assert_array_equal(np.sort(run["index"][real]), np.arange(n))
+    for which in "ab":
+        part = domain(run, which)
+        expected = np.minimum(run["index"], n - 1)
+        np.testing.assert_array_equal(part["label"], expected)
+        np.testing.assert_array_equal(
+            np.rint((part["image"] + 1) * 127.5), numbered(n).images[expected]
+        )
+
+
+def test_domains_refuse_what_is_no_pair():
+    """Both have images, of one shape, whether they lie in memory or not."""
+    small, other = (
+        numbered(3),
+        sources.ArraySource(np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, np.int32)),
+    )
+    for a, b in ((small, other), (Lazy(small), other), (small, Lazy(other))):
+        with pytest.raises(ValueError, match="domain a are 2x3x1 .* domain b 4x4x1"):
+            sources.Domains(a, b)
+    for name, pair in (("a", ([], small)), ("b", (small, []))):
+        with pytest.raises(ValueError, match=f"Domain {name} is empty"):
+            sources.Domains(*pair)
+
+
+def test_domains_have_the_classes_of_a():
+    """num_classes is that of domain a, also where nobody knows it."""
+    unknown = sources.make("digits", "train_odd", 8, 1)
+    known = sources.make("inverted:digits", "train_even", 8, 1)
+    assert sources.Domains(known, unknown).num_classes == 10
+
+    class Unknown(Lazy):
+        num_classes = None
+
+    assert sources.Domains(Unknown(known), unknown).num_classes is None

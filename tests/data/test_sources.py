@@ -12,6 +12,7 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from diffusion_jax.data import loader, sources, transforms
@@ -60,20 +61,28 @@ def test_unknown_names_are_refused():
     refused(ValueError, "written tfds:NAME", source="tfds:")
     refused(ValueError, "written digits", source="digits:8")
     refused(ValueError, "must be 1 or 3", source="digits", num_channels=2)
+    refused(ValueError, "must be 1 or 3", source="folder:grid25", num_channels=2)
 
 
 # Arrays in memory
 
 
 def test_array_source_refuses_other_arrays():
-    """Images are bytes in four dimensions, with one int32 label each, and not none."""
+    """Images are bytes, or finite float32, in four dimensions, with one int32 label
+    each, and not none."""
     images, labels = bytes_of(5, 4, 4, 1), np.zeros(5, np.int32)
     sources.ArraySource(images, labels)
-    for bad in (images / 255, images[0]):
+    floats = images.astype(np.float32)
+    sources.ArraySource(floats, labels)
+    for bad in (images / 255, images[0], floats[0], images.astype(np.int32)):
         with pytest.raises(
-            ValueError, match=r"this: images are .* uint8 \[N, H, W, C\]"
+            ValueError, match=r"this: images are .* uint8 \[N, H, W, C\], or to float32"
         ):
             sources.ArraySource(bad, labels, "this")
+    for number in (np.nan, np.inf):
+        floats[3, 0, 0, 0] = number
+        with pytest.raises(ValueError, match="this: holds NaN or infinity"):
+            sources.ArraySource(floats, labels, "this")
     for bad in (labels[:4], labels.astype(np.int64)):
         with pytest.raises(ValueError, match="labels are .* each of the 5 images"):
             sources.ArraySource(images, bad)
@@ -110,6 +119,21 @@ def test_digits_splits_are_a_partition():
         np.sort(images.reshape(1797, -1).view("S64").ravel()),
     )
     assert set(train[1]) == set(test[1]) == set(range(10))
+
+
+def test_digits_train_is_dealt_out_to_two_domains():
+    """train_even and train_odd are train[::2] and train[1::2], share no picture, and
+    hold all classes."""
+    images, labels = whole(sources.make("digits", "train", 8, 1))
+    splits = "train_even", "train_odd"
+    even, odd = (whole(sources.make("digits", s, 8, 1)) for s in splits)
+    for part, first in ((even, 0), (odd, 1)):
+        np.testing.assert_array_equal(part[0], images[first::2])
+        np.testing.assert_array_equal(part[1], labels[first::2])
+        assert set(part[1]) == set(range(10))
+    assert len(even[0]) == len(odd[0]) == 719
+    pictures = [{image.tobytes() for image in part[0]} for part in (even, odd)]
+    assert not pictures[0] & pictures[1]
 
 
 def test_other_size_is_refused():
@@ -199,6 +223,7 @@ def test_npz_refuses_other_files(tmp_path):
     for arrays, words in (
         (dict(pictures=images), ["'images'", "pictures"]),
         (dict(images=images / 255.0), ["float64", "uint8"]),
+        (dict(images=images / np.float32(255)), ["float32", "uint8 [N, H, W, C]."]),
         (dict(images=images[0]), ["8x1x1", "8x8x1"]),
         (dict(images=np.uint8(3)), ["[N, H, W, C]"]),
         (dict(images=images[:0]), ["holds no images"]),
@@ -334,42 +359,108 @@ def test_truncated_picture_is_named_when_it_is_decoded(tmp_path):
         list(loader.Loader(data, 2, seed=0).iterate(0, 1))
 
 
+# inverted
+
+
+@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.given(
+    hnp.arrays(np.uint8, st.tuples(st.integers(1, 5), *[st.just(3)] * 3)),
+    st.booleans(),
+)
+def test_inverted_mirrors_every_byte(tmp_path_factory, images, lazy):
+    """A picture and its negative add up to 255, labels and classes stay, and the
+    negative of a negative is the picture: of an array and of a folder alike."""
+    place = tmp_path_factory.mktemp("pictures")
+    for i, pixels in enumerate(images):
+        save(place / f"class_{i % 2}" / f"{i}.png", pixels)
+    labels = np.arange(len(images)) % 2
+    np.savez(place / "a.npz", images=images, labels=labels)
+    inner = f"folder:{place}" if lazy else f"npz:{place / 'a.npz'}"
+    there, negative, back = (
+        sources.make(prefix + inner, "train", 3, 3)
+        for prefix in ("", "inverted:", "inverted:inverted:")
+    )
+    np.testing.assert_array_equal(whole(there)[0].astype(int) + whole(negative)[0], 255)
+    np.testing.assert_array_equal(whole(back)[0], whole(there)[0])
+    np.testing.assert_array_equal(whole(negative)[1], whole(there)[1])
+    assert there.num_classes == negative.num_classes == min(2, len(images))
+    assert len(negative) == len(images)
+    assert isinstance(negative, sources.ArraySource) != lazy
+
+
+def test_inverted_has_the_splits_of_its_source():
+    """A network sees x and -x; every split of the digits has its negative."""
+    for split in ("train", "test", "all", "train_even", "train_odd"):
+        there, negative = (
+            next(loader.Loader(sources.make(name, split, 8, 1), 64, seed=0).epoch())
+            for name in ("digits", "inverted:digits")
+        )
+        np.testing.assert_allclose(negative["image"], -there["image"], atol=1e-6)
+        np.testing.assert_array_equal(negative["label"], there["label"])
+
+
+def test_inverted_needs_a_source_of_pictures():
+    """Without a source, or with one that is wrong, the sentence says which."""
+    refused(ValueError, "written inverted:SOURCE", source="inverted")
+    refused(ValueError, "written inverted:SOURCE", source="inverted:")
+    refused(ValueError, "'mnist'", *sources.SOURCES, source="inverted:mnist")
+    refused(ValueError, "written npz:PATH", source="inverted:npz")
+    refused(ValueError, "must be 1 or 3", source="inverted:digits", num_channels=2)
+    refused(ValueError, "8x8x1", "9x9x1", source="inverted:digits", image_size=9)
+    refused(ValueError, "train_odd", source="inverted:digits", split="valid")
+    points = dict(source="inverted:grid25", image_size=1, num_channels=2)
+    refused(ValueError, "grid25 has no pictures", **points)
+
+
 # tfds
 
 
-def prepare(data_dir, name, shape, images, labels=None, suffix="array_record"):
-    """Writes what `tfds build` writes: tf.train.Examples and metadata."""
+def prepare(
+    data_dir,
+    name,
+    shape,
+    images,
+    labels=None,
+    suffix="array_record",
+    splits=("train",),
+    version="3.0.1",
+):
+    """Writes what `tfds build` writes: tf.train.Examples and metadata.
+
+    Several splits share the images out equally, in order.
+    """
     import tensorflow_datasets as tfds
     from array_record.python import array_record_module
     from tensorflow_datasets.proto import tf_example_pb2
 
-    folder = data_dir / name / "3.0.1"
+    folder = data_dir / name / version
     folder.mkdir(parents=True)
-    writer = array_record_module.ArrayRecordWriter(
-        str(folder / f"{name.split('/')[0]}-train.{suffix}-00000-of-00001"),
-        "group_size:1",
-    )
     features = {"image": tfds.features.Image(shape=shape)}
     if labels is not None:
         features["label"] = tfds.features.ClassLabel(num_classes=10)
-    for i, pixels in enumerate(images):
-        file, example = io.BytesIO(), tf_example_pb2.Example()
-        Image.fromarray(pixels.squeeze()).save(file, "PNG")
-        example.features.feature["image"].bytes_list.value.append(file.getvalue())
-        if labels is not None:
-            example.features.feature["label"].int64_list.value.append(labels[i])
-        writer.write(example.SerializeToString())
-    writer.close()
+    size = len(images) // len(splits)
+    for number, split in enumerate(splits):
+        stem = folder / f"{name.split('/')[0]}-{split}.{suffix}-00000-of-00001"
+        writer = array_record_module.ArrayRecordWriter(str(stem), "group_size:1")
+        for i in range(number * size, (number + 1) * size):
+            file, example = io.BytesIO(), tf_example_pb2.Example()
+            Image.fromarray(images[i].squeeze()).save(file, "PNG")
+            example.features.feature["image"].bytes_list.value.append(file.getvalue())
+            if labels is not None:
+                example.features.feature["label"].int64_list.value.append(labels[i])
+            writer.write(example.SerializeToString())
+        writer.close()
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=tfds.features.FeaturesDict(features),
         split_infos=[
             tfds.core.SplitInfo(
-                name="train",
-                shard_lengths=[len(images)],
+                name=split,
+                shard_lengths=[size],
                 num_bytes=1,
                 filename_template=None,
             )
+            for split in splits
         ],
         filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
         check_data=False,
@@ -401,6 +492,25 @@ def test_tfds_resizes_and_converts_as_a_folder_does(tmp_path):
         b = sources.make(f"folder:{tmp_path / 'pictures'}", "train", 9, channels)
         np.testing.assert_array_equal(whole(a)[0], whole(b)[0])
         np.testing.assert_array_equal(whole(a)[1], [0])
+
+
+@pytest.mark.parametrize("name", ["cycle_gan/horse2zebra", "mine/horse2zebra"])
+def test_tfds_has_the_splits_of_two_domains(tmp_path, name):
+    """A name with a slash and the splits of CycleGAN's data reach TFDS unchanged."""
+    images, labels = bytes_of(8, 8, 8, 3), [0, 0, 1, 1] * 2
+    splits = ("trainA", "trainB", "testA", "testB")
+    prepare(tmp_path, name, (8, 8, 3), images, labels, splits=splits, version="3.0.0")
+    make = lambda split: sources.make(  # noqa: E731
+        f"tfds:{name}", split, 8, 3, str(tmp_path)
+    )
+    for i, split in enumerate(splits):
+        read = whole(make(split))
+        np.testing.assert_array_equal(read[0], images[2 * i : 2 * i + 2])
+        np.testing.assert_array_equal(read[1], labels[2 * i : 2 * i + 2])
+    batch = loader.Loader(
+        sources.Domains(make("trainA"), make("trainB")), 4, seed=0
+    ).batch_at(0)
+    assert set(batch["label_a"]) == {0} and set(batch["label_b"]) == {1}
 
 
 def test_tfds_says_how_to_prepare(tmp_path):
@@ -441,7 +551,7 @@ def test_no_source_needs_tensorflow(tmp_path):
     program = f"""
 import sys
 from diffusion_jax.data import loader, sources
-for name in ("digits", "tfds:tiny", "idx:.", "npz:a.npz", "folder:pictures"):
+for name in ("digits", "tfds:tiny", "idx:.", "npz:a.npz", "inverted:folder:pictures"):
     data = sources.make(name, "train", 8, 1, data_dir={str(tmp_path)!r})
     for _, batch in loader.Loader(data, 4, seed=0, flip=True).iterate(0, 2):
         assert batch["image"].shape == (4, 8, 8, 1)

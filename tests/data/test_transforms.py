@@ -26,6 +26,18 @@ def test_range_is_minus_one_to_one():
     np.testing.assert_allclose(x, np.linspace(-1, 1, 256), atol=1e-7)
 
 
+def test_input_of_a_network():
+    """Bytes come into the networks' range; what is float32 stays, bit for bit."""
+    levels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(
+        transforms.to_input(levels), transforms.to_float(levels)
+    )
+    points = np.array([-4.0, 1e-30, 300.0], np.float32)
+    same = transforms.to_input(points)
+    assert same.dtype == np.float32
+    np.testing.assert_array_equal(same, points)
+
+
 @hypothesis.settings(deadline=None)
 @hypothesis.given(
     hnp.arrays(np.float32, hnp.array_shapes(), elements=st.floats(-1e6, 1e6, width=32))

@@ -89,3 +89,36 @@ def test_the_floor_is_for_as_many_samples():
     few, some = (np.mean([frechet.floor(x, i, n) for i in range(5)]) for n in (50, 500))
     assert few > 3 * some
     assert frechet.floor(x, 0, 1000) == frechet.floor(x, 0, 2000)
+
+
+def with_moments(mean, cov, n=40):
+    """Vectors [n, F] whose sample mean and covariance are these, up to rounding."""
+    x = draws(n, len(mean), seed=3)
+    x = x - x.mean(axis=0)
+    white = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T
+    return white @ np.linalg.cholesky(np.asarray(cov, np.float64)).T + np.asarray(mean)
+
+
+def test_closed_form_in_the_plane():
+    """Covariances that do not commute: in two dimensions the trace of the root is
+    sqrt(tr(A B) + 2 sqrt(det A det B))."""
+    a, b = np.array([[2.0, 1], [1, 3]]), np.array([[5.0, -2], [-2, 1]])
+    assert not np.allclose(a @ b, b @ a)
+    root = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a) * np.linalg.det(b)))
+    expected = 1**2 + 2**2 + np.trace(a) + np.trace(b) - 2 * root
+    sets = with_moments([1, 0], a), with_moments([0, 2], b)
+    assert frechet.frechet_distance(*sets) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "x,y,words",
+    [
+        (np.zeros((1, 3)), np.zeros((9, 3)), "at least 2 vectors"),
+        (np.zeros((9, 3)), np.zeros((9, 2)), "same features"),
+        (np.zeros((9, 3)), np.full((9, 3), np.inf), "not finite"),
+    ],
+)
+def test_refused(x, y, words):
+    """Sets that have no distance are refused in words."""
+    with pytest.raises(ValueError, match=words):
+        frechet.frechet_distance(x, y)

@@ -86,3 +86,48 @@ def test_columns_can_be_chosen():
     grid = grids.tile(images_of(6), columns=2)
     assert grid.shape == (102, 68, 1)
     assert grid[2 * 34, 34, 0] == 60 and grid[34, 0, 0] == 30
+
+
+# Points in the plane.
+
+
+def drawn_points(tmp_path, points, **options):
+    """The picture of points, as numbers u8[side, side]."""
+    path = tmp_path / "deep" / "points.png"
+    grids.save_points(path, np.asarray(points, np.float64), **options)
+    with Image.open(path) as picture:
+        assert picture.mode == "L"
+        return np.asarray(picture)
+
+
+def test_points_by_hand(tmp_path):
+    """x grows to the right and y upwards; black is the fullest pixel, white an empty
+    one, a count in between is grey by its logarithm, and what is outside is left out.
+    """
+    points = [[0.5, 0.5]] * 7 + [[3.5, 0.5]] + [[0.5, 2.5]] * 3 + [[9, 9], [-1, 2]]
+    found = drawn_points(tmp_path, points, side=4, limits=(0, 4))
+    expected = np.full((4, 4), 255)
+    expected[3, 0] = 0  # 7 points: log 8 = 3 log 2
+    expected[3, 3] = 170  # 1 point: log 2
+    expected[1, 0] = 85  # 3 points: 2 log 2
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_points_have_square_axes(tmp_path):
+    """Without limits all points are within, and a unit is as long on both axes: the
+    shorter one has white on both sides."""
+    found = drawn_points(tmp_path, [[0, 0], [8, 1], [8, -1]], side=8)
+    dark = np.argwhere(found < 255).tolist()  # x in 0..8 and y in -4..4, downwards
+    assert dark == [[2, 7], [3, 0], [4, 7]]
+
+
+@pytest.mark.parametrize("points", [[[2.0, -3.0]], [[2.0, -3.0]] * 5])
+def test_one_place(tmp_path, points):
+    """Points that coincide are one dot in the middle."""
+    found = drawn_points(tmp_path, points, side=5)
+    assert found[2, 2] == 0 and np.sum(found < 255) == 1
+
+
+def test_no_points_within(tmp_path):
+    """Where there is nothing within the limits the picture is white."""
+    assert np.all(drawn_points(tmp_path, [[5, 5]], side=6, limits=(0, 1)) == 255)

@@ -1,0 +1,84 @@
+"""What autoencoders keep of a picture."""
+
+import pathlib
+from collections.abc import Iterator
+
+import ml_collections
+import numpy as np
+
+from diffusion_jax import methods, runs
+from diffusion_jax.evaluation import codes
+from diffusion_jax.measures.base import (
+    Measure,
+    Record,
+    check_held_out,
+    mean_and_error,
+    over_epoch,
+    read_all,
+)
+from diffusion_jax.training.state import TrainState
+
+
+def make_elbo(
+    config: ml_collections.ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Measure:
+    """Minus the bound of eval.split in nats, its parts, and what the latents do."""
+    run = methods.make_evaluate(method, config.eval.seed)
+    runs.open_source(config, config.eval.split)  # refused before anything is compiled
+
+    def measure(state: TrainState) -> Iterator[Record]:
+        measured = over_epoch(run, state, config)
+        nats, error = mean_and_error(measured["reconstruction"] + measured["kl"])
+        found = {
+            "negative_elbo": nats,
+            "standard_error": error,
+            "reconstruction": mean_and_error(measured["reconstruction"])[0],
+            "kl": mean_and_error(measured["kl"])[0],
+            "negative_importance_bound": -mean_and_error(measured["importance_bound"])[
+                0
+            ],
+            "active_units": codes.active_units(measured["code"]),
+            "num_latents": method.num_latents,
+        }
+        settings = {
+            "split": config.eval.split,
+            "num_examples": len(measured["kl"]),
+            "num_importance": config.eval.num_importance,
+            **config.vae,
+            "seed": config.eval.seed,
+        }
+        yield Record(found, settings)
+
+    return measure
+
+
+def make_reconstruction(
+    config: ml_collections.ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Measure:
+    """The squared error of eval.split, a mean over values in [0, 1], beside that of as
+    many principal components of the train split."""
+    check_held_out(config)
+    run = methods.make_evaluate(method, config.eval.seed)
+    splits = (config.data.train_split, config.eval.split)
+    train, test = (_vectors(config, split) for split in splits)
+    of_pca = codes.pca_mse(train, test, min(method.num_latents, train.shape[1]))
+
+    def measure(state: TrainState) -> Iterator[Record]:
+        measured = over_epoch(run, state, config)
+        mean, error = mean_and_error(measured["squared_error"])
+        found = {
+            "squared_error": mean,
+            "standard_error": error,
+            "squared_error_of_pca": of_pca,
+            "active_units": codes.active_units(measured["code"]),
+            "num_latents": method.num_latents,
+        }
+        num = len(measured["squared_error"])
+        yield Record(found, {"split": config.eval.split, "num_examples": num})
+
+    return measure
+
+
+def _vectors(config: ml_collections.ConfigDict, split: str) -> np.ndarray:
+    images, _ = read_all(runs.open_source(config, split))
+    return (images.reshape(len(images), -1) + 1) / 2

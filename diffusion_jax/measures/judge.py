@@ -1,0 +1,76 @@
+"""A trained classifier, asked what it makes of pictures."""
+
+import logging
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion_jax import methods, runs
+
+BATCH_SIZE = 500
+
+
+class Judge(NamedTuple):
+    """A classifier of real pictures.
+
+    Attributes:
+      name: of its config: its features are called after it.
+      look: pictures f32[N,H,W,C] in [-1, 1] -> ("features" f32[N, F], "probabilities"
+        f32[N, K]).
+      num_classes: K.
+    """
+
+    name: str
+    look: Callable[[np.ndarray], dict[str, np.ndarray]]
+    num_classes: int
+
+
+def open_judge(workdir: str, image_shape: tuple[int, int, int]) -> Judge:
+    """Opens the run of a classifier.
+
+    Args:
+      workdir: of its training.
+      image_shape: of the pictures that it will be shown.
+
+    Raises:
+      FileNotFoundError: nobody has trained it.
+      ValueError: it is no classifier, or of pictures of another shape.
+    """
+    folder = pathlib.Path(workdir)
+    if not (folder / runs.CONFIG).exists():
+        raise FileNotFoundError(
+            f"There is no classifier in eval.classifier = {workdir}. Train it first: "
+            f"python -m diffusion_jax.main --config=configs/{folder.name}.py "
+            f"--workdir={workdir} (or set eval.classifier to another one's folder, or "
+            "to nothing)."
+        )
+    config = runs.stored_config(folder)
+    if config.method != "classifier":
+        raise ValueError(
+            f"The run in eval.classifier = {workdir} is a {config.method}, and no "
+            "classifier."
+        )
+    method, state = runs.load(config, folder, "last")
+    if method.image_shape != image_shape:
+        raise ValueError(
+            f"The classifier in {workdir} looks at pictures of the shape "
+            f"{method.image_shape}, and these have {image_shape}."
+        )
+    logging.getLogger(__name__).info("Judged by %s, step %d.", workdir, state.step)
+    run = methods.make_evaluate(method, seed=0)
+
+    def look(images: np.ndarray) -> dict[str, np.ndarray]:
+        index = np.arange(-(-len(images) // BATCH_SIZE) * BATCH_SIZE)
+        chunks = np.minimum(index, len(images) - 1).reshape(-1, BATCH_SIZE)
+        seen = [
+            run(state, {"index": chunk.astype(np.int32), "image": images[chunk]})
+            for chunk in chunks
+        ]
+        return {
+            name: np.concatenate([x[name] for x in seen])[: len(images)]
+            for name in seen[0]
+        }
+
+    return Judge(config.name, look, config.model.num_classes)

@@ -1,0 +1,209 @@
+"""Samples of any family beside real pictures, or the modes of a known density."""
+
+import itertools
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from diffusion_jax import methods, runs
+from diffusion_jax.data import points
+from diffusion_jax.evaluation import features, frechet, modes
+from diffusion_jax.measures.base import Measure, Record, check_held_out, read_all
+from diffusion_jax.measures.judge import Judge, open_judge
+from diffusion_jax.training.state import TrainState
+
+MOST_PIXELS = 4096  # the distance takes roots of matrices of that side
+MOST_REAL = 20_000  # real pictures, drawn from both splits where there are more
+NUM_FLOORS = 5  # of which the median is told
+CONFIDENT = 0.9
+NOT_OF_SAMPLES = (  # what of the group sample changes no sample
+    "checkpoint num_images batch_size view film concepts num_frames start "
+    "num_resamplings"
+).split()
+
+
+class Real(NamedTuple):
+    """Real pictures, by name of a set of features.
+
+    Attributes:
+      features: [N, F] each.
+      floors: what as many real ones as samples score against the other real ones.
+      settings: about them.
+    """
+
+    features: dict[str, np.ndarray]
+    floors: dict[str, float]
+    settings: dict[str, Any]
+
+
+def make_samples(
+    config: ml_collections.ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Measure:
+    """Fréchet distances of samples to real pictures, and a classifier's opinion.
+
+    A distance is called after its features: "FD of pixels" in [0, 1], where pictures
+    are small, and "FD of NAME", the features of the classifier in eval.classifier. Its
+    floor is that of as many real pictures. One record for each combination of
+    eval.sweep's values.
+
+    Raises:
+      FileNotFoundError: the data or the classifier are not there.
+      ValueError: there is nothing to measure by.
+    """
+    num = config.sample.num_images
+    check_held_out(config)
+    if num < 2:
+        raise ValueError(
+            "A distance is one of at least 2 samples (sample.num_images), not of "
+            f"{num}."
+        )
+    judge = None
+    if config.eval.classifier:
+        judge = open_judge(config.eval.classifier, method.image_shape)
+    elif np.prod(method.image_shape) > MOST_PIXELS:
+        raise ValueError(
+            f"Pictures of {np.prod(method.image_shape)} values are too large for a "
+            f"distance of pixels (at most {MOST_PIXELS}), and eval.classifier names no "
+            "classifier: there is nothing to measure samples by."
+        )
+    variants = [(c, methods.make(c)) for c in _swept(config)]  # refused before work
+    draws = [methods.make_draw(m, c.sample.batch_size) for c, m in variants]
+    real = _real(config, judge, num)
+
+    def measure(state: TrainState) -> Iterator[Record]:
+        for (variant, _), draw in zip(variants, draws, strict=True):
+            start = time.monotonic()
+            drawn = draw(state, num, variant.sample.seed)
+            found = _compare(drawn, real, judge)
+            of_chain = dict(variant.diffusion) if "diffusion" in variant else {}
+            settings = {
+                "num_samples": num,
+                **real.settings,
+                **of_chain,
+                **{k: v for k, v in variant.sample.items() if k not in NOT_OF_SAMPLES},
+                "seconds": round(time.monotonic() - start, 1),
+            }
+            yield Record(found, settings)
+
+    return measure
+
+
+def _swept(config: ml_collections.ConfigDict) -> Iterator[ml_collections.ConfigDict]:
+    """Yields the config with each combination of eval.sweep's values in its sample.
+
+    A key of the sweep without values keeps that of the config.
+    """
+    sweep = {key: values for key, values in config.eval.sweep.items() if values}
+    for values in itertools.product(*sweep.values()):
+        variant = config.copy_and_resolve_references()
+        variant.sample.update(dict(zip(sweep, values, strict=True)))
+        yield variant
+
+
+def _features(images: np.ndarray, judge: Judge | None) -> dict[str, np.ndarray]:
+    """Vectors of pictures f32[N,H,W,C] by the name of the features, the judge's first,
+    and beside them its "probabilities"."""
+    found = {}
+    if judge:
+        seen = judge.look(images)
+        found = {judge.name: seen["features"], "probabilities": seen["probabilities"]}
+    if np.prod(images.shape[1:]) <= MOST_PIXELS:
+        found["pixels"] = (images.reshape(len(images), -1) + 1) / 2
+    return found
+
+
+def _real(config: ml_collections.ConfigDict, judge: Judge | None, num: int) -> Real:
+    """Features of real pictures of both splits, and their floors."""
+    splits = [config.data.train_split, config.eval.split]
+    pictures = [read_all(runs.open_source(config, split)) for split in splits]
+    images, labels = (np.concatenate(x) for x in zip(*pictures, strict=True))
+    num_held_out = len(pictures[1][0])
+    settings: dict[str, Any] = {"splits": splits}
+    if judge:
+        seen = judge.look(images[-num_held_out:])["probabilities"]
+        right = seen.argmax(axis=1) == labels[-num_held_out:]
+        settings |= {
+            "classifier": judge.name,
+            "accuracy_real": float(right.mean()),
+            "confident_share_real": float(np.mean(seen.max(axis=1) > CONFIDENT)),
+        }
+    if len(images) > MOST_REAL:
+        chosen = np.random.default_rng(0).choice(len(images), MOST_REAL, replace=False)
+        images = images[chosen]
+    found = _features(images, judge)
+    found.pop("probabilities", None)
+    floors = {
+        name: float(
+            np.median([frechet.floor(x, seed, num) for seed in range(NUM_FLOORS)])
+        )
+        for name, x in found.items()
+    }
+    return Real(found, floors, {"num_real": len(images), **settings})
+
+
+def _compare(drawn: dict[str, np.ndarray], real: Real, judge: Judge | None) -> dict:
+    """All figures of samples, the distance of the judge's features first."""
+    of_samples = _features(np.clip(drawn["image"], -1, 1), judge)
+    found: dict[str, Any] = {}
+    for name, vectors in real.features.items():
+        found[f"FD of {name}"] = frechet.frechet_distance(of_samples[name], vectors)
+        found[f"FD of {name}, floor"] = real.floors[name]
+    if not judge:
+        return found
+    vectors, probabilities = of_samples[judge.name], of_samples["probabilities"]
+    others = real.features[judge.name]
+    called = probabilities.argmax(axis=1)
+    counts = features.histogram(called, judge.num_classes)
+    precision, recall = features.precision_recall(others[: len(vectors)], vectors)
+    density, coverage = features.density_coverage(others[: len(vectors)], vectors)
+    found |= {
+        "confident_share": float(np.mean(probabilities.max(axis=1) > CONFIDENT)),
+        "histogram": counts,
+        "classes_covered": features.classes_covered(counts),
+        "num_classes": judge.num_classes,
+        "precision": precision,
+        "recall": recall,
+        "density": density,
+        "coverage": coverage,
+        "nearest_distance": features.nearest_distance(vectors, others),
+    }
+    if "label" in drawn:
+        found["named_as_asked"] = float(np.mean(called == drawn["label"]))
+    return found
+
+
+def make_modes(
+    config: ml_collections.ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Measure:
+    """How many of the 25 modes of data.source grid25 samples reach, and how well.
+
+    Raises:
+      ValueError: the data are others.
+    """
+    if config.data.source != "grid25":
+        raise ValueError(
+            "eval.measure 'modes' is for data.source grid25, whose modes are known, "
+            f"not for {config.data.source}: choose samples."
+        )
+    draw = methods.make_draw(method, config.sample.batch_size)
+    num, seed = config.sample.num_images, config.sample.seed
+
+    def measure(state: TrainState) -> Iterator[Record]:
+        drawn = draw(state, num, seed)["image"].reshape(num, 2)
+        found = modes.mode_count(drawn, points.CENTRES, points.SIGMA)
+        total = len(points.CENTRES)
+        figures = {
+            "modes_missing": total - found.covered,
+            "modes_covered": found.covered,
+            "num_modes": total,
+            "modes_touched": found.touched,
+            "share_within_3_sigma": found.share_within,
+            "histogram": found.histogram,
+        }
+        yield Record(figures, {"num_samples": num, "seed": seed})
+
+    return measure

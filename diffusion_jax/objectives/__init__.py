@@ -1,0 +1,1 @@
+"""What families other than diffusion minimise: arrays in, arrays out."""

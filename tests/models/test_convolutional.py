@@ -1,0 +1,93 @@
+"""Laws of the convolutional autoencoder."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.models.convolutional import ConvAutoencoder, check_size
+
+
+def image(*shape) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def test_number_of_parameters():
+    """The book's encoder and decoder for 28x28, by hand: 9 in out + out a convolution.
+
+    Encoder 320 + 18,496 + 2 x 36,928 + 6,274 = 98,946; decoder 9,408 + 2 x 36,928 +
+    18,464 + 289 = 102,017.
+    """
+    net = ConvAutoencoder((28, 28, 1), variational=False)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), image(1, 28, 28, 1))
+    sizes = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(layer))
+        for name, layer in shapes["params"].items()
+    }
+    encoder = sum(n for name, n in sizes.items() if name.startswith(("enc", "mean")))
+    assert encoder == 98_946
+    assert sum(sizes.values()) - encoder == 102_017
+
+
+@pytest.mark.parametrize("variational", [False, True])
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (64, 12, 3)])
+def test_shapes(shape, variational):
+    """Codes have Z numbers, and pictures come back in their own shape."""
+    net = ConvAutoencoder(shape, variational, channels=(4, 8, 8, 8), num_latents=5)
+    variables = jax.eval_shape(net.init, jax.random.key(0), image(1, *shape))
+
+    def both(variables, x):
+        mean, logvar = net.apply(variables, x, method="encode")
+        return mean, logvar, net.apply(variables, mean, method="decode")
+
+    mean, logvar, decoded = jax.eval_shape(both, variables, image(3, *shape))
+    assert mean.shape == (3, 5) and decoded.shape == (3, *shape)
+    assert logvar.shape == (3, 5) if variational else logvar is None
+
+
+def test_decoder_mirrors_the_encoder():
+    """Sizes and channels go back as they came: 16, 8, 8, 2 by strides 2, 1, 4."""
+    net = ConvAutoencoder((16, 16, 3), False, channels=(4, 6, 7), strides=(2, 1, 4))
+    x = image(1, 16, 16, 3)
+    variables = jax.eval_shape(net.init, jax.random.key(0), x)
+    _, seen = jax.eval_shape(
+        lambda *args: net.apply(*args, capture_intermediates=True), variables, x
+    )
+    seen = seen["intermediates"]
+
+    def after(name):
+        return [seen[f"{name}_{i}"]["__call__"][0].shape[1:] for i in range(3)]
+
+    assert after("encoder") == [(8, 8, 4), (8, 8, 6), (2, 2, 7)]
+    assert after("decoder") == [(8, 8, 6), (8, 8, 4), (16, 16, 3)]
+
+
+def test_output_is_raw():
+    """Logits or means: the picture is linear in the last layer, and so not bounded."""
+    net = ConvAutoencoder((8, 8, 1), False, channels=(2, 3), strides=(1, 2))
+    x = np.random.default_rng(0).standard_normal((2, 8, 8, 1)).astype(np.float32)
+    key = jax.random.key(0, impl="rbg")  # quicker to compile than threefry
+    variables = jax.jit(net.init)(key, x)
+    apply = jax.jit(net.apply)
+    output = apply(variables, x)
+    last = jax.tree.map(lambda leaf: 1000.0 * leaf, variables["params"]["decoder_1"])
+    scaled = apply({"params": variables["params"] | {"decoder_1": last}}, x)
+    assert np.abs(scaled).max() > 10
+    np.testing.assert_allclose(scaled, 1000.0 * output, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("size", "strides", "factor", "nearby"),
+    [(30, (1, 2, 2, 1), 4, (28, 32)), (28, (2, 2, 2), 8, (24, 32)), (2, (4,), 4, (4,))],
+)
+def test_refuses_what_strides_do_not_divide(size, strides, factor, nearby):
+    """The sentence says which sizes near by would do, and those do."""
+    uses = " or ".join(map(str, nearby))
+    message = f"multiples of {factor}, but data.image_size = {size}: use {uses},"
+    with pytest.raises(ValueError, match=message):
+        check_size(size, strides)
+    net = ConvAutoencoder((size, size, 1), False, (2,) * len(strides), strides)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(net.init, jax.random.key(0), image(1, size, size, 1))
+    for good in nearby:
+        check_size(good, strides)

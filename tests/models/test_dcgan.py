@@ -1,0 +1,235 @@
+"""Laws of DCGAN's networks; the same weights beside PyTorch's are in tests/parity."""
+
+import functools
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from diffusion_jax.models.dcgan import (
+    DCGANDiscriminator,
+    DCGANGenerator,
+    base_size,
+    dcgan_adversaries,
+)
+
+BASES = {8: 4, 10: 5, 12: 6, 16: 4, 28: 7, 32: 4, 48: 6, 56: 7, 64: 4, 128: 4}
+
+
+def draw(*shape, seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def shape_of(*shape) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def init_shapes(net, *inputs) -> dict:
+    return jax.eval_shape(net.init, jax.random.key(0), *inputs)
+
+
+def count(variables) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def random_variables(net, *inputs) -> dict:
+    """Activations stay near 1; running statistics are not 0 and 1."""
+    flat = flax.traverse_util.flatten_dict(init_shapes(net, *inputs))
+    rng = np.random.default_rng(3)
+
+    def one(path, leaf):
+        z = rng.standard_normal(leaf.shape).astype(np.float32)
+        if path[-1] == "kernel":
+            # A transposed convolution of stride 2 meets a quarter of its kernel.
+            return z / np.sqrt(np.prod(leaf.shape) / max(leaf.shape[2:]))
+        return np.exp(0.3 * z) if path[-1] in ("scale", "var") else 0.3 * z
+
+    drawn = {path: one(path, leaf) for path, leaf in flat.items()}
+    return flax.traverse_util.unflatten_dict(drawn)
+
+
+@pytest.mark.parametrize(("size", "base"), BASES.items())
+def test_base(size, base):
+    """Halved while even and at least 4 remain, by hand."""
+    assert base_size(size) == base
+
+
+@pytest.mark.parametrize("size", [0, 1, 4, 7, 9, 18, 30, 100, 36])
+def test_refuses_sizes_without_a_base(size):
+    """What does not halve to 4..7, or not at all, is refused with sizes that do."""
+    with pytest.raises(ValueError, match=f"data.image_size = {size} .* use 8, 16, 28"):
+        base_size(size)
+
+
+def test_number_of_parameters():
+    """PyTorch's DCGAN, ngf = ndf = 64 and 100 numbers of noise: by hand.
+
+    Kernels of 16 in out, without biases, and two numbers a normalised channel. G:
+    16 (100 512 + 512 256 + 256 128 + 128 64 + 64 3) + 2 (512 + 256 + 128 + 64); D:
+    16 (3 64 + 64 128 + 128 256 + 256 512 + 512) + 2 (128 + 256 + 512).
+    """
+    generator = DCGANGenerator((64, 64, 3), 64)
+    discriminator = DCGANDiscriminator(64, 64)
+    assert count(init_shapes(generator, shape_of(1, 100))) == 3_576_704
+    assert count(init_shapes(discriminator, shape_of(1, 64, 64, 3))) == 2_765_568
+
+
+def test_maps_of_the_paper():
+    """Figure 1 of the paper: 1024 maps of 4x4, 512 of 8x8, ... 3 of 64x64."""
+    net = DCGANGenerator((64, 64, 3), width=128)
+    variables = init_shapes(net, shape_of(1, 100))
+    _, seen = jax.eval_shape(
+        lambda *args: net.apply(*args, capture_intermediates=True),
+        variables,
+        shape_of(1, 100),
+    )
+    maps = [
+        seen["intermediates"][name]["__call__"][0].shape[1:]
+        for name in ("project", "up1", "up2", "up3", "out")
+    ]
+    expected = [(4, 4, 1024), (8, 8, 512), (16, 16, 256), (32, 32, 128), (64, 64, 3)]
+    assert maps == expected
+
+
+@pytest.mark.parametrize("num_classes", [0, 10])
+@pytest.mark.parametrize("size", [8, 28, 32, 64, 128])
+def test_shapes(size, num_classes):
+    """Pictures of the size asked for, with as many channels, and one logit each."""
+    label = jax.ShapeDtypeStruct((5,), jnp.int32)
+    generator = DCGANGenerator((size, size, 2), 4, num_classes)
+    discriminator = DCGANDiscriminator(size, 4, num_classes)
+    images, _ = jax.eval_shape(
+        generator.init_with_output, jax.random.key(0), shape_of(5, 11), label
+    )
+    assert images.shape == (5, size, size, 2)
+    logits, _ = jax.eval_shape(
+        discriminator.init_with_output, jax.random.key(0), images, label
+    )
+    assert logits.shape == (5,)
+
+
+def test_initial_weights():
+    """All kernels are N(0, 0.02^2), within five standard errors; no layer has biases.
+
+    Section 4 of the paper; what has a scale is normalised, and has a bias with it.
+    """
+    generator, discriminator = DCGANGenerator((8, 8, 1), 64), DCGANDiscriminator(8, 64)
+    for net, x in ((generator, draw(1, 100)), (discriminator, draw(1, 8, 8, 1))):
+        key = jax.random.key(0, impl="rbg")  # quicker to compile than threefry
+        params = jax.jit(net.init)(key, x)["params"]
+        for layer in params.values():
+            assert layer.keys() in ({"kernel"}, {"scale", "bias"})
+            if "kernel" in layer:
+                n = layer["kernel"].size
+                assert abs(np.std(layer["kernel"]) - 0.02) < 5 * 0.02 / np.sqrt(2 * n)
+                assert abs(np.mean(layer["kernel"])) < 5 * 0.02 / np.sqrt(n)
+
+
+CASES = [
+    (DCGANGenerator((16, 16, 2), 4), (9,)),
+    (DCGANDiscriminator(16, 4), (16, 16, 2)),
+    (DCGANDiscriminator(16, 4, norm="none"), (16, 16, 2)),
+]
+CASE_IDS = ["generator", "discriminator", "without_norm"]
+
+
+@pytest.mark.parametrize(("net", "shape"), CASES, ids=CASE_IDS)
+def test_who_sees_the_batch(net, shape):
+    """Only in training, and where normalised, an example depends on its batch-mates."""
+    x = draw(4, *shape)
+    variables = random_variables(net, x)
+    others = np.concatenate([x[:1], 3.0 + 2.0 * draw(3, *shape, seed=1)])
+
+    @functools.partial(jax.jit, static_argnames="train")
+    def apply(x, train):
+        output, _ = net.apply(variables, x, None, train, mutable=["batch_stats"])
+        return output
+
+    def moved(train):
+        return np.max(np.abs(apply(x, train)[0] - apply(others, train)[0]))
+
+    assert moved(train=False) < 1e-5
+    assert (moved(train=True) > 1e-2) == ("batch_stats" in variables)
+
+
+def test_without_norm():
+    """norm="none" leaves biases in their place, and no statistics."""
+    variables = init_shapes(DCGANDiscriminator(16, 4, norm="none"), draw(1, 16, 16, 2))
+    assert variables.keys() == {"params"}
+    layers = variables["params"].values()
+    assert all(layer.keys() == {"kernel", "bias"} for layer in layers)
+    with pytest.raises(ValueError, match="Unknown norm 'layer'. Known ones: batch, no"):
+        init_shapes(DCGANDiscriminator(16, 4, norm="layer"), draw(1, 16, 16, 2))
+
+
+def test_output_is_bounded_and_logits_are_not():
+    """Weights 100 times as large drive pictures to -1 and 1, and logits far away."""
+    (generator, noise), (discriminator, image) = CASES[:2]
+    results = []
+    for net, shape in ((generator, noise), (discriminator, image)):
+        variables = random_variables(net, draw(2, *shape))
+        out = jax.tree.map(lambda leaf: 100 * leaf, variables["params"]["out"])
+        large = variables | {"params": variables["params"] | {"out": out}}
+        results.append(np.abs(jax.jit(net.apply)(large, draw(2, *shape))))
+    assert 0.99 < results[0].max() <= 1.0
+    assert results[1].max() > 5.0
+
+
+def test_label_is_more_noise_and_more_channels():
+    """A network with K classes is one without, given the one-hot label as K numbers."""
+    label = np.array([2, 0, 1])
+    one_hot = np.eye(3, dtype=np.float32)[label]
+    planes = np.broadcast_to(one_hot[:, None, None, :], (3, 8, 8, 3))
+    for make, x, code in (
+        (functools.partial(DCGANGenerator, (8, 8, 1), 4), draw(3, 5), one_hot),
+        (functools.partial(DCGANDiscriminator, 8, 4), draw(3, 8, 8, 1), planes),
+    ):
+        told, plain = make(num_classes=3), make()
+        variables = random_variables(told, x, label)
+        expected = jax.jit(plain.apply)(variables, np.concatenate([x, code], axis=-1))
+        output = jax.jit(told.apply)(variables, x, label)
+        np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_adversaries_fit():
+    """What one draws the other judges; both know the classes and the other devices."""
+    average = functools.partial(lax.pmean, axis_name="devices")
+    generator, discriminator = dcgan_adversaries((28, 28, 2), average, 4, "batch", 10)
+    label = jax.ShapeDtypeStruct((3,), jnp.int32)
+    x, of_g = jax.eval_shape(
+        generator.init_with_output, jax.random.key(0), shape_of(3, 5), label
+    )
+    logits, of_d = jax.eval_shape(
+        discriminator.init_with_output, jax.random.key(0), x, label
+    )
+    assert x.shape == (3, 28, 28, 2) and logits.shape == (3,)
+    assert of_g["params"]["project"]["kernel"].shape[-1] == 5 + 10
+    assert of_d["params"]["down0"]["kernel"].shape == (4, 4, 2 + 10, 4)
+    assert generator.average is discriminator.average is average
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=CASE_IDS[:2])
+def test_devices_are_one_batch(index):
+    """With the mean over devices for `average`, eight shards make one batch's output.
+
+    And the same running statistics, which keep 0.5 of the old ones.
+    """
+    net, shape = CASES[index]
+    variables = random_variables(net, draw(1, *shape))
+    x = draw(16, *shape)
+    pmean = functools.partial(lax.pmean, axis_name="devices")
+
+    def apply(net, x):
+        return net.apply(variables, x, None, True, mutable=["batch_stats"])
+
+    whole, new = jax.jit(functools.partial(apply, net.clone(momentum=0.5)))(x)
+    shared = functools.partial(apply, net.clone(momentum=0.5, average=pmean))
+    mapped = jax.pmap(shared, axis_name="devices")
+    shards, news = mapped(x.reshape(8, 2, *shape))
+    np.testing.assert_allclose(shards.reshape(whole.shape), whole, rtol=1e-4, atol=1e-5)
+    first = jax.tree.map(lambda leaf: leaf[0], news)
+    for ours, theirs in zip(jax.tree.leaves(first), jax.tree.leaves(new)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
