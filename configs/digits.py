@@ -76,6 +76,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         batch_size=100,
         num_frames=0,
         view="samples",
+        film=False,
         start=0.5,
         num_resamplings=5,
         seed=0,
@@ -87,6 +88,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         num_terms=20,
         num_probes=1,
         batch_size=256,
+        classifier="runs/digits_classifier",
         sweep=config_dict.create(
             sampler=(), num_steps=(), spacing=(), guidance_scale=()
         ),
@@ -101,7 +103,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         config.optim.warmup_steps = 2
         config.train.update(num_steps=4, log_every=2, save_every=2, sample_every=4)
         config.sample.update(num_steps=5, num_images=16, batch_size=16)
-        config.eval.update(num_terms=4, batch_size=64)
+        config.eval.update(num_terms=4, batch_size=64, classifier="")
     elif variant:
         raise ValueError(f"Unknown variant {variant!r}. Known ones: tiny.")
     return config

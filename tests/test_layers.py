@@ -12,16 +12,19 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = sorted(ROOT.glob("diffusion_jax/**/*.py"))
 FILES = [*PACKAGE, *sorted(ROOT.glob("configs/*.py")), *ROOT.glob("examples/*.py")]
 
-# main -> {train, sample, evaluate} -> runs -> methods -> {models | diffusion | ...}
-LEAVES = {"models", "diffusion", "data", "training", "evaluation"}
-COMMAND = {"runs", "methods", "data", "training", "evaluation"}
+# main -> {train, sample, evaluate} -> {measures | pictures} -> runs -> methods
+#      -> {models | diffusion | objectives | data | training | evaluation}
+LEAVES = {"models", "diffusion", "objectives", "data", "training", "evaluation"}
+SHARED = {"runs", "methods", "data", "training", "evaluation"}
+COMMAND = SHARED | {"measures", "pictures"}
 WITHIN = {
     "main": {"train", "sample", "evaluate", "runs", "training"},
     "train": COMMAND,
     "sample": COMMAND,
-    "evaluate": COMMAND | {"likelihoods"},
-    "likelihoods": COMMAND,
-    "runs": COMMAND - {"runs"},
+    "evaluate": COMMAND,
+    "measures": SHARED,
+    "pictures": SHARED,
+    "runs": SHARED - {"runs"},
     "methods": LEAVES,
     "configs": set(),
     "examples": LEAVES | {"methods"},
@@ -31,17 +34,20 @@ MATHEMATICS = {"jax", "numpy", "chex"}
 FLAGS = {"jax", "numpy", "absl", "ml_collections"}
 OUTSIDE = {
     "diffusion": MATHEMATICS,
+    "objectives": MATHEMATICS,
     "models": MATHEMATICS | {"flax"},
-    "methods": MATHEMATICS | {"flax", "optax"},
+    "methods": MATHEMATICS | {"flax", "optax", "ml_collections"},
     "data": {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets"},
     "training": MATHEMATICS | {"optax", "orbax", "flax", "tensorboardX"},
-    "evaluation": {"numpy", "PIL", "sklearn", "threadpoolctl", "matplotlib"},
+    "evaluation": {"numpy", "PIL", "matplotlib"},
     "configs": {"ml_collections"},
     "examples": MATHEMATICS | {"flax", "optax", "matplotlib"},
-    **dict.fromkeys("main train sample evaluate likelihoods runs".split(), FLAGS),
+    **dict.fromkeys(
+        "main train sample evaluate measures pictures runs".split(), FLAGS
+    ),
 }
 # Slow to import and needed by few: inside the function that needs them.
-LAZY = {"sklearn", "threadpoolctl", "tensorflow_datasets", "tensorboardX", "matplotlib"}
+LAZY = {"sklearn", "tensorflow_datasets", "tensorboardX", "matplotlib"}
 PLACEMENT = set(
     "pmap shard_map Mesh mesh make_mesh NamedSharding PartitionSpec pmean psum pmax "
     "devices local_devices device_count local_device_count device_put axis_name "
@@ -87,10 +93,7 @@ def test_layers(path):
         if first == "diffusion_jax":
             assert second in WITHIN[here] | {here}, f"{here} may not import {second}"
         elif first not in sys.stdlib_module_names:
-            allowed = OUTSIDE[here]
-            if path.parts[-2:] == ("methods", "__init__.py"):
-                allowed = allowed | {"ml_collections"}
-            assert first in allowed, f"{here} may not import {first}"
+            assert first in OUTSIDE[here], f"{here} may not import {first}"
             if (here, first) == ("training", "flax"):
                 assert dotted.startswith("flax.struct")
     eager = {dotted.split(".")[0] for dotted in imports(tree.body)}

@@ -108,7 +108,7 @@ class GAN(Method):
         key: Array,
         step: Array,
     ) -> tuple[Array, Aux]:
-        """Goodfellow et al. 2014, algorithm 1: the loss of the side whose turn it is."""
+        """Goodfellow et al. 2014, algorithm 1: the loss of the side to move."""
         z_key, mix_key = jax.random.split(key)
         z = walk.normal(walk.example_keys(z_key, batch["index"]), (self.num_latents,))
         label = batch["label"] if self.num_classes else None
