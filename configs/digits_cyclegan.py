@@ -40,20 +40,20 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     )
     config.optim = config_dict.create(
         learning_rate=0.0002,
-        decay_start=1000,
-        decay_end=2000,
+        decay_start=750,
+        decay_end=1500,
         b1=0.5,
         b2=0.999,
         eps=1e-08,
-        ema_decay=0.0,
+        ema_decay=0.99,
     )
     config.train = config_dict.create(
-        num_steps=2000,
+        num_steps=1500,
         log_every=100,
-        save_every=1000,
+        save_every=750,
         keep=3,
-        evaluate_every=1000,
-        sample_every=2000,
+        evaluate_every=750,
+        sample_every=1500,
     )
     config.sample = config_dict.create(
         checkpoint="last",

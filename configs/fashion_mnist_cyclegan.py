@@ -49,7 +49,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         b1=0.5,
         b2=0.999,
         eps=1e-08,
-        ema_decay=0.0,
+        ema_decay=0.99,
     )
     config.train = config_dict.create(
         num_steps=2000,

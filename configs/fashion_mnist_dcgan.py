@@ -48,12 +48,12 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         ema_decay=0.999,
     )
     config.train = config_dict.create(
-        num_steps=6000,
+        num_steps=4000,
         log_every=500,
-        save_every=2000,
+        save_every=1333,
         keep=3,
-        evaluate_every=2000,
-        sample_every=6000,
+        evaluate_every=1333,
+        sample_every=4000,
     )
     config.sample = config_dict.create(
         checkpoint="last",

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.name}")
     if _MODE.value != "train":
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
-        config = runs.read_config(workdir, config.name, overrides)
+        config = runs.read_config(workdir, config, overrides)
     MODES[_MODE.value](config, workdir)
 
 

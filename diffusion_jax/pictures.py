@@ -37,6 +37,8 @@ def make_pictures(
       ValueError: they are not what the config says.
     """
     options = config.sample
+    if "view" not in options:
+        raise ValueError(f"A {config.method} draws no pictures: use --mode=evaluate.")
     if options.view != SAMPLES:
         return _make_view(config, method)
     draw = methods.make_draw(method, options.batch_size)
@@ -44,7 +46,8 @@ def make_pictures(
 
     def samples(state: TrainState) -> Arrays:
         drawn = draw(state, options.num_images, options.seed)
-        return {names[name]: array for name, array in drawn.items() if array.size}
+        found = [name for name in names if name in drawn and drawn[name].size]
+        return {names[name]: drawn[name] for name in found}
 
     return samples
 

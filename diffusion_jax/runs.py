@@ -57,7 +57,8 @@ def write_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
     path = workdir / CONFIG
     text = config.to_json(indent=2)
     if path.exists():
-        new, old = json.loads(text), json.loads(path.read_text())
+        new = json.loads(text)
+        old = _completed(json.loads(path.read_text()), new)
         changed = [name for name in new | old if new.get(name) != old.get(name)]
         for name in changed:
             LOGGER.warning(
@@ -89,25 +90,40 @@ def stored_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(json.loads(path.read_text()))
 
 
+def _completed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Adds to an older version's config what has since become a key, as it is now."""
+    return {
+        key: _completed(old[key], new[key])
+        if isinstance(old.get(key), dict) and isinstance(new.get(key), dict)
+        else old.get(key, new.get(key))
+        for key in old | new
+    }
+
+
 def read_config(
-    workdir: pathlib.Path, name: str, overrides: Mapping[str, Any]
+    workdir: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    overrides: Mapping[str, Any],
 ) -> ml_collections.ConfigDict:
     """Reads the config that a run was trained with, and sets values on top of it.
 
     Args:
       workdir: the run's folder.
-      name: the name that the config must have.
+      config: of the same name; it has the keys that an older version did not know.
       overrides: value by dotted key.
 
     Raises:
       FileNotFoundError: there is no run in workdir.
       ValueError: the run is of another config, or a value cannot change any more.
     """
-    config = stored_config(workdir)
-    if config.name != name:
+    stored = stored_config(workdir)
+    if stored.name != config.name:
         raise ValueError(
-            f"The run in {workdir} is of the config {config.name!r}, not {name!r}."
+            f"The run in {workdir} is of the config {stored.name!r}, not "
+            f"{config.name!r}."
         )
+    new = json.loads(config.to_json())
+    config = ml_collections.ConfigDict(_completed(json.loads(stored.to_json()), new))
     for key, value in overrides.items():
         if key.split(".")[0] in FREE_GROUPS:
             continue

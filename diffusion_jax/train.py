@@ -158,13 +158,15 @@ class Views:
 
     def measure(self, state: TrainState) -> tuple[dict[str, float], float]:
         """Returns the figures of eval.measure, named after the split, and the score."""
-        record = next(self._measure(self._settle(state)))
-        figures = {
-            f"{self._split}_{name}": value
-            for name, value in record.found.items()
-            if isinstance(value, int | float)
-        }
-        return figures, next(iter(record.found.values()))
+        found = next(self._measure(self._settle(state))).found
+        LOGGER.info("Step %d, %s: %s", state.step, self._split, found)
+        figures = {}
+        for name, value in found.items():
+            several = isinstance(value, list)  # such as a histogram
+            parts = {f"{name}/{i}": x for i, x in enumerate(value)} if several else {}
+            figures |= parts or {name: value}
+        score = next(iter(found.values()))
+        return {f"{self._split}_{name}": x for name, x in figures.items()}, score
 
     def draw(self, state: TrainState) -> None:
         """Writes what sample.view names, with the averaged parameters."""

@@ -285,9 +285,10 @@ def _squared_error(method: Autoencoder, params, image: Array, code: Array) -> Ar
 
 
 def _standard(moments: PyTree) -> tuple[Array, Array]:
-    """Mean and standard deviation of the codes, [Z] each."""
-    variance = moments["square"] - jnp.square(moments["mean"])
-    return moments["mean"], jnp.sqrt(jnp.maximum(variance, LEAST_VARIANCE))
+    """Mean and standard deviation of the codes, [1, Z] each."""
+    mean = moments["mean"][None]
+    variance = moments["square"][None] - jnp.square(mean)
+    return mean, jnp.sqrt(jnp.maximum(variance, LEAST_VARIANCE))
 
 
 def make_autoencoder(config: ml_collections.ConfigDict) -> Autoencoder:

@@ -18,7 +18,7 @@ from jax import Array, lax
 
 from diffusion_jax.diffusion import editing, samplers, walk
 from diffusion_jax.diffusion.walk import Denoiser
-from diffusion_jax.methods.base import Batch, PyTree
+from diffusion_jax.methods.base import Batch, PyTree, check_view
 
 if TYPE_CHECKING:
     from diffusion_jax.methods.ddpm import DDPM
@@ -174,10 +174,7 @@ def check(view: str, method: DDPM) -> None:
       ValueError: it says which value, and what to choose.
     """
     options = method.sampling
-    if view not in (SAMPLES, *VIEWS):
-        raise ValueError(
-            f"Unknown sample.view {view!r}. Known ones: {', '.join([SAMPLES, *VIEWS])}."
-        )
+    check_view(view, (SAMPLES, *VIEWS))
     if not 0 < options.start <= 1:
         raise ValueError(f"sample.start must lie in (0, 1], not {options.start}.")
     if options.num_resamplings < 1:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import flax.linen as nn
 from jax import Array
 
+from diffusion_jax.models.upsampling import Doubling
+
 LEAK = 0.01  # slope of LeakyReLU below zero
 KERNEL = (3, 3)
 
@@ -20,7 +22,7 @@ class ConvAutoencoder(nn.Module):
       image_shape: (H, W, C).
       variational: whether a code is a normal distribution or a point.
       channels: of the encoder's convolutions.
-      strides: as many; each divides the size that reaches it.
+      strides: as many, 1 or 2 each; each divides the size that reaches it.
       num_latents: Z, numbers in a code.
 
     Source: Foster 2019, Generative Deep Learning, chapter 3.
@@ -49,7 +51,7 @@ class ConvAutoencoder(nn.Module):
         self.grid = nn.Dense(math.prod(self.code_shape))
         mirrored = (*reversed(self.channels[:-1]), out_channels)
         self.decoder = [
-            nn.ConvTranspose(features, KERNEL, strides=(stride, stride))
+            Doubling(features, 3) if stride == 2 else nn.Conv(features, KERNEL)
             for features, stride in zip(mirrored, reversed(self.strides), strict=True)
         ]
 
@@ -85,8 +87,10 @@ def check_size(image_size: int, strides: Sequence[int]) -> None:
       strides: of the encoder's convolutions, in order.
 
     Raises:
-      ValueError: the product of the strides does not divide the size.
+      ValueError: their product does not divide the size, or one is not 1 or 2.
     """
+    if not set(strides) <= {1, 2}:
+        raise ValueError(f"model.strides = {tuple(strides)} must be 1 or 2 each.")
     reduction = math.prod(strides)
     if image_size % reduction:
         lower = image_size // reduction * reduction

@@ -8,6 +8,7 @@ from jax import Array
 
 from diffusion_jax.models.dense import LEAK, append_label
 from diffusion_jax.models.norms import BatchNorm, identity
+from diffusion_jax.models.upsampling import Doubling
 
 WEIGHT_INIT = nn.initializers.normal(0.02)
 SMALLEST, LARGEST = 4, 7  # pixels a side of the coarsest map
@@ -54,24 +55,6 @@ def halving(features: int, use_bias: bool, name: str) -> nn.Conv:
     )
 
 
-def doubling(features: int, use_bias: bool, name: str) -> nn.ConvTranspose:
-    """Makes the transpose of such a convolution, to double the size.
-
-    PyTorch's ConvTranspose2d(4, 2, 1): out = (in - 1) stride - 2 padding + kernel. Here
-    padding counts from the other end, kernel - 1 - padding = 2 zeros a side.
-    """
-    return nn.ConvTranspose(
-        features,
-        (4, 4),
-        strides=(2, 2),
-        padding=2,
-        use_bias=use_bias,
-        kernel_init=WEIGHT_INIT,
-        transpose_kernel=True,
-        name=name,
-    )
-
-
 class DCGANGenerator(nn.Module):
     """Turns noise into a picture by transposed convolutions.
 
@@ -114,27 +97,30 @@ class DCGANGenerator(nn.Module):
         size, _, channels = self.image_shape
         base = base_size(size)
 
+        def doubling(features: int, name: str) -> Doubling:
+            return Doubling(
+                features, use_bias=False, kernel_init=WEIGHT_INIT, name=name
+            )
+
         def norm(h: Array, name: str) -> Array:
             return nn.relu(
                 BatchNorm(self.average, self.momentum, name=name)(h, train=train)
             )
 
         k = num_halvings(size)
-        h = append_label(z, label, self.num_classes)[:, None, None, :]
-        h = nn.ConvTranspose(
-            self.width * 2 ** (k - 1),
-            (base, base),
-            padding="VALID",
+        h = append_label(z, label, self.num_classes)
+        features = self.width * 2 ** (k - 1)
+        h = nn.Dense(
+            base * base * features,
             use_bias=False,
             kernel_init=WEIGHT_INIT,
-            transpose_kernel=True,
             name="project",
         )(h)
-        h = norm(h, "norm0")
+        h = norm(h.reshape(-1, base, base, features), "norm0")
         for i in range(1, k):
-            h = doubling(h.shape[-1] // 2, False, f"up{i}")(h)
+            h = doubling(h.shape[-1] // 2, f"up{i}")(h)
             h = norm(h, f"norm{i}")
-        return jnp.tanh(doubling(channels, False, "out")(h))
+        return jnp.tanh(doubling(channels, "out")(h))
 
 
 class DCGANDiscriminator(nn.Module):

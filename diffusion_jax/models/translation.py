@@ -4,9 +4,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion_jax.models.dcgan import WEIGHT_INIT, doubling, halving
+from diffusion_jax.models.dcgan import WEIGHT_INIT, halving
 from diffusion_jax.models.dense import LEAK
 from diffusion_jax.models.norms import InstanceNorm
+from diffusion_jax.models.upsampling import Doubling
 
 MOST_CHANNELS = 8  # times base_channels, in the U-Net and in PatchGAN
 
@@ -20,6 +21,10 @@ def _conv(features: int, kernel: int, padding: int, name: str, strides: int = 1)
         kernel_init=WEIGHT_INIT,
         name=name,
     )
+
+
+def _doubling(features: int, kernel_size: int, name: str) -> Doubling:
+    return Doubling(features, kernel_size, kernel_init=WEIGHT_INIT, name=name)
 
 
 def _mirror(x: Array, pad: int) -> Array:
@@ -80,17 +85,7 @@ class ResNetGenerator(nn.Module):
         for i in range(self.num_blocks):
             h = ResidualBlock(name=f"block{i}")(h)
         for i in reversed(range(self.num_downsamplings)):
-            h = nn.ConvTranspose(
-                h.shape[-1] // 2,
-                (3, 3),
-                strides=(2, 2),
-                # The transpose of padding 1: kernel - 1 - 1 = 1 zero before, and one
-                # more behind, for the even one of the two sizes that halve to this.
-                padding=((1, 2), (1, 2)),
-                kernel_init=WEIGHT_INIT,
-                transpose_kernel=True,
-                name=f"up{i}",
-            )(h)
+            h = _doubling(h.shape[-1] // 2, 3, f"up{i}")(h)
             h = nn.relu(_norm(h))
         return jnp.tanh(_conv(self.out_channels, 7, 0, "conv_out")(_mirror(h, 3)))
 
@@ -136,9 +131,9 @@ class UNetGenerator(nn.Module):
             skips.append(h)
         h = skips.pop()
         for level in reversed(range(1, self.num_levels)):
-            h = doubling(features[level - 1], True, f"up{level}")(nn.relu(h))
+            h = _doubling(features[level - 1], 4, f"up{level}")(nn.relu(h))
             h = jnp.concatenate([skips.pop(), _norm(h)], axis=-1)
-        return jnp.tanh(doubling(self.out_channels, True, "up0")(nn.relu(h)))
+        return jnp.tanh(_doubling(self.out_channels, 4, "up0")(nn.relu(h)))
 
 
 class PatchDiscriminator(nn.Module):

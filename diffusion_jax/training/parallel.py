@@ -93,7 +93,10 @@ def gather(tree: PyTree) -> PyTree:
 def replicate(tree: PyTree) -> PyTree:
     """Copies a tree to each local device, as a new leading axis."""
     devices = np.arange(jax.local_device_count())
-    return jax.pmap(lambda x, device: x, in_axes=(None, 0))(tree, devices)
+    # The axis is the step's: under another name its first result would be laid out in
+    # other words than its first argument, and the second step compiled anew.
+    copy = jax.pmap(lambda x, device: x, AXIS, in_axes=(None, 0))
+    return copy(tree, devices)
 
 
 def first_replica(tree: PyTree) -> PyTree:
