@@ -20,8 +20,8 @@ class Phase(NamedTuple):
       name: e.g. "disc".
       trains: the parameter groups that this phase updates.
       optimizer: how it updates them.
-      part: which examples it sees, of those whose index has this remainder: (0, 1) is
-        all; (i, n) every n-th from the i-th on, for critics that take several steps.
+      part: which examples it sees: (0, 1) is all, (i, n) every n-th from the i-th on,
+        for critics that take several steps. A device's share must divide by n.
     """
 
     name: str

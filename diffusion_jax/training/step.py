@@ -33,8 +33,9 @@ def make_train_step(
     Returns:
       (state, shard of the batch) -> (state, metrics); metrics are means over the whole
       batch, with "loss" and "grad_norm" of each phase among them (prefixed with the
-      phase's name and "/" where there are several phases). The norm is that of the
-      averaged gradient before `tx`, but after `replica_tx`.
+      phase's name and "/" where there are several phases; of phases of one name, those
+      of the last). The norm is that of the averaged gradient before `tx`, but after
+      `replica_tx`.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -46,8 +46,10 @@ def test_shapes(shape, variational):
 
 
 def test_decoder_mirrors_the_encoder():
-    """Sizes and channels go back as they came: 16, 8, 8, 2 by strides 2, 1, 4."""
-    net = ConvAutoencoder((16, 16, 3), False, channels=(4, 6, 7), strides=(2, 1, 4))
+    """Sizes and channels go back as they came: 16, 8, 8, 2 by strides 2, 1, 2, 2."""
+    net = ConvAutoencoder(
+        (16, 16, 3), False, channels=(4, 6, 7, 7), strides=(2, 1, 2, 2)
+    )
     x = image(1, 16, 16, 3)
     variables = jax.eval_shape(net.init, jax.random.key(0), x)
     _, seen = jax.eval_shape(
@@ -56,10 +58,10 @@ def test_decoder_mirrors_the_encoder():
     seen = seen["intermediates"]
 
     def after(name):
-        return [seen[f"{name}_{i}"]["__call__"][0].shape[1:] for i in range(3)]
+        return [seen[f"{name}_{i}"]["__call__"][0].shape[1:] for i in range(4)]
 
-    assert after("encoder") == [(8, 8, 4), (8, 8, 6), (2, 2, 7)]
-    assert after("decoder") == [(8, 8, 6), (8, 8, 4), (16, 16, 3)]
+    assert after("encoder") == [(8, 8, 4), (8, 8, 6), (4, 4, 7), (2, 2, 7)]
+    assert after("decoder") == [(4, 4, 7), (8, 8, 6), (8, 8, 4), (16, 16, 3)]
 
 
 def test_output_is_raw():
@@ -78,7 +80,11 @@ def test_output_is_raw():
 
 @pytest.mark.parametrize(
     ("size", "strides", "factor", "nearby"),
-    [(30, (1, 2, 2, 1), 4, (28, 32)), (28, (2, 2, 2), 8, (24, 32)), (2, (4,), 4, (4,))],
+    [
+        (30, (1, 2, 2, 1), 4, (28, 32)),
+        (28, (2, 2, 2), 8, (24, 32)),
+        (2, (2, 2), 4, (4,)),
+    ],
 )
 def test_refuses_what_strides_do_not_divide(size, strides, factor, nearby):
     """The sentence says which sizes near by would do, and those do."""
@@ -91,3 +97,9 @@ def test_refuses_what_strides_do_not_divide(size, strides, factor, nearby):
         jax.eval_shape(net.init, jax.random.key(0), image(1, size, size, 1))
     for good in nearby:
         check_size(good, strides)
+
+
+def test_refuses_other_strides():
+    """A stride is 1 or 2: it is said before anything is made."""
+    with pytest.raises(ValueError, match="1 or 2"):
+        check_size(16, (4,))

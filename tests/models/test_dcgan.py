@@ -44,7 +44,7 @@ def random_variables(net, *inputs) -> dict:
         z = rng.standard_normal(leaf.shape).astype(np.float32)
         if path[-1] == "kernel":
             # A transposed convolution of stride 2 meets a quarter of its kernel.
-            return z / np.sqrt(np.prod(leaf.shape) / max(leaf.shape[2:]))
+            return z / np.sqrt(np.prod(leaf.shape) / max((1, *leaf.shape[2:])))
         return np.exp(0.3 * z) if path[-1] in ("scale", "var") else 0.3 * z
 
     drawn = {path: one(path, leaf) for path, leaf in flat.items()}
@@ -88,7 +88,7 @@ def test_maps_of_the_paper():
     )
     maps = [
         seen["intermediates"][name]["__call__"][0].shape[1:]
-        for name in ("project", "up1", "up2", "up3", "out")
+        for name in ("norm0", "up1", "up2", "up3", "out")
     ]
     expected = [(4, 4, 1024), (8, 8, 512), (16, 16, 256), (32, 32, 128), (64, 64, 3)]
     assert maps == expected
@@ -206,7 +206,7 @@ def test_adversaries_fit():
         discriminator.init_with_output, jax.random.key(0), x, label
     )
     assert x.shape == (3, 28, 28, 2) and logits.shape == (3,)
-    assert of_g["params"]["project"]["kernel"].shape[-1] == 5 + 10
+    assert of_g["params"]["project"]["kernel"].shape[0] == 5 + 10
     assert of_d["params"]["down0"]["kernel"].shape == (4, 4, 2 + 10, 4)
     assert generator.average is discriminator.average is average
 

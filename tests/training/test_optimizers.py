@@ -24,7 +24,11 @@ OPTIONS = {
 
 def updates_of(options, gradients):
     """The updates of one parameter vector for a row of gradients, f64[n, F]."""
-    tx = optimizers.make(**OPTIONS | options).tx
+    return moved_by(optimizers.make(**OPTIONS | options).tx, gradients)
+
+
+def moved_by(tx, gradients):
+    """The updates of a transformation, f64[n, F]."""
     params = jnp.zeros(gradients.shape[1:])
     state, update, found = tx.init(params), jax.jit(tx.update), []
     for gradient in jnp.asarray(gradients, jnp.float32):
@@ -120,3 +124,72 @@ def test_wrong_key_is_refused():
     """A key too many is a TypeError: a config cannot be misread in silence."""
     with pytest.raises(TypeError, match="momentum"):
         optimizers.make(**OPTIONS, momentum=0.9)
+
+
+# Without clipping, with a linear decay.
+
+PLAIN = {
+    "learning_rate": 0.1,
+    "decay_start": None,
+    "decay_end": None,
+    "b1": 0.9,
+    "b2": 0.999,
+    "eps": 1e-8,
+    "ema_decay": 0.9,
+}
+
+
+def plain_updates_of(options, gradients):
+    """As `updates_of`."""
+    return moved_by(optimizers.make_plain(**PLAIN | options).tx, gradients)
+
+
+def test_plain_is_adam():
+    """The updates are those of Adam at a constant rate, however long the gradient."""
+    gradients = np.random.default_rng(1).normal(size=(20, 3)) * [1, 1e4, 1e-2]
+    options = {"b1": 0.5, "b2": 0.97, "eps": 1e-3}
+    expected = np.stack(list(adam(gradients, 0.1, **options)))
+    found = plain_updates_of(options, gradients)
+    np.testing.assert_allclose(found, expected, rtol=2e-4)
+    replica_tx = optimizers.make_plain(**PLAIN).replica_tx
+    gradient = jnp.array([1e9])
+    same, _ = replica_tx.update(gradient, replica_tx.init(gradient))
+    assert same[0] == gradient[0]
+
+
+@pytest.mark.parametrize("updates_a_step", [1, 3])
+@pytest.mark.parametrize("start", [0, 2])
+def test_linear_decay(start, updates_a_step):
+    """The rate is whole up to decay_start and falls in a line to 0 at decay_end, by the
+    step, however many updates there are in one."""
+    options = {"decay_start": start, "decay_end": 6, "updates_a_step": updates_a_step}
+    step = np.arange(8 * updates_a_step) // updates_a_step
+    expected = 0.1 * np.clip((6 - step) / (6 - start), 0, 1)
+    found = -plain_updates_of(options, np.ones((len(step), 1)))[:, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_plain_average():
+    """The average's memory grows with the run: min(decay, step / (step + 9)); decay 0
+    keeps the parameters themselves."""
+    decay = optimizers.make_plain(**PLAIN).ema_decay
+    found = [float(decay(step)) for step in (0, 1, 9, 81, 1000)]
+    np.testing.assert_allclose(found, [0, 0.1, 0.5, 0.9, 0.9], rtol=1e-6)
+    none = optimizers.make_plain(**PLAIN | {"ema_decay": 0.0}).ema_decay
+    assert [float(none(step)) for step in (0, 1, 1000)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"decay_start": 3}, "both optim.decay_start and optim.decay_end"),
+        ({"decay_end": 3}, "both optim.decay_start and optim.decay_end"),
+        ({"decay_start": 3, "decay_end": 3}, "decay_start = 3.*decay_end = 3"),
+        ({"decay_start": -1, "decay_end": 3}, "decay_start = -1"),
+        ({"ema_decay": 1.0}, "optim.ema_decay"),
+    ],
+)
+def test_plain_refusals(change, words):
+    """A decay without a length, or an average without an end, is refused in words."""
+    with pytest.raises(ValueError, match=words):
+        optimizers.make_plain(**PLAIN | change)

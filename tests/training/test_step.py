@@ -192,6 +192,46 @@ def test_a_state_keeps_its_structure(statistics):
         assert ((1, *old.shape), old.dtype) == (new.shape, new.dtype)
 
 
+def test_phases_share_out_the_batch():
+    """A phase of part (i, n) sees every n-th example from the i-th on, of each device's
+    shard, and phases of one name share an optimiser; by hand, with SGD."""
+    first, second = DISC._replace(part=(0, 2)), DISC._replace(part=(1, 2))
+    _, after, _ = run((first, second))
+    d = 3.0
+    for part in (X[::2], X[1::2]):
+        d -= RATE * 2 * 2.0 * (2.0 * d - part.mean())
+    assert after.params["disc"]["w"] == pytest.approx(d, rel=1e-6)
+    assert after.opt_state.keys() == {"disc"}
+    seen = X[::2].mean() + X[1::2].mean()
+    assert after.model_state["disc"]["seen"] == pytest.approx(seen)
+    _, after, (metrics,) = run((second,))
+    np.testing.assert_array_equal(after.extra["x"], X[1::2])
+    assert metrics["mean_x"] == pytest.approx(X[1::2].mean())
+
+
+def test_nothing_to_remember():
+    """A phase that observes None hands None over, and can leave the extra state."""
+    told = []
+
+    def loss(*args):
+        value, aux = Game().loss(*args)
+        return value, aux._replace(observed=None)
+
+    def remember(extra, observed):
+        told.append(observed)
+        return extra
+
+    @jax.jit
+    def run(key):
+        state = states.initial(key, (DISC,), Game().init)
+        step = make_train_step((DISC,), loss, remember)
+        one_device = jax.tree.map(lambda x: x[None], (state, {"x": X}))
+        return jax.vmap(step, axis_name=parallel.AXIS)(*one_device)[0].extra
+
+    assert run(jax.random.key(0))["count"] == 0
+    assert told == [None]
+
+
 def test_initial_average_is_a_copy():
     """Average and parameters share no buffer: both can be donated."""
     state = jax.jit(lambda key: states.initial(key, (DISC, GEN), Game().init))(
