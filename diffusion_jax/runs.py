@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from diffusion_jax import methods
 from diffusion_jax.data import sources
@@ -171,10 +172,12 @@ def open_source(
             f"{data.source} has {source.num_classes} classes, and model.num_classes is "
             f"{num_classes}: make it as many, or 0 for a network that is told no class."
         )
-    if num_classes and source.num_classes == 1:
+    in_memory = isinstance(source, sources.ArraySource)
+    if num_classes and in_memory and len(np.unique(source.labels)) == 1:
         raise ValueError(
-            f"Every label of {data.source} is 0, and model.num_classes is "
-            f"{num_classes}: there is nothing to tell apart. Choose data with labels."
+            f"Every label of {data.source} is {source.labels[0]}, and "
+            f"model.num_classes is {num_classes}: there is nothing to tell apart. "
+            "Choose data with labels."
         )
     return source
 

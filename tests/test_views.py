@@ -108,10 +108,10 @@ def test_trained_run(tmp_path):
     """All views and measures of a run of two steps."""
     train(config_of(), tmp_path)
     for view in VIEWS:
-        config = runs.read_config(tmp_path, "digits_tiny", {"sample.view": view})
+        config = runs.read_config(tmp_path, config_of(), {"sample.view": view})
         sample(config, tmp_path)
         check_view(tmp_path, view)
     for measure in ("rate_distortion", "ode_likelihood"):
-        config = runs.read_config(tmp_path, "digits_tiny", {"eval.measure": measure})
+        config = runs.read_config(tmp_path, config_of(), {"eval.measure": measure})
         evaluate(config, tmp_path)
         assert last_line(tmp_path)["measure"] == measure

@@ -289,9 +289,9 @@ def _check(config: ml_collections.ConfigDict) -> None:
     for name in ("gradient_penalty", "r1"):
         if options[name] < 0:
             raise ValueError(f"gan.{name} must be at least 0, not {options[name]}.")
-    parallel.check_batch_size(
-        config.data.batch_size, "data.batch_size", options.critic_steps
-    )
+    num = options.critic_steps
+    name = f"data.batch_size (of gan.critic_steps = {num})"
+    parallel.check_batch_size(config.data.batch_size, name, num)
     if num_classes < 0 or num_classes == 1:
         raise ValueError(
             f"model.num_classes = {num_classes} leaves nothing to choose: give two or "

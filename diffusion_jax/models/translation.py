@@ -217,7 +217,7 @@ def check_patch_size(image_size: int, num_layers: int) -> None:
     smallest = 3 * 2**num_layers
     if image_size < smallest:
         raise ValueError(
-            f"A discriminator of patches with model.num_layers = {num_layers} needs "
+            f"A discriminator of patches with model.disc_layers = {num_layers} needs "
             f"images of {smallest} pixels a side at least, but data.image_size = "
             f"{image_size}. Enlarge the data or give fewer layers."
         )

@@ -64,7 +64,12 @@ def make_pair(kind: str, size: int, width: int, dtype: type) -> tuple:
         names += ["out"]
         x = rng.uniform(-1, 1, (3, size, size, 3))
     theirs = randomise(theirs, dtype)
-    return theirs, ours, to_ours(theirs, names), x.astype(dtype)
+    variables = to_ours(theirs, names)
+    if kind == "generator":  # their first layer sees one pixel: a matrix product
+        project = variables["params"]["project"]
+        kernel = project["kernel"].transpose(3, 0, 1, 2)
+        project["kernel"] = kernel.reshape(NUM_LATENTS, -1)
+    return theirs, ours, variables, x.astype(dtype)
 
 
 KINDS = pytest.mark.parametrize("kind", ["generator", "discriminator"])

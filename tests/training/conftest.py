@@ -1,4 +1,4 @@
-"""Programs that compile quickly, and runs of the command in processes of their own."""
+"""Configs at their tiniest, and runs of the command in processes of their own."""
 
 import os
 import pathlib
@@ -6,31 +6,43 @@ import runpy
 import subprocess
 import sys
 
-import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NETWORK = {"base_channels": 8, "channel_multipliers": (1,), "dropout": 0.1}
+# One config of each kind: at :tiny other tests compile the same programs.
+FAMILIES = {
+    "autoencoder": "digits_autoencoder",
+    "vae": "fashion_mnist_vae",  # draws its pixels
+    "dcgan": "digits_dcgan",
+    "wgan_gp": "grid25_gan",
+    "cyclegan": "horse2zebra_cyclegan",  # with the identity term
+    "classifier": "digits_classifier",
+}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """These tests compile for longer than they run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def load(name):
+    """The smoke run of configs/NAME.py."""
+    return runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"]("tiny")
 
 
 @pytest.fixture
 def digits_config():
     """The digits at their tiniest: batches of 8, a step and a checkpoint a line."""
-    make = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"]
-    config = make("tiny")
+    config = load("digits")
     config.model.update(NETWORK)
     config.diffusion.time_draw = "second_moment"  # it has a memory
     config.optim.update(warmup_steps=0, decay_steps=100_000)
     config.train.update(num_steps=4, log_every=1, save_every=2, sample_every=0)
     return config
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    """Each family in turn, at its tiniest: its name and its config."""
+    config = load(FAMILIES[request.param])
+    config.train.update(num_steps=4, log_every=1, save_every=2, sample_every=0)
+    return request.param, config
 
 
 class Commands:

@@ -141,9 +141,35 @@ def test_only_the_primary_process_writes(tmp_path):
 def test_progress_line(capsys, left, clock):
     """The line holds step, loss, rate and the time left as one reads a clock."""
     progress = logs.Progress(0, 100 + 8 * left, 5)
-    progress.show(100, 0.04321, rate=40.0)  # 8 steps a second
+    progress.show(100, {"loss": 0.04321}, rate=40.0)  # 8 steps a second
     expected = f"step 100/{100 + 8 * left}  loss 0.0432  40 images/s  {clock} left"
     assert capsys.readouterr().out.strip() == expected
+
+
+def test_losses_of_several_phases(tmp_path, capsys):
+    """The line names the loss of each phase, in their order, and what else is logged
+    is not in it."""
+    watch = watch_of(tmp_path, num_steps=1)
+    losses = {"disc/loss": 0.5, "disc/grad_norm": 7.0, "gen/loss": 1.25}
+    watch.push(1, losses | {"stop": 0.0})
+    watch.close()
+    assert "disc 0.5000  gen 1.2500  " in capsys.readouterr().out
+
+
+def test_alarms_are_told(tmp_path, caplog):
+    """What the alarm says of the metrics that are written is told with the step."""
+
+    def alarm(step, metrics):
+        return [f"too high: {metrics['loss']:.1f}"] if metrics["loss"] > 0.4 else []
+
+    watch = logs.Watch(tmp_path, 0, 3, 1, 4, True, alarm)
+    for step in (1, 2, 3):  # losses of 1, 1/2, 1/3
+        watch.push(step, metrics_of(step))
+    watch.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "Step 1: too high: 1.0",
+        "Step 2: too high: 0.5",
+    ]
 
 
 def test_rate(monkeypatch):

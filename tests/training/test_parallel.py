@@ -2,7 +2,10 @@
 
 import dataclasses
 import functools
+import pathlib
+import runpy
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ import pytest
 
 from diffusion_jax import methods
 from diffusion_jax.data.loader import Loader
-from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.data.sources import ArraySource, Domains
 from diffusion_jax.methods.base import Aux
 from diffusion_jax.models.unet import ExampleDropout, time_embedding
 from diffusion_jax.training import ema, optimizers, parallel
@@ -23,6 +26,12 @@ from diffusion_jax.training.step import make_train_step
 
 BATCH_SIZE = 8
 NUM_STEPS = 2
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def load(name):
+    """The smoke run of configs/NAME.py."""
+    return runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"]("tiny")
 
 
 class Network(nn.Module):
@@ -123,6 +132,94 @@ def assert_replicas_are(expected, found):
         expected,
         found,
     )
+
+
+# A config, what is changed in its smoke run, and the side of its pictures. Images of 16
+# pixels are the smallest for which DCGAN's discriminator has batch statistics, too.
+# The biases before an instance norm have no gradient but rounding, which CycleGAN's
+# weight of 10 would magnify.
+BALANCED = {"cyclegan.cycle_weight": 1.0, "cyclegan.identity_weight": 0.5}
+CRITIC = {"gan.loss": "wasserstein", "gan.gradient_penalty": 10.0}
+ON_DEVICES = {
+    "vae": ("fashion_mnist_vae", {}, 8),
+    "dcgan": ("digits_dcgan", {}, 16),
+    "wgan_gp": ("digits_gan", CRITIC | {"gan.critic_steps": 2}, 8),
+    "cyclegan": ("digits_cyclegan", BALANCED, 8),
+}
+
+
+def family_of(name):
+    """A method, its state after no step, and the batches of two steps of 16 examples:
+    noise of 256 levels, in both domains; Adam's eps is large, as above."""
+    config_name, changes, size = ON_DEVICES[name]
+    config = load(config_name)
+    config.update_from_flattened_dict(changes)
+    config.data.update(image_size=size, batch_size=16)
+    config.optim.update(learning_rate=0.01, decay_start=None, decay_end=None, eps=1e-2)
+    if "disc_learning_rate" in config.optim:
+        config.optim.disc_learning_rate = 0.02
+    method = methods.make(config)
+    make = functools.partial(states.initial, phases=method.phases, init=method.init)
+    draws = np.random.default_rng(0)
+    images = draws.integers(0, 256, (2, 20, size, size, 1), np.uint8)
+    source, other = (ArraySource(x, np.zeros(20, np.int32)) for x in images)
+    loader = Loader(Domains(source, other) if name == "cyclegan" else source, 16, 3)
+    batches = [loader.batch_at(step) for step in range(NUM_STEPS)]
+    return method, jax.jit(make)(jax.random.key(1)), batches
+
+
+@pytest.mark.parametrize("name", ON_DEVICES)
+def test_the_number_of_devices_changes_no_family(name):
+    """Losses, gradient norms and what else is watched in each phase, parameters, their
+    averages, batch statistics and pools agree after two steps on 1, 2, 4 and 8 devices
+    to float32 rounding; on one device nothing is averaged."""
+    method, state, batches = family_of(name)
+    one, expected = run_on(1, method, state, batches)
+    kept = ("params", "ema", "model_state", "extra")
+    one = {part: jax.tree.map(lambda x: x[0], getattr(one, part)) for part in kept}
+    assert_moved(jax.device_get(state.params), one["params"])
+    if name == "dcgan":
+        assert set(one["model_state"]) == {"gen", "disc"}
+    if name == "cyclegan":  # full since the first step; then pictures were swapped
+        assert one["extra"]["a"]["pool"].count == 6
+    for devices in (2, 4, 8):
+        found, history = run_on(devices, method, state, batches)
+        for step, metrics in enumerate(expected):
+            for key, x in metrics.items():
+                where = f"{key} of step {step} on {devices} devices"
+                found_here = history[step][key]
+                np.testing.assert_allclose(found_here, x[0], 1e-4, 1e-6, err_msg=where)
+        for part, tree in one.items():
+            assert_replicas_are(tree, jax.device_get(getattr(found, part)))
+
+
+def assert_moved(before, after):
+    """Every layer was trained, by 100 times more than what counts as rounding. (Biases
+    may stay: a critic's last one cancels.)"""
+    moved = jax.tree.map(lambda x, y: np.max(np.abs(x - y)), before, after)
+    for path, x in jax.tree_util.tree_leaves_with_path(moved):
+        where = jax.tree_util.keystr(path)
+        assert x > 1e-4 or not where.endswith("['kernel']"), where
+
+
+def test_statistics_of_each_device(monkeypatch):
+    """With sync_statistics=False the devices' means average to that of the whole batch,
+    and their variances to less of it (the law of total variance), which the first
+    normalised layer shows; the step runs and its state stays the same on all."""
+    changes = {"gan.sync_statistics": False}
+    monkeypatch.setitem(ON_DEVICES, "dcgan", ("digits_dcgan", changes, 16))
+    method, state, batches = family_of("dcgan")
+    first = {}
+    for devices in (1, 8):
+        found, _ = run_on(devices, method, state, batches[:1])
+        first[devices] = jax.device_get(found.model_state["gen"]["norm0"])
+    mean, var = (first[1][name][0] for name in ("mean", "var"))
+    np.testing.assert_allclose(first[8]["mean"][0], mean, rtol=1e-4, atol=1e-6)
+    assert np.all(first[8]["var"][0] < var)
+    found, history = run_on(8, method, state, batches)
+    for leaf in jax.tree.leaves(jax.device_get(found.replace(key=()))):
+        np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+        assert np.all(np.isfinite(leaf))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,3 +338,13 @@ def test_on_pod(monkeypatch, names, expected):
     if names:
         monkeypatch.setenv("TPU_WORKER_HOSTNAMES", names)
     assert parallel.on_pod() is expected
+
+
+def test_a_training_compiles_once(method, initial, batches):
+    """What a step gives back is laid out as what it takes: one trace for all steps."""
+    step = make_train_step(method.phases, method.loss, method.remember)
+    run = parallel.train_step_on_devices(chex.assert_max_traces(step, n=1))
+    state = parallel.replicate(initial)
+    for batch in (*batches, *batches):
+        state, _ = run(state, parallel.shard(batch), stop=False)
+    assert int(parallel.first_replica(state).step) == 2 * len(batches)

@@ -1,5 +1,6 @@
 """Laws of resuming: a run that was stopped ends as if it had not been."""
 
+import functools
 import json
 import random
 import signal
@@ -8,27 +9,21 @@ import time
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
-from diffusion_jax import runs
+from diffusion_jax import methods
 from diffusion_jax.train import train
 from diffusion_jax.training import logs
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """One cache for the runs of this process: each program is compiled once."""
-    compilation_cache.reset_cache()
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    jax.config.update("jax_compilation_cache_dir", folder)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
+from diffusion_jax.training import state as states
+from diffusion_jax.training.checkpoints import Checkpoints
 
 
 def last_state(config, workdir):
-    """The last checkpoint as {name: array}."""
-    _, state = runs.load(config, workdir, "last")
+    """The last checkpoint as {name: array}, every leaf as it was saved."""
+    method = methods.make(config)
+    initial = functools.partial(states.initial, phases=method.phases, init=method.init)
+    template = jax.eval_shape(initial, jax.random.key(0))
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    state = checkpoints.restore_trained(template, "last")
     state = state.replace(key=jax.random.key_data(state.key))
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
@@ -77,6 +72,42 @@ def test_two_and_two_steps_are_four(digits_config, straight, tmp_path):
     assert losses(tmp_path) == losses(whole)
 
 
+MEMORY = {  # what a family keeps beside parameters and optimisers
+    "autoencoder": [".model_state['net']['mean']"],
+    "dcgan": [
+        ".model_state['gen']['norm0']['var']",
+        ".ema['gen']['project']['kernel']",
+    ],
+    "cyclegan": [".extra['a']['pool'].images", ".extra['b']['shown']"],
+}
+
+
+def test_two_and_two_steps_are_four_of_each_family(family, tmp_path):
+    """2 steps + restore + 2 steps is 4 steps, bit for bit, in every leaf of the state
+    of every family, and in the log: batch statistics, averages and pools are there."""
+    name, config = family
+    first = config.copy_and_resolve_references()
+    first.train.num_steps = 2
+    for part, workdir in [(config, "whole"), (first, "halves")]:
+        train(part, tmp_path / workdir)
+    halfway = last_state(config, tmp_path / "halves")
+    train(config, tmp_path / "halves")
+    whole, halves = (last_state(config, tmp_path / x) for x in ("whole", "halves"))
+    assert (halfway[".step"], whole[".step"]) == (2, 4)
+    assert_same_states(halves, whole)
+    logged = [(tmp_path / x / "metrics.jsonl").read_text() for x in ("whole", "halves")]
+    assert without_rates(logged[0]) == without_rates(logged[1])
+    for leaf in MEMORY.get(name, []):
+        assert not np.array_equal(halfway[leaf], whole[leaf]), leaf
+        assert np.any(whole[leaf] != 0), leaf
+
+
+def without_rates(text):
+    """The lines of a log, but for the images a second."""
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [{k: v for k, v in x.items() if k != "images_per_second"} for x in lines]
+
+
 def test_a_finished_run_does_nothing(digits_config, straight, tmp_path):
     """Starting a finished run again changes neither its checkpoint nor its log."""
     whole = straight(digits_config)
@@ -104,7 +135,8 @@ def test_a_signal_saves_the_step(
     config.train.save_every = 100
     if due != "nothing":
         config.train[due] = 1
-        monkeypatch.setattr("diffusion_jax.train.Views.bits_per_dim", lambda *_: 1.0)
+        measured = {"test_bits_per_dim": 1.0}, 1.0
+        monkeypatch.setattr("diffusion_jax.train.Views.measure", lambda *_: measured)
     push = logs.Watch.push
 
     def push_and_stop(self, step, metrics):
