@@ -48,9 +48,9 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     config.train = config_dict.create(
         num_steps=6000,
         log_every=500,
-        save_every=2000,
+        save_every=3000,
         keep=3,
-        evaluate_every=2000,
+        evaluate_every=3000,
         sample_every=6000,
     )
     config.sample = config_dict.create(

@@ -50,9 +50,9 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     config.train = config_dict.create(
         num_steps=4000,
         log_every=500,
-        save_every=1333,
+        save_every=2000,
         keep=3,
-        evaluate_every=1333,
+        evaluate_every=2000,
         sample_every=4000,
     )
     config.sample = config_dict.create(

@@ -50,9 +50,9 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     config.train = config_dict.create(
         num_steps=15000,
         log_every=500,
-        save_every=5000,
+        save_every=7500,
         keep=3,
-        evaluate_every=5000,
+        evaluate_every=7500,
         sample_every=15000,
     )
     config.sample = config_dict.create(
