@@ -37,6 +37,14 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         num_latents=100,
         sync_statistics=True,
     )
+    config.train = config_dict.create(
+        num_steps=78200,
+        log_every=100,
+        save_every=5000,
+        keep=3,
+        evaluate_every=0,
+        sample_every=5000,
+    )
     config.optim = config_dict.create(
         learning_rate=0.0002,
         disc_learning_rate=0.0002,
@@ -46,14 +54,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         b2=0.999,
         eps=1e-08,
         ema_decay=0.999,
-    )
-    config.train = config_dict.create(
-        num_steps=78200,
-        log_every=100,
-        save_every=5000,
-        keep=3,
-        evaluate_every=0,
-        sample_every=5000,
     )
     config.sample = config_dict.create(
         checkpoint="last",

@@ -27,15 +27,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         num_features=64,
         num_classes=10,
     )
-    config.optim = config_dict.create(
-        learning_rate=0.001,
-        decay_start=750,
-        decay_end=1500,
-        b1=0.9,
-        b2=0.999,
-        eps=1e-08,
-        ema_decay=0.0,
-    )
     config.train = config_dict.create(
         num_steps=1500,
         log_every=500,
@@ -43,6 +34,16 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         keep=3,
         evaluate_every=1500,
         sample_every=0,
+    )
+    num_steps = config.train.get_oneway_ref("num_steps")
+    config.optim = config_dict.create(
+        learning_rate=0.001,
+        decay_start=num_steps // 2,
+        decay_end=num_steps,
+        b1=0.9,
+        b2=0.999,
+        eps=1e-08,
+        ema_decay=0.0,
     )
     config.sample = config_dict.create(
         checkpoint="last",
@@ -60,7 +61,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         config.data.update(source="digits", image_size=8, num_channels=1, batch_size=8)
         config.data.train_split, config.eval.split = "train", "test"
         config.model.update(channels=(8,), num_features=8)
-        config.optim.update(decay_start=2, decay_end=4)
         config.train.update(num_steps=4, log_every=2, save_every=2, evaluate_every=0)
         config.eval.batch_size = 64
     elif variant:

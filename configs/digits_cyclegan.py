@@ -1,5 +1,9 @@
 """CycleGAN between digits and inverted digits, for a CPU.
 
+    python -m diffusion_jax.main --config=configs/digits_classifier.py
+    python -m diffusion_jax.main --config=configs/digits_classifier.py \\
+        --config.data.source=inverted:digits \\
+        --workdir=runs/inverted_digits_classifier
     python -m diffusion_jax.main --config=configs/digits_cyclegan.py
 
 Zhu et al. 2017, arXiv:1703.10593, in small; no identity term, which would forbid to
@@ -38,15 +42,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         identity_weight=0.0,
         pool_size=50,
     )
-    config.optim = config_dict.create(
-        learning_rate=0.0002,
-        decay_start=750,
-        decay_end=1500,
-        b1=0.5,
-        b2=0.999,
-        eps=1e-08,
-        ema_decay=0.99,
-    )
     config.train = config_dict.create(
         num_steps=1500,
         log_every=100,
@@ -54,6 +49,16 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         keep=3,
         evaluate_every=750,
         sample_every=1500,
+    )
+    num_steps = config.train.get_oneway_ref("num_steps")
+    config.optim = config_dict.create(
+        learning_rate=0.0002,
+        decay_start=num_steps // 2,
+        decay_end=num_steps,
+        b1=0.5,
+        b2=0.999,
+        eps=1e-08,
+        ema_decay=0.99,
     )
     config.sample = config_dict.create(
         checkpoint="last",
@@ -84,7 +89,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         config.eval.update(classifier="", classifier_b="")
         config.model.update(base_channels=4, num_blocks=1, disc_channels=4)
         config.cyclegan.pool_size = 6
-        config.optim.update(decay_start=2, decay_end=4)
         config.train.update(num_steps=4, log_every=2, save_every=2, sample_every=4)
         config.train.evaluate_every = 0
         config.sample.update(num_images=16, batch_size=16)

@@ -1,5 +1,6 @@
 """A GAN of dense layers alone, of scikit-learn digits: what DCGAN is compared with.
 
+    python -m diffusion_jax.main --config=configs/digits_classifier.py
     python -m diffusion_jax.main --config=configs/digits_gan.py
 
 Goodfellow et al. 2014, arXiv:1406.2661.
@@ -35,6 +36,14 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         num_latents=100,
         sync_statistics=True,
     )
+    config.train = config_dict.create(
+        num_steps=6000,
+        log_every=500,
+        save_every=3000,
+        keep=3,
+        evaluate_every=3000,
+        sample_every=6000,
+    )
     config.optim = config_dict.create(
         learning_rate=0.0002,
         disc_learning_rate=0.0002,
@@ -44,14 +53,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         b2=0.999,
         eps=1e-08,
         ema_decay=0.999,
-    )
-    config.train = config_dict.create(
-        num_steps=6000,
-        log_every=500,
-        save_every=3000,
-        keep=3,
-        evaluate_every=3000,
-        sample_every=6000,
     )
     config.sample = config_dict.create(
         checkpoint="last",

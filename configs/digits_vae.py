@@ -32,15 +32,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         beta=1.0,
         binarize=False,
     )
-    config.optim = config_dict.create(
-        learning_rate=0.001,
-        decay_start=1500,
-        decay_end=3000,
-        b1=0.9,
-        b2=0.999,
-        eps=1e-08,
-        ema_decay=0.0,
-    )
     config.train = config_dict.create(
         num_steps=3000,
         log_every=500,
@@ -48,6 +39,16 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         keep=3,
         evaluate_every=1500,
         sample_every=3000,
+    )
+    num_steps = config.train.get_oneway_ref("num_steps")
+    config.optim = config_dict.create(
+        learning_rate=0.001,
+        decay_start=num_steps // 2,
+        decay_end=num_steps,
+        b1=0.9,
+        b2=0.999,
+        eps=1e-08,
+        ema_decay=0.0,
     )
     config.sample = config_dict.create(
         checkpoint="last",
@@ -73,7 +74,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         config.data.update(source="digits", image_size=8, num_channels=1, batch_size=8)
         config.data.train_split, config.eval.split = "train", "test"
         config.model.update(hidden=(16,), num_latents=3)
-        config.optim.update(decay_start=2, decay_end=4)
         config.train.update(num_steps=4, log_every=2, save_every=2, sample_every=4)
         config.train.evaluate_every = 0
         config.sample.update(num_images=16, batch_size=16)

@@ -1,5 +1,6 @@
 """DCGAN of Fashion-MNIST, 28x28, for a CPU.
 
+    python -m diffusion_jax.main --config=configs/fashion_mnist_classifier.py
     python -m diffusion_jax.main --config=configs/fashion_mnist_dcgan.py
 
 Radford et al. 2016, arXiv:1511.06434, in small.
@@ -37,6 +38,14 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         num_latents=100,
         sync_statistics=True,
     )
+    config.train = config_dict.create(
+        num_steps=4000,
+        log_every=500,
+        save_every=2000,
+        keep=3,
+        evaluate_every=2000,
+        sample_every=4000,
+    )
     config.optim = config_dict.create(
         learning_rate=0.0002,
         disc_learning_rate=0.0002,
@@ -46,14 +55,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         b2=0.999,
         eps=1e-08,
         ema_decay=0.999,
-    )
-    config.train = config_dict.create(
-        num_steps=4000,
-        log_every=500,
-        save_every=2000,
-        keep=3,
-        evaluate_every=2000,
-        sample_every=4000,
     )
     config.sample = config_dict.create(
         checkpoint="last",

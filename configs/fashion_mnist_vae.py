@@ -35,15 +35,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         beta=1.0,
         binarize=True,
     )
-    config.optim = config_dict.create(
-        learning_rate=0.001,
-        decay_start=9380,
-        decay_end=18760,
-        b1=0.9,
-        b2=0.999,
-        eps=1e-08,
-        ema_decay=0.0,
-    )
     config.train = config_dict.create(
         num_steps=18760,
         log_every=500,
@@ -51,6 +42,16 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         keep=3,
         evaluate_every=9380,
         sample_every=18760,
+    )
+    num_steps = config.train.get_oneway_ref("num_steps")
+    config.optim = config_dict.create(
+        learning_rate=0.001,
+        decay_start=num_steps // 2,
+        decay_end=num_steps,
+        b1=0.9,
+        b2=0.999,
+        eps=1e-08,
+        ema_decay=0.0,
     )
     config.sample = config_dict.create(
         checkpoint="last",
@@ -76,7 +77,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         config.data.update(source="digits", image_size=8, num_channels=1, batch_size=8)
         config.data.train_split, config.eval.split = "train", "test"
         config.model.update(hidden=(16,), num_latents=3)
-        config.optim.update(decay_start=2, decay_end=4)
         config.train.update(num_steps=4, log_every=2, save_every=2, sample_every=4)
         config.train.evaluate_every = 0
         config.sample.update(num_images=16, batch_size=16)

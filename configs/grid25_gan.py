@@ -36,16 +36,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         num_latents=100,
         sync_statistics=True,
     )
-    config.optim = config_dict.create(
-        learning_rate=0.001,
-        disc_learning_rate=0.001,
-        decay_start=10000,
-        decay_end=20000,
-        b1=0.0,
-        b2=0.9,
-        eps=1e-08,
-        ema_decay=0.99,
-    )
     config.train = config_dict.create(
         num_steps=20000,
         log_every=500,
@@ -53,6 +43,17 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         keep=3,
         evaluate_every=5000,
         sample_every=20000,
+    )
+    num_steps = config.train.get_oneway_ref("num_steps")
+    config.optim = config_dict.create(
+        learning_rate=0.001,
+        disc_learning_rate=0.001,
+        decay_start=num_steps // 2,
+        decay_end=num_steps,
+        b1=0.0,
+        b2=0.9,
+        eps=1e-08,
+        ema_decay=0.99,
     )
     config.sample = config_dict.create(
         checkpoint="last",
@@ -77,7 +78,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         config.name += "_tiny"
         config.data.batch_size = 8
         config.model.hidden = (8,)
-        config.optim.update(decay_start=2, decay_end=4)
         config.gan.num_latents = 4
         config.train.update(num_steps=4, log_every=2, save_every=2, sample_every=4)
         config.train.evaluate_every = 0

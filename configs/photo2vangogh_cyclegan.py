@@ -42,15 +42,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         identity_weight=0.5,
         pool_size=50,
     )
-    config.optim = config_dict.create(
-        learning_rate=0.0002,
-        decay_start=628700,
-        decay_end=1257400,
-        b1=0.5,
-        b2=0.999,
-        eps=1e-08,
-        ema_decay=0.0,
-    )
     config.train = config_dict.create(
         num_steps=1257400,
         log_every=100,
@@ -58,6 +49,16 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         keep=3,
         evaluate_every=0,
         sample_every=5000,
+    )
+    num_steps = config.train.get_oneway_ref("num_steps")
+    config.optim = config_dict.create(
+        learning_rate=0.0002,
+        decay_start=num_steps // 2,
+        decay_end=num_steps,
+        b1=0.5,
+        b2=0.999,
+        eps=1e-08,
+        ema_decay=0.0,
     )
     config.sample = config_dict.create(
         checkpoint="last",
@@ -89,7 +90,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         config.model.update(base_channels=4, num_blocks=1, num_downsamplings=1)
         config.model.update(disc_channels=4, disc_layers=1)
         config.cyclegan.pool_size = 6
-        config.optim.update(decay_start=2, decay_end=4)
         config.train.update(num_steps=4, log_every=2, save_every=2, sample_every=4)
         config.train.evaluate_every = 0
         config.sample.update(num_images=16, batch_size=16)

@@ -26,8 +26,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     name = config.eval.measure
     if name != "samples" and any(config.eval.sweep.values()):
         raise ValueError(
-            f"eval.sweep goes through ways of drawing, and eval.measure {name!r} draws "
-            "nothing: set eval.measure to samples, or leave the sweep empty."
+            "eval.sweep goes through ways of drawing for eval.measure samples, not "
+            f"for {name!r}: set eval.measure to samples, or leave the sweep empty."
         )
     method, state = runs.load(config, workdir, config.eval.checkpoint)
     for found, settings in measures.make(config, method, workdir)(state):

@@ -60,12 +60,12 @@ def _make_view(
     Their partners are the next ones after these, in a small split beginning anew, or
     each the next one where those would be themselves.
     """
-    options, source = config.sample, runs.open_source(config, config.eval.split)
+    options, source = config.sample, runs.open_held_out(config)
     run = methods.make_measure(method.views[options.view], options.seed)
     number, size = options.num_images, options.batch_size
     away = number if number % len(source) else 1
     index = np.arange(-(-number // size) * size, dtype=np.int32)
-    lists = _concepts(config, source) if "concepts" in options else {}
+    lists = _concepts(config, source) if options.view == "arithmetic" else {}
 
     def examples(index: np.ndarray) -> Arrays:
         batch = _examples(source, index)
@@ -100,12 +100,20 @@ def _examples(source: sources.Source | sources.Domains, index: np.ndarray) -> Ar
 
 def _concepts(config: ml_collections.ConfigDict, source: sources.Source) -> Arrays:
     """Three lists of examples for an arithmetic: index [3, m] and image beside it."""
-    lists = np.asarray(config.sample.concepts, np.int32)
-    if lists.ndim != 2 or len(lists) != NUM_LISTS:
+    concepts = config.sample.concepts
+    lengths = {len(numbers) for numbers in concepts}
+    known = range(len(source))
+    if (
+        len(concepts) != NUM_LISTS
+        or len(lengths) != 1
+        or lengths == {0}
+        or not all(number in known for numbers in concepts for number in numbers)
+    ):
         raise ValueError(
-            "sample.concepts are three lists of as many numbers of pictures, for "
-            f"a - b + c, not {config.sample.concepts}."
+            "sample.concepts are three lists of as many numbers of pictures, from 0 to "
+            f"{len(source) - 1}, for a - b + c; they are {concepts}."
         )
+    lists = np.asarray(concepts, np.int32)
     found = _examples(source, lists.reshape(-1))
     image = found["image"].reshape(*lists.shape, *found["image"].shape[1:])
     return {"concept_index": lists, "concept_image": image}
@@ -146,6 +154,9 @@ def save_film(path: pathlib.Path, frames: np.ndarray) -> None:
     if parallel.process_index() != 0:
         return
     path = path.with_suffix(".gif")
+    if is_points(frames):
+        LOGGER.warning("sample.film: there is no film of points of the plane.")
+        return
     grids.save_film(path, transforms.to_uint8(frames[:GRID_IMAGES]))
     LOGGER.info("Film: %s", path)
 

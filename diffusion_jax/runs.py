@@ -140,31 +140,44 @@ def read_config(
     return config
 
 
-def open_source(
-    config: ml_collections.ConfigDict, split: str
-) -> sources.Source | sources.Domains:
-    """Opens a split of the data that the config names, or of both domains.
-
-    Where there are two, the second one's split is what the config names beside that of
-    the first.
+def open_train(config: ml_collections.ConfigDict) -> sources.Source | sources.Domains:
+    """Opens what the config trains on: data.train_split, of two domains both.
 
     Raises:
       FileNotFoundError: the data are not there.
       ValueError: they are not what the config says.
     """
     data = config.data
+    split_b = data.train_split_b if "source_b" in data else None
+    return _open_source(config, data.train_split, split_b)
+
+
+def open_held_out(
+    config: ml_collections.ConfigDict,
+) -> sources.Source | sources.Domains:
+    """Opens what the config measures on: eval.split, of two domains both.
+
+    Raises:
+      FileNotFoundError: the data are not there.
+      ValueError: they are not what the config says.
+    """
+    split_b = config.eval.split_b if "source_b" in config.data else None
+    return _open_source(config, config.eval.split, split_b)
+
+
+def _open_source(
+    config: ml_collections.ConfigDict, split: str, split_b: str | None
+) -> sources.Source | sources.Domains:
+    data = config.data
 
     def opened(source: str, split: str) -> sources.Source:
         shape = data.image_size, data.num_channels
         return sources.make(source, split, *shape, data.data_dir)
 
-    if "source_b" in data:
-        beside = {
-            data.train_split: data.train_split_b,
-            config.eval.split: config.eval.split_b,
-        }
-        a, b = opened(data.source, split), opened(data.source_b, beside[split])
-        return sources.Domains(a, b)
+    if split_b is not None:
+        return sources.Domains(
+            opened(data.source, split), opened(data.source_b, split_b)
+        )
     source = opened(data.source, split)
     num_classes = config.model.num_classes if "num_classes" in config.model else 0
     if num_classes and (source.num_classes or 0) > num_classes:

@@ -1,10 +1,13 @@
 """Draws samples, or a view, from a trained run, and writes pictures and arrays."""
 
+import logging
 import pathlib
 
 import ml_collections
 
 from diffusion_jax import pictures, runs
+
+LOGGER = logging.getLogger(__name__)
 
 
 def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -29,3 +32,5 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         pictures.save_film(path, arrays["frames"])
     elif options.film and arrays["images"].ndim == 5:
         pictures.save_film(path, arrays["images"])
+    elif options.film:
+        LOGGER.warning("sample.film shows a view, and single samples do not move.")

@@ -35,16 +35,17 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     # 1. Whatever can be refused is refused before anything is compiled.
     num_steps, log_every = config.train.num_steps, config.train.log_every
     batch_size = config.data.batch_size
-    parallel.check_batch_size(batch_size, "data.batch_size")
+    method = methods.make(config)
+    num_parts = max(phase.part[1] for phase in method.phases)
+    parallel.check_batch_size(batch_size, "data.batch_size", num_parts)
     batches = Loader(
-        runs.open_source(config, config.data.train_split),
+        runs.open_train(config),
         batch_size,
         config.seed,
         flip=config.data.flip,
         process_index=parallel.process_index(),
         process_count=parallel.process_count(),
     )
-    method = methods.make(config)
     views = Views(config, method, workdir)
     initial = functools.partial(states.initial, phases=method.phases, init=method.init)
     key = jax.random.key(config.seed)

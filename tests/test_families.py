@@ -44,14 +44,13 @@ OF_SAMPLES = [
     *("recall", "density", "coverage", "nearest_distance"),
 ]
 FIGURES = {
-    "reconstruction": "squared_error standard_error squared_error_of_pca active_units "
-    "num_latents".split(),
+    "reconstruction": "squared_error standard_error squared_error_of_pca".split(),
     "elbo": "negative_elbo standard_error reconstruction kl negative_importance_bound "
     "active_units num_latents".split(),
     "modes": "modes_missing modes_covered num_modes modes_touched share_within_3_sigma "
     "histogram".split(),
-    "translation": "cycle cycle_a cycle_b class_kept_to_a distance_to_pair_a "
-    "class_kept_to_b distance_to_pair_b".split(),
+    "translation": "class_lost distance_to_pair cycle class_kept_to_a class_kept_to_b "
+    "distance_to_pair_a distance_to_pair_b cycle_a cycle_b".split(),
     "accuracy": ["error", "accuracy"],
     "samples": OF_SAMPLES,
 }
@@ -59,7 +58,7 @@ MEASURED = [
     *[("autoencoder", "reconstruction"), ("autoencoder", "samples")],
     *[("vae", "elbo"), ("vae", "reconstruction"), ("vae", "samples")],
     *[("conv", "reconstruction"), ("gan", "samples"), ("dcgan", "samples")],
-    *[("points", "modes"), ("points", "samples"), ("cyclegan", "translation")],
+    *[("points", "modes"), ("cyclegan", "translation")],
     ("classifier", "accuracy"),
 ]
 VIEWED = [
@@ -111,6 +110,8 @@ def test_view(name, view, workdir_of):
     workdir, config = workdir_of(name)
     film = view in ("traversal", "translations")
     config.sample.update(view=view, num_images=4, batch_size=4, film=film)
+    if view == "arithmetic" and name == "dcgan":
+        config.sample.label = 3  # one class for all
     sample(config, workdir)
     with np.load(workdir / f"{view}.npz", allow_pickle=False) as arrays:
         arrays = dict(arrays)
@@ -204,7 +205,9 @@ def test_no_classifier(workdir_of):
     the run of another family is no classifier."""
     workdir, config = workdir_of("gan")
     config.eval.classifier = "runs/nosuch_classifier"
-    command = r"--config=configs/nosuch_classifier.py --workdir=runs/nosuch_classifier"
+    command = (
+        r"--config=configs/nosuch_classifier.py .*--workdir=runs/nosuch_classifier"
+    )
     with pytest.raises(FileNotFoundError, match=f"Train it first: .*{command}"):
         evaluate(config, workdir)
     config.eval.classifier = str(workdir)
@@ -286,6 +289,7 @@ REFUSED = [
         {"data.source": "npz:8.npz", "model.num_classes": 10},
         "Every label of .*npz is 0.*nothing to tell apart",
     ),
+    ("digits_gan", {"gan.critic_steps": 2}, "batch_size = 8.*8 devices in 2 parts"),
     ("digits_classifier", {"data.source": "npz:8.npz"}, "Every label of .* is 0"),
     ("digits_classifier", {"model.num_classes": 5}, "has 10 classes.*num_classes is 5"),
     ("digits_dcgan", {"model.num_classes": 5}, "has 10 classes.*num_classes is 5"),

@@ -42,9 +42,7 @@ OUTSIDE = {
     "evaluation": {"numpy", "PIL", "matplotlib"},
     "configs": {"ml_collections"},
     "examples": MATHEMATICS | {"flax", "optax", "matplotlib"},
-    **dict.fromkeys(
-        "main train sample evaluate measures pictures runs".split(), FLAGS
-    ),
+    **dict.fromkeys("main train sample evaluate measures pictures runs".split(), FLAGS),
 }
 # Slow to import and needed by few: inside the function that needs them.
 LAZY = {"sklearn", "tensorflow_datasets", "tensorboardX", "matplotlib"}

@@ -69,8 +69,8 @@ def _discriminator_won(recent: _Recent) -> _Found:
             "disc",
             f"The discriminator has won: since step {since} it has told real from "
             f"generated in at least {WON:.0%} of cases. The generator's gradient is "
-            "gone or useless; lower optim.disc_learning_rate, or make the "
-            "discriminator smaller.",
+            "gone or useless; lower the discriminator's learning rate, or make it "
+            "smaller.",
         )
 
 
@@ -104,7 +104,7 @@ def _loss_frozen(recent: _Recent) -> _Found:
 def _posterior_collapsed(recent: _Recent) -> _Found:
     warning = (
         "The posterior has collapsed: the decoder ignores the code; {}. Give the KL "
-        "less weight at first, or check that the loss sums over pixels."
+        "less weight (beta), or check that the loss sums over pixels."
     )
     for name, active, total in _counts(recent, "active_units", "num_latents"):
         if active == 0:

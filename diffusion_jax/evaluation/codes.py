@@ -59,24 +59,6 @@ def pca_mse(train: np.ndarray, test: np.ndarray, num_components: int) -> float:
     return float(error / test.size)
 
 
-def log_mean_exp(x: np.ndarray, axis: int) -> np.ndarray:
-    """Logarithm of the mean of exp(x), without overflow.
-
-    Of log weights log p(x, z_i) - log q(z_i | x) it is the importance-weighted bound.
-
-    Args:
-      x: any shape, at least 1 long along the axis; -inf is a weight of 0.
-      axis: to average over.
-
-    Returns:
-      f64 of the shape of x without the axis.
-
-    Source: Burda et al. 2016, section 3, arXiv:1509.00519.
-    """
-    total = np.logaddexp.reduce(x.astype(np.float64), axis=axis)
-    return total - np.log(x.shape[axis])
-
-
 def _centred(vectors: np.ndarray, mean: np.ndarray) -> Iterator[np.ndarray]:
     """Yields new float64 blocks of the vectors, less the mean."""
     for start in range(0, len(vectors), BLOCK):

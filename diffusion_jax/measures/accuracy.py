@@ -15,7 +15,7 @@ def make_accuracy(
 ) -> Measure:
     """The share of eval.split that gets another class than its own."""
     run = methods.make_evaluate(method, config.eval.seed)
-    source = runs.open_source(config, config.eval.split)
+    source = runs.open_held_out(config)
 
     def measure(state: TrainState) -> Iterator[Record]:
         seen = over_epoch(run, state, config, kept=("label",))

@@ -30,7 +30,7 @@ Measure = Callable[[TrainState], Iterator[Record]]
 
 def epoch(config: ml_collections.ConfigDict) -> Iterator[dict[str, np.ndarray]]:
     """Yields eval.split once, in batches."""
-    source = runs.open_source(config, config.eval.split)
+    source = runs.open_held_out(config)
     return Loader(source, config.eval.batch_size, 0).epoch()
 
 
@@ -49,9 +49,9 @@ def over_epoch(
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def read_all(source: sources.Source) -> tuple[np.ndarray, np.ndarray]:
-    """Returns all images of a source as networks see them, f32[N,H,W,C], and labels."""
-    batch = sources.read(source, np.arange(len(source)))
+def read(source: sources.Source, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images [n,H,W,C] as networks see them, f32, and their labels i32[n]."""
+    batch = sources.read(source, indices)
     return transforms.to_input(batch["image"]), batch["label"]
 
 

@@ -27,11 +27,12 @@ class Judge(NamedTuple):
     num_classes: int
 
 
-def open_judge(workdir: str, image_shape: tuple[int, int, int]) -> Judge:
+def open_judge(workdir: str, source: str, image_shape: tuple[int, int, int]) -> Judge:
     """Opens the run of a classifier.
 
     Args:
       workdir: of its training.
+      source: of the pictures that it will be shown, as in data.source.
       image_shape: of the pictures that it will be shown.
 
     Raises:
@@ -40,11 +41,13 @@ def open_judge(workdir: str, image_shape: tuple[int, int, int]) -> Judge:
     """
     folder = pathlib.Path(workdir)
     if not (folder / runs.CONFIG).exists():
+        # The classifier of those pictures, or of their negatives.
+        name = folder.name.removeprefix("inverted_")
         raise FileNotFoundError(
             f"There is no classifier in eval.classifier = {workdir}. Train it first: "
-            f"python -m diffusion_jax.main --config=configs/{folder.name}.py "
-            f"--workdir={workdir} (or set eval.classifier to another one's folder, or "
-            "to nothing)."
+            f"python -m diffusion_jax.main --config=configs/{name}.py "
+            f"--config.data.source={source} --workdir={workdir} (or set it to another "
+            "one's folder, or to nothing)."
         )
     config = runs.stored_config(folder)
     if config.method != "classifier":

@@ -12,12 +12,13 @@ import numpy as np
 from diffusion_jax import methods, runs
 from diffusion_jax.data import points
 from diffusion_jax.evaluation import features, frechet, modes
-from diffusion_jax.measures.base import Measure, Record, check_held_out, read_all
+from diffusion_jax.measures.base import Measure, Record, check_held_out, read
 from diffusion_jax.measures.judge import Judge, open_judge
 from diffusion_jax.training.state import TrainState
 
 MOST_PIXELS = 4096  # the distance takes roots of matrices of that side
 MOST_REAL = 20_000  # real pictures, drawn from both splits where there are more
+LEAST_SAMPLES = 6  # neighbours are counted up to the fifth
 NUM_FLOORS = 5  # of which the median is told
 CONFIDENT = 0.9
 NOT_OF_SAMPLES = (  # what of the group sample changes no sample
@@ -27,16 +28,19 @@ NOT_OF_SAMPLES = (  # what of the group sample changes no sample
 
 
 class Real(NamedTuple):
-    """Real pictures, by name of a set of features.
+    """Real pictures in a random order, at most MOST_REAL of both splits.
 
     Attributes:
-      features: [N, F] each.
-      floors: what as many real ones as samples score against the other real ones.
+      features: [N, F] by name of a set of features.
+      floors: what as many real ones as samples, or half of them, score against the
+        other real ones.
+      is_train: [N], whether a picture is of the train split.
       settings: about them.
     """
 
     features: dict[str, np.ndarray]
     floors: dict[str, float]
+    is_train: np.ndarray
     settings: dict[str, Any]
 
 
@@ -56,14 +60,19 @@ def make_samples(
     """
     num = config.sample.num_images
     check_held_out(config)
-    if num < 2:
+    if num < LEAST_SAMPLES:
         raise ValueError(
-            "A distance is one of at least 2 samples (sample.num_images), not of "
+            f"Samples are measured from {LEAST_SAMPLES} (sample.num_images) on, not "
             f"{num}."
+        )
+    if "modes" in method.measures and config.data.source == "grid25":
+        raise ValueError(
+            "eval.measure samples is of pictures, and grid25 has points: choose modes."
         )
     judge = None
     if config.eval.classifier:
-        judge = open_judge(config.eval.classifier, method.image_shape)
+        workdir, source = config.eval.classifier, config.data.source
+        judge = open_judge(workdir, source, method.image_shape)
     elif np.prod(method.image_shape) > MOST_PIXELS:
         raise ValueError(
             f"Pictures of {np.prod(method.image_shape)} values are too large for a "
@@ -118,31 +127,38 @@ def _features(images: np.ndarray, judge: Judge | None) -> dict[str, np.ndarray]:
 
 def _real(config: ml_collections.ConfigDict, judge: Judge | None, num: int) -> Real:
     """Features of real pictures of both splits, and their floors."""
-    splits = [config.data.train_split, config.eval.split]
-    pictures = [read_all(runs.open_source(config, split)) for split in splits]
-    images, labels = (np.concatenate(x) for x in zip(*pictures, strict=True))
-    num_held_out = len(pictures[1][0])
-    settings: dict[str, Any] = {"splits": splits}
+    train, test = runs.open_train(config), runs.open_held_out(config)
+    order = np.random.default_rng(0).permutation(len(train) + len(test))[:MOST_REAL]
+    is_train = order < len(train)
+    images = np.empty((len(order), *train[0]["image"].shape), np.float32)
+    labels = np.empty(len(order), np.int32)
+    for source, rows, first in ((train, is_train, 0), (test, ~is_train, len(train))):
+        images[rows], labels[rows] = read(source, order[rows] - first)
+    found = _features(images, judge)
+    settings: dict[str, Any] = {
+        "num_real": len(images),
+        "num_floor": min(num, len(images) // 2),
+        "splits": [config.data.train_split, config.eval.split],
+    }
     if judge:
-        seen = judge.look(images[-num_held_out:])["probabilities"]
-        right = seen.argmax(axis=1) == labels[-num_held_out:]
+        seen, vectors = found.pop("probabilities"), found[judge.name]
+        right = (seen.argmax(axis=1) == labels)[~is_train]
+        sure = seen.max(axis=1)[~is_train] > CONFIDENT
         settings |= {
             "classifier": judge.name,
             "accuracy_real": float(right.mean()),
-            "confident_share_real": float(np.mean(seen.max(axis=1) > CONFIDENT)),
+            "confident_share_real": float(sure.mean()),
+            "nearest_distance_real": features.nearest_distance(
+                vectors[~is_train], vectors[is_train]
+            ),
         }
-    if len(images) > MOST_REAL:
-        chosen = np.random.default_rng(0).choice(len(images), MOST_REAL, replace=False)
-        images = images[chosen]
-    found = _features(images, judge)
-    found.pop("probabilities", None)
     floors = {
         name: float(
             np.median([frechet.floor(x, seed, num) for seed in range(NUM_FLOORS)])
         )
         for name, x in found.items()
     }
-    return Real(found, floors, {"num_real": len(images), **settings})
+    return Real(found, floors, is_train, settings)
 
 
 def _compare(drawn: dict[str, np.ndarray], real: Real, judge: Judge | None) -> dict:
@@ -169,7 +185,7 @@ def _compare(drawn: dict[str, np.ndarray], real: Real, judge: Judge | None) -> d
         "recall": recall,
         "density": density,
         "coverage": coverage,
-        "nearest_distance": features.nearest_distance(vectors, others),
+        "nearest_distance": features.nearest_distance(vectors, others[real.is_train]),
     }
     if "label" in drawn:
         found["named_as_asked"] = float(np.mean(called == drawn["label"]))

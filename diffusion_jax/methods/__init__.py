@@ -5,6 +5,7 @@ import ml_collections
 from diffusion_jax.methods import autoencoder, classifier, cyclegan, ddpm_config, gan
 from diffusion_jax.methods.base import (
     Method,
+    check_positive,
     choose,
     make_draw,
     make_evaluate,
@@ -30,7 +31,14 @@ def make(config: ml_collections.ConfigDict) -> Method:
       ValueError: a name is unknown or values do not go together; it says which.
       TypeError: a group of the config has a key too many or too few.
     """
-    return choose(METHODS, config.method, "method")(config)
+    make_family = choose(METHODS, config.method, "method")
+    for group, name in SIZES:
+        if name in config[group]:
+            check_positive(**{f"{group}__{name}": config[group][name]})
+    return make_family(config)
+
+
+SIZES = (("sample", "num_images"), ("sample", "batch_size"), ("eval", "batch_size"))
 
 
 METHODS = {

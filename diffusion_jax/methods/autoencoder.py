@@ -238,7 +238,7 @@ class VAE(Autoencoder):
             "reconstruction": -log_likelihoods[0],
             "kl": jnp.sum(by_latent, axis=1),
             "importance_bound": bound.importance_bound(log_weights),
-            "squared_error": _squared_error(self, params, image, mean),
+            "squared_error": _squared_error(self, params, batch["image"], mean),
             "code": mean,
         }
 

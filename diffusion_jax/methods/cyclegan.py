@@ -74,6 +74,8 @@ class CycleGAN(Method):
     def init(self, key: Array) -> tuple[dict[str, PyTree], dict[str, PyTree], PyTree]:
         """Initialises the four networks, two empty pools, and what they gave last.
 
+        That is as many pictures as a batch has: a checkpoint belongs to its batch size.
+
         Raises:
           ValueError: the pictures' size does not fit a network.
         """

@@ -96,11 +96,8 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
             f"x_0 on the way, sample.num_steps = {sample.num_steps}."
         )
     for name, value, least in (
-        ("sample.num_images", sample.num_images, 1),
-        ("sample.batch_size", sample.batch_size, 1),
         ("sample.num_frames", sample.num_frames, 0),
         ("sample.guidance_scale", sample.guidance_scale, 0),
-        ("eval.batch_size", config.eval.batch_size, 1),
         ("eval.num_probes", config.eval.num_probes, 0),
         ("model.num_classes", config.model.num_classes, 0),
     ):

@@ -289,9 +289,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
     for name in ("gradient_penalty", "r1"):
         if options[name] < 0:
             raise ValueError(f"gan.{name} must be at least 0, not {options[name]}.")
-    num = options.critic_steps
-    name = f"data.batch_size (of gan.critic_steps = {num})"
-    parallel.check_batch_size(config.data.batch_size, name, num)
+    if options.loss == "wasserstein" and not (options.gradient_penalty or options.r1):
+        raise ValueError(
+            "gan.loss wasserstein supposes a critic of bounded slope: set "
+            "gan.gradient_penalty (10 in the paper)."
+        )
     if num_classes < 0 or num_classes == 1:
         raise ValueError(
             f"model.num_classes = {num_classes} leaves nothing to choose: give two or "
@@ -304,5 +306,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
             f"sample.label = {config.sample.label} is none of the {num_classes} "
             "classes: -1 deals them all out in turn."
         )
-    check_view(config.sample.view, latent_views.NAMES)
-    latent_views.check(config.sample.view, options.num_latents)
+    view, label = config.sample.view, config.sample.label
+    check_view(view, latent_views.NAMES)
+    latent_views.check(view, options.num_latents)
+    if view == "arithmetic" and num_classes and label < 0:
+        raise ValueError(
+            "sample.view arithmetic of a network that is told the class needs one "
+            "class for all: set sample.label."
+        )

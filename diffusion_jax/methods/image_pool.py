@@ -19,12 +19,16 @@ class Pool(NamedTuple):
     count: Array
 
 
-def empty(size: int, image_shape: tuple[int, int, int]) -> Pool:
-    """Makes an empty pool of that many images; of size 0, it remembers nothing."""
+def empty(size: int, image_shape: tuple[int, int, int]) -> Pool | tuple[()]:
+    """Makes an empty pool of that many images; size 0 is none at all."""
+    if not size:
+        return ()
     return Pool(jnp.zeros((size, *image_shape)), jnp.zeros((), jnp.int32))
 
 
-def query(pool: Pool, images: Array, keys: Array) -> tuple[Pool, Array]:
+def query(
+    pool: Pool | tuple[()], images: Array, keys: Array
+) -> tuple[Pool | tuple[()], Array]:
     """Puts images into the pool, one after the other, and takes as many out.
 
     While the pool is not full an image enters and is given back. Then it is given
@@ -32,7 +36,7 @@ def query(pool: Pool, images: Array, keys: Array) -> tuple[Pool, Array]:
     which is given back.
 
     Args:
-      pool: of P images.
+      pool: of P images, or (), which gives every image back.
       images: [B, H, W, C], in the order of their examples.
       keys: [B], one an image.
 
@@ -42,9 +46,9 @@ def query(pool: Pool, images: Array, keys: Array) -> tuple[Pool, Array]:
     Source: Shrivastava et al. 2017, section 2.3, arXiv:1612.07828, one image at a time
     as in Zhu et al. 2017, section 4, arXiv:1703.10593.
     """
-    size = len(pool.images)
-    if not size:
+    if not pool:
         return pool, images
+    size = len(pool.images)
 
     def one(pool: Pool, shown: tuple[Array, Array]) -> tuple[Pool, Array]:
         image, key = shown

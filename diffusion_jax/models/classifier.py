@@ -28,7 +28,7 @@ class ConvClassifier(nn.Module):
     def features(self, x: Array) -> Array:
         """Returns the hidden layer [B, num_features], not negative, of x [B, H, W, C].
 
-        Two pictures are as far apart as their features; a Fréchet distance uses them.
+        Fréchet distances are taken between these activations.
         """
         for layer in self.convolutions:
             x = nn.relu(layer(x))

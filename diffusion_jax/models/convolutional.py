@@ -25,7 +25,7 @@ class ConvAutoencoder(nn.Module):
       strides: as many, 1 or 2 each; each divides the size that reaches it.
       num_latents: Z, numbers in a code.
 
-    Source: Foster 2019, Generative Deep Learning, chapter 3.
+    Source: Foster 2019, Generative Deep Learning, chapter 3 (its slope is Keras' 0.3).
     """
 
     image_shape: Sequence[int]
@@ -37,6 +37,11 @@ class ConvAutoencoder(nn.Module):
     def setup(self) -> None:
         """Makes the layers; ValueError where a stride does not divide the size."""
         *size, out_channels = self.image_shape
+        if len(self.channels) != len(self.strides):
+            raise ValueError(
+                f"model.channels = {tuple(self.channels)} and model.strides = "
+                f"{tuple(self.strides)} must be as many."
+            )
         for side in size:
             check_size(side, self.strides)
         reduction = math.prod(self.strides)

@@ -46,7 +46,7 @@ def test_a_discriminator_that_wins():
     [(line, text)] = said(history)
     assert line == 3 + PATIENCE - 1
     assert text.startswith("The discriminator has won: since step 40 ")
-    assert "optim.disc_learning_rate" in text
+    assert "lower the discriminator's learning rate" in text
 
 
 @pytest.mark.parametrize("real,fake", [(1.0, 0.98), (0.98, 1.0)])

@@ -1,7 +1,5 @@
 """Laws of codes: active units, principal components, the mean of exponentials."""
 
-import math
-
 import hypothesis
 import numpy as np
 import pytest
@@ -75,33 +73,3 @@ def test_impossible_components(num_components):
     """More components than values, or fewer than none, are refused in words."""
     with pytest.raises(ValueError, match="0 to 3 principal components"):
         codes.pca_mse(images(5, 3), images(5, 3), num_components)
-
-
-@hypothesis.settings(deadline=None, max_examples=40)
-@hypothesis.given(
-    st.lists(st.floats(0.1, 50), min_size=1, max_size=20), st.floats(-5000, 5000)
-)
-def test_log_mean_exp(weights, shift):
-    """log of the mean weight plus whatever all logarithms are shifted by, where exp
-    itself would be 0 or infinite."""
-    x = np.log(weights) + shift
-    expected = math.log(math.fsum(weights) / len(weights)) + shift
-    assert codes.log_mean_exp(x, 0) == pytest.approx(expected, abs=1e-9)
-
-
-def test_log_mean_exp_of_an_axis():
-    """The axis goes; a weight of 0 counts in the mean, and zeros alone give -inf."""
-    x = np.array([[0.0, -np.inf, 1000.0], [0.0, math.log(3), 1000.0]], np.float32)
-    found = codes.log_mean_exp(x, axis=0)
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found, [0, math.log(1.5), 1000], rtol=1e-6, atol=1e-7)
-    assert codes.log_mean_exp(x, axis=1).shape == (2,)
-    assert codes.log_mean_exp(np.full((1, 4), -np.inf), 1)[0] == -np.inf
-
-
-def test_more_samples_are_no_worse_on_average():
-    """Jensen: the bound with two samples is at least that with one, on the mean over
-    the pairs; and never above the largest weight."""
-    x = np.random.default_rng(0).normal(size=(500, 2)) * 4
-    found = codes.log_mean_exp(x, 1)
-    assert np.all(found >= x.mean(axis=1)) and np.all(found <= x.max(axis=1))

@@ -365,7 +365,7 @@ def test_constant_codes_stay_finite():
             {"sample__view": "manifold", "model__num_latents": 1},
             "two latents",
         ),
-        ("digits_vae", {"optim__decay_end": None}, "both optim.decay_start"),
+        ("digits_vae", {"optim__decay_start": None}, "both optim.decay_start"),
         ("digits_autoencoder", {"autoencoder__likelihood": "l2"}, "autoencoder.likeli"),
         ("digits_autoencoder", {"autoencoder__noise_scale": -1.0}, "noise_scale"),
         ("fashion_mnist_autoencoder", {"data__image_size": 9}, "image_size = 9"),

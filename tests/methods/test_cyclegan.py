@@ -265,7 +265,7 @@ def test_networks_start_apart():
         ({"cyclegan__identity_weight": -1.0}, "cyclegan.identity_weight.*at least 0"),
         ({"cyclegan__pool_size": -1}, "cyclegan.pool_size.*at least 0"),
         ({"data__batch_size": 0}, "data.batch_size.*at least 1"),
-        ({"optim__decay_end": None}, "both optim.decay_start and optim.decay_end"),
+        ({"optim__decay_start": None}, "both optim.decay_start and optim.decay_end"),
         (
             {"data__image_size": 9, "model__num_downsamplings": 1},
             "multiple of 2.*data.image_size|data.image_size.*multiple of 2",
