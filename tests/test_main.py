@@ -197,7 +197,7 @@ def test_sweep(run):
     for refused, words in (
         ({"eval.sweep.sampler": ("ddim", "nosuch")}, "nosuch.*ancestral"),
         ({"eval.measure": "bound"}, "eval.sweep"),
-        ({"sample.num_images": 1}, "at least 2 samples"),
+        ({"sample.num_images": 5}, "from 6"),
     ):
         with pytest.raises(ValueError, match=words):
             evaluate(override(workdir, **changes | refused), workdir)
