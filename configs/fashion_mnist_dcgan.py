@@ -39,12 +39,12 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         sync_statistics=True,
     )
     config.train = config_dict.create(
-        num_steps=4000,
+        num_steps=8000,
         log_every=500,
-        save_every=2000,
+        save_every=4000,
         keep=3,
-        evaluate_every=2000,
-        sample_every=4000,
+        evaluate_every=4000,
+        sample_every=8000,
     )
     config.optim = config_dict.create(
         learning_rate=0.0002,

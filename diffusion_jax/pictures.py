@@ -16,7 +16,7 @@ from diffusion_jax.training.state import TrainState
 
 LOGGER = logging.getLogger(__name__)
 
-GRID_IMAGES = 256  # further ones are in the arrays, not in the picture
+GRID_IMAGES = 400  # as a manifold has; further ones are in the arrays alone
 SAMPLES = "samples"
 NUM_LISTS = 3  # of an arithmetic: a - b + c
 Arrays = dict[str, np.ndarray]

@@ -27,13 +27,19 @@ class Judge(NamedTuple):
     num_classes: int
 
 
-def open_judge(workdir: str, source: str, image_shape: tuple[int, int, int]) -> Judge:
+def open_judge(
+    workdir: str,
+    source: str,
+    image_shape: tuple[int, int, int],
+    key: str = "eval.classifier",
+) -> Judge:
     """Opens the run of a classifier.
 
     Args:
       workdir: of its training.
       source: of the pictures that it will be shown, as in data.source.
       image_shape: of the pictures that it will be shown.
+      key: of the config, that names the workdir.
 
     Raises:
       FileNotFoundError: nobody has trained it.
@@ -44,22 +50,22 @@ def open_judge(workdir: str, source: str, image_shape: tuple[int, int, int]) -> 
         # The classifier of those pictures, or of their negatives.
         name = folder.name.removeprefix("inverted_")
         raise FileNotFoundError(
-            f"There is no classifier in eval.classifier = {workdir}. Train it first: "
+            f"There is no classifier in {key} = {workdir}. Train it first: "
             f"python -m diffusion_jax.main --config=configs/{name}.py "
-            f"--config.data.source={source} --workdir={workdir} (or set it to another "
-            "one's folder, or to nothing)."
+            f"--config.data.source={source} --workdir={workdir} (or correct the path, "
+            f"or measure without one: --config.{key}=)."
         )
     config = runs.stored_config(folder)
     if config.method != "classifier":
         raise ValueError(
-            f"The run in eval.classifier = {workdir} is a {config.method}, and no "
-            "classifier."
+            f"The run in {key} = {workdir} is a {config.method}, and no classifier."
         )
     method, state = runs.load(config, folder, "last")
     if method.image_shape != image_shape:
         raise ValueError(
             f"The classifier in {workdir} looks at pictures of the shape "
-            f"{method.image_shape}, and these have {image_shape}."
+            f"{method.image_shape}, and these have {image_shape}: set {key} to the "
+            f"folder of one trained on these, or to nothing: --config.{key}=."
         )
     logging.getLogger(__name__).info("Judged by %s, step %d.", workdir, state.step)
     run = methods.make_evaluate(method, seed=0)

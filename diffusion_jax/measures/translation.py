@@ -26,12 +26,12 @@ def make_translation(
     runs.open_held_out(config)  # refused before anything is compiled
     run = methods.make_evaluate(method, options.seed)
     judges = {
-        name: open_judge(workdir, source, method.image_shape)
-        for name, workdir, source in (
-            ("a", options.classifier, config.data.source),
-            ("b", options.classifier_b, config.data.source_b),
+        name: open_judge(options[key], source, method.image_shape, f"eval.{key}")
+        for name, key, source in (
+            ("a", "classifier", config.data.source),
+            ("b", "classifier_b", config.data.source_b),
         )
-        if workdir
+        if options[key]
     }
 
     def translate(state: TrainState, batch: dict) -> dict[str, np.ndarray]:
