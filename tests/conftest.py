@@ -29,6 +29,14 @@ def x64():
     jax.config.update("jax_enable_x64", False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_a_file():
+    """Forgets the compiled programs of each file: a process may map only so many pages
+    of memory, and all the suite's programs are more. The session's cache has them."""
+    yield
+    jax.clear_caches()
+
+
 def pytest_unconfigure():
     """Removes the session's compiled programs."""
     if not IS_WORKER:

@@ -43,6 +43,7 @@ def method_of(identity_weight=0.5, pool_size=16, loss="least_squares"):
         cyclegan__identity_weight=identity_weight,
         cyclegan__pool_size=pool_size,
         cyclegan__loss=loss,
+        cyclegan__cycle_weight=10.0,
     )
     return dataclasses.replace(method, translator=Scale(), discriminator=Scale(True))
 
