@@ -35,11 +35,12 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     # 1. Whatever can be refused is refused before anything is compiled.
     num_steps, log_every = config.train.num_steps, config.train.log_every
     batch_size = config.data.batch_size
+    source = runs.open_train(config)
     method = methods.make(config)
     num_parts = max(phase.part[1] for phase in method.phases)
     parallel.check_batch_size(batch_size, "data.batch_size", num_parts)
     batches = Loader(
-        runs.open_train(config),
+        source,
         batch_size,
         config.seed,
         flip=config.data.flip,
