@@ -10,6 +10,7 @@ from diffusion_jax import methods, runs
 from diffusion_jax.data import sources
 from diffusion_jax.evaluation import codes
 from diffusion_jax.measures.base import (
+    MOST_VALUES,
     Measure,
     Record,
     check_held_out,
@@ -18,8 +19,6 @@ from diffusion_jax.measures.base import (
     read,
 )
 from diffusion_jax.training.state import TrainState
-
-MOST_VALUES = 4096  # in a picture, for principal components
 
 
 def make_elbo(

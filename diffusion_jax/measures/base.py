@@ -11,6 +11,8 @@ from diffusion_jax.data import sources, transforms
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.training.state import TrainState
 
+MOST_VALUES = 4096  # in a picture whose covariance is taken: a matrix of that side
+
 
 class Record(NamedTuple):
     """What was measured, and how.

@@ -12,11 +12,16 @@ import numpy as np
 from diffusion_jax import methods, runs
 from diffusion_jax.data import points
 from diffusion_jax.evaluation import features, frechet, modes
-from diffusion_jax.measures.base import Measure, Record, check_held_out, read
+from diffusion_jax.measures.base import (
+    MOST_VALUES,
+    Measure,
+    Record,
+    check_held_out,
+    read,
+)
 from diffusion_jax.measures.judge import Judge, open_judge
 from diffusion_jax.training.state import TrainState
 
-MOST_PIXELS = 4096  # the distance takes roots of matrices of that side
 MOST_REAL = 20_000  # real pictures, drawn from both splits where there are more
 LEAST_SAMPLES = 6  # neighbours are counted up to the fifth
 NUM_FLOORS = 5  # of which the median is told
@@ -73,10 +78,10 @@ def make_samples(
     if config.eval.classifier:
         workdir, source = config.eval.classifier, config.data.source
         judge = open_judge(workdir, source, method.image_shape)
-    elif np.prod(method.image_shape) > MOST_PIXELS:
+    elif np.prod(method.image_shape) > MOST_VALUES:
         raise ValueError(
             f"Pictures of {np.prod(method.image_shape)} values are too large for a "
-            f"distance of pixels (at most {MOST_PIXELS}), and eval.classifier names no "
+            f"distance of pixels (at most {MOST_VALUES}), and eval.classifier names no "
             "classifier: there is nothing to measure samples by."
         )
     variants = [(c, methods.make(c)) for c in _swept(config)]  # refused before work
@@ -120,7 +125,7 @@ def _features(images: np.ndarray, judge: Judge | None) -> dict[str, np.ndarray]:
     if judge:
         seen = judge.look(images)
         found = {judge.name: seen["features"], "probabilities": seen["probabilities"]}
-    if np.prod(images.shape[1:]) <= MOST_PIXELS:
+    if np.prod(images.shape[1:]) <= MOST_VALUES:
         found["pixels"] = (images.reshape(len(images), -1) + 1) / 2
     return found
 

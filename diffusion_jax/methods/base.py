@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -207,3 +208,29 @@ def check_view(view: str, known: Iterable[str]) -> None:
         raise ValueError(
             f"Unknown sample.view {view!r}. Known ones: {', '.join(known)}."
         )
+
+
+def check_label(label: int, num_classes: int) -> None:
+    """Refuses a sample.label that is none of the classes.
+
+    Raises:
+      ValueError: it is neither -1 nor a class.
+    """
+    if label != -1 and not 0 <= label < num_classes:
+        raise ValueError(
+            f"sample.label = {label} is none of the {num_classes} classes: -1 "
+            "deals them all out in turn."
+        )
+
+
+def deal_labels(index: Array, label: int, num_classes: int) -> Array | None:
+    """The class of each sample, i32[n]: label, or at -1 all in turn; None without any.
+
+    Args:
+      index: global index of the samples, i32[n].
+      label: -1 or one of the classes.
+      num_classes: 0 where the network is not told the class.
+    """
+    if not num_classes:
+        return None
+    return index % num_classes if label < 0 else jnp.full_like(index, label)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from diffusion_jax.diffusion import guidance, losses, process, times
+from diffusion_jax.methods.base import check_label
 from diffusion_jax.methods.ddpm import DDPM
 
 WITH_SIGNAL = "a schedule with signal left at T (such as linear or cosine)"
@@ -150,10 +151,4 @@ def check_guidance(method: DDPM) -> None:
             f"sample.guidance_interval = ({low}, {high}) holds no log-SNR: give the "
             "smaller end first."
         )
-    if not -1 <= options.label < max(classes, 1) or (
-        options.label > -1 and not classes
-    ):
-        raise ValueError(
-            f"sample.label = {options.label} is none of the {classes} classes: -1 "
-            "deals them all out in turn."
-        )
+    check_label(options.label, classes)

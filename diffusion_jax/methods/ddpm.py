@@ -15,7 +15,14 @@ from diffusion_jax.diffusion.schedules import Schedule
 from diffusion_jax.diffusion.times import TimeDraw
 from diffusion_jax.diffusion.walk import Denoiser, Sampler
 from diffusion_jax.methods import ddpm_views
-from diffusion_jax.methods.base import Aux, Batch, Method, PyTree, View
+from diffusion_jax.methods.base import (
+    Aux,
+    Batch,
+    Method,
+    PyTree,
+    View,
+    deal_labels,
+)
 from diffusion_jax.training.state import Phase
 
 GROUP = "net"
@@ -374,11 +381,9 @@ class DDPM(Method):
     ) -> Batch:
         """Algorithm 2: image [n,H,W,C] in [-1, 1], frames [n,k,H,W,C], and label [n]
         where there are classes."""
-        options, batch, label = self.sampling, {"index": index}, None
-        if self.num_classes:
-            chosen = jnp.full_like(index, options.label)
-            label = index % self.num_classes if options.label < 0 else chosen
-            batch["label"] = label
+        options = self.sampling
+        label = deal_labels(index, options.label, self.num_classes)
+        batch = {"index": index} | ({} if label is None else {"label": label})
         keys = walk.example_keys(key, index)
         start_keys = walk.fold_in(keys, 0)
         batch["image"], batch["frames"] = walk.sample(

@@ -17,9 +17,11 @@ from diffusion_jax.methods.base import (
     Method,
     PyTree,
     View,
+    check_label,
     check_positive,
     check_view,
     choose,
+    deal_labels,
 )
 from diffusion_jax.models import ADVERSARIES
 from diffusion_jax.models.norms import identity
@@ -204,11 +206,7 @@ class GAN(Method):
         return self.generator.apply(variables, z, self._label(batch["index"]))
 
     def _label(self, index: Array) -> Array | None:
-        if not self.num_classes:
-            return None
-        if self.label < 0:
-            return index % self.num_classes
-        return jnp.full_like(index, self.label)
+        return deal_labels(index, self.label, self.num_classes)
 
     def sample(
         self,
@@ -299,13 +297,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
             f"model.num_classes = {num_classes} leaves nothing to choose: give two or "
             "more, or 0 for networks that are told no class."
         )
-    if not -1 <= config.sample.label < max(num_classes, 1) or (
-        config.sample.label > -1 and not num_classes
-    ):
-        raise ValueError(
-            f"sample.label = {config.sample.label} is none of the {num_classes} "
-            "classes: -1 deals them all out in turn."
-        )
+    check_label(config.sample.label, num_classes)
     view, label = config.sample.view, config.sample.label
     check_view(view, latent_views.NAMES)
     latent_views.check(view, options.num_latents)
