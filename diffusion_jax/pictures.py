@@ -87,11 +87,8 @@ def _make_view(
 
 def _examples(source: sources.Source | sources.Domains, index: np.ndarray) -> Arrays:
     """A batch of the examples of those numbers, beginning anew after the last."""
-    by_suffix = {"": source}
-    if isinstance(source, sources.Domains):
-        by_suffix = {"_a": source.a, "_b": source.b}
     batch = {"index": index}
-    for suffix, one in by_suffix.items():
+    for suffix, one in sources.parts(source).items():
         read = sources.read(one, index % len(one))
         batch[f"image{suffix}"] = transforms.to_input(read["image"])
         batch[f"label{suffix}"] = read["label"]

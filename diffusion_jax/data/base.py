@@ -152,6 +152,14 @@ class Domains:
         return self.a.num_classes
 
 
+def parts(source: Source | Domains) -> dict[str, Source]:
+    """Returns the sources by what the keys of their examples end in: "", or "_a", "_b"
+    of two domains."""
+    if isinstance(source, Domains):
+        return {"_a": source.a, "_b": source.b}
+    return {"": source}
+
+
 def read(source: Source, indices: np.ndarray) -> Example:
     """Reads several examples of any source.
 

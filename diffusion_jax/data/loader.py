@@ -69,12 +69,9 @@ class Loader:
         self.batch_size = batch_size
         self._local_size = batch_size // process_count
         self._offset = process_index * self._local_size
-        by_suffix = {"": source}
-        if isinstance(source, sources.Domains):
-            by_suffix = {"_a": source.a, "_b": source.b}
         self._runs = {
             suffix: _Run(one, seed, flip, shuffle, _STREAMS * number)
-            for number, (suffix, one) in enumerate(by_suffix.items())
+            for number, (suffix, one) in enumerate(sources.parts(source).items())
         }
 
     def batch_at(self, step: int) -> Batch:

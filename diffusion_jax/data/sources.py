@@ -25,10 +25,20 @@ from diffusion_jax.data.base import (
     by,
     check_split,
     existing_folder,
+    parts,
     read,
 )
 
-__all__ = ["SOURCES", "ArraySource", "Domains", "Example", "Source", "make", "read"]
+__all__ = [
+    "SOURCES",
+    "ArraySource",
+    "Domains",
+    "Example",
+    "Source",
+    "make",
+    "parts",
+    "read",
+]
 
 _NOT_NPZ = (OSError, EOFError, TypeError, ValueError, zlib.error, zipfile.BadZipFile)
 _ANY_CHANNELS = ("grid25", "inverted")  # 2; what the inner source says
