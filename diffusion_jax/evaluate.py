@@ -8,7 +8,7 @@ import pathlib
 import jax
 import ml_collections
 
-from diffusion_jax import measures, runs
+from diffusion_jax import evaluators, runs
 from diffusion_jax.training import parallel
 
 LOGGER = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ LOGGER = logging.getLogger(__name__)
 def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Appends lines to evaluations.jsonl and prints them.
 
-    A line holds the figures of eval.measure, and what they depend on.
+    A line holds the figures of eval.metric, and what they depend on.
 
     Raises:
       FileNotFoundError: there is no checkpoint in workdir, or no data.
@@ -26,11 +26,11 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     name = config.eval.measure
     if name != "samples" and any(config.eval.sweep.values()):
         raise ValueError(
-            "eval.sweep goes through ways of drawing for eval.measure samples, not "
-            f"for {name!r}: set eval.measure to samples, or leave the sweep empty."
+            "eval.sweep goes through ways of drawing for eval.metric samples, not "
+            f"for {name!r}: set eval.metric to samples, or leave the sweep empty."
         )
     method, state = runs.load(config, workdir, config.eval.checkpoint)
-    for found, settings in measures.make(config, method, workdir)(state):
+    for found, settings in evaluators.make(config, method, workdir)(state):
         record = {
             "measure": name,
             "config": config.name,

@@ -140,7 +140,7 @@ def read_config(
     return config
 
 
-def open_train(config: ml_collections.ConfigDict) -> sources.Source | sources.Domains:
+def open_train(config: ml_collections.ConfigDict) -> sources.Source | sources.Unpaired:
     """Opens what the config trains on: data.train_split, of two domains both.
 
     Raises:
@@ -154,7 +154,7 @@ def open_train(config: ml_collections.ConfigDict) -> sources.Source | sources.Do
 
 def open_held_out(
     config: ml_collections.ConfigDict,
-) -> sources.Source | sources.Domains:
+) -> sources.Source | sources.Unpaired:
     """Opens what the config measures on: eval.split, of two domains both.
 
     Raises:
@@ -167,7 +167,7 @@ def open_held_out(
 
 def _open_source(
     config: ml_collections.ConfigDict, split: str, split_b: str | None
-) -> sources.Source | sources.Domains:
+) -> sources.Source | sources.Unpaired:
     data = config.data
 
     def opened(source: str, split: str) -> sources.Source:
@@ -175,7 +175,7 @@ def _open_source(
         return sources.make(source, split, *shape, data.data_dir)
 
     if split_b is not None:
-        return sources.Domains(
+        return sources.Unpaired(
             opened(data.source, split), opened(data.source_b, split_b)
         )
     source = opened(data.source, split)

@@ -5,7 +5,8 @@ import pathlib
 
 import ml_collections
 
-from diffusion_jax import pictures, runs
+from diffusion_jax import runs
+from diffusion_jax.outputs import writers
 
 LOGGER = logging.getLogger(__name__)
 
@@ -14,7 +15,7 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes what sample.view names: samples.npz and samples.png, or those of a view.
 
     Arrays hold images u8[N,H,W,C], with labels i32[N] where there are classes, or rows
-    u8[N,k,H,W,C] of a view. With sample.film, an animation beside them: of a view
+    u8[N,k,H,W,C] of a view. With sample.animation, an animation beside them: of a view
     column by column, of diffusion the predictions of x_0 on the way, sample.num_frames
     of them.
 
@@ -24,13 +25,13 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """
     options = config.sample
     method, state = runs.load(config, workdir, options.checkpoint)
-    arrays = pictures.make_pictures(config, method)(state)
+    arrays = writers.make_pictures(config, method)(state)
     path = workdir / options.view
-    pictures.save_arrays(path, arrays)
-    pictures.save_picture(path, arrays["images"])
+    writers.save_arrays(path, arrays)
+    writers.save_picture(path, arrays["images"])
     if "frames" in arrays:
-        pictures.save_film(path, arrays["frames"])
-    elif options.film and arrays["images"].ndim == 5:
-        pictures.save_film(path, arrays["images"])
-    elif options.film:
-        LOGGER.warning("sample.film shows a view, and single samples do not move.")
+        writers.save_animation(path, arrays["frames"])
+    elif options.animation and arrays["images"].ndim == 5:
+        writers.save_animation(path, arrays["images"])
+    elif options.animation:
+        LOGGER.warning("sample.animation shows a view, and single samples do not move.")

@@ -8,13 +8,14 @@ import signal
 import jax
 import ml_collections
 
-from diffusion_jax import measures, methods, pictures, runs
+from diffusion_jax import evaluators, methods, runs
 from diffusion_jax.data.loader import Loader
-from diffusion_jax.evaluation.alarms import Alarms
+from diffusion_jax.outputs import writers
 from diffusion_jax.training import parallel
 from diffusion_jax.training import state as states
 from diffusion_jax.training.checkpoints import Checkpoints
-from diffusion_jax.training.logs import Watch
+from diffusion_jax.training.logs import MetricLogger
+from diffusion_jax.training.monitor import TrainingMonitor
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import make_train_step
 
@@ -66,8 +67,10 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
     # 3. The loop.
     primary = parallel.process_index() == 0
-    alarm = Alarms().push
-    watch = Watch(workdir, start, num_steps, log_every, batch_size, primary, alarm)
+    alarm = TrainingMonitor().push
+    watch = MetricLogger(
+        workdir, start, num_steps, log_every, batch_size, primary, alarm
+    )
     try:
         loop(config, method, state, batches, watch, checkpoints, views)
         watch.close()
@@ -88,7 +91,7 @@ def loop(
     method: methods.Method,
     state: TrainState,
     batches: Loader,
-    watch: Watch,
+    watch: MetricLogger,
     checkpoints: Checkpoints,
     views: "Views",
 ) -> None:
@@ -107,14 +110,14 @@ def loop(
         for step, batch in batches.iterate(start, num_steps):
             state, metrics = run_step(state, parallel.shard(batch), stop.requested)
             done = step + 1
-            watch.push(done, parallel.first_replica(metrics))
+            watch.push(done, parallel.unreplicate(metrics))
             measure = is_due(done, every.evaluate_every, num_steps)
             save = is_due(done, every.save_every, num_steps) or measure
             draw = is_due(done, every.sample_every, num_steps)
             if not (save or draw or watch.stop_requested):
                 continue
             watch.flush()  # no state is used before its loss was seen to be finite
-            local = parallel.first_replica(state)
+            local = parallel.unreplicate(state)
             score = None
             if measure:
                 figures, score = views.measure(local)
@@ -142,7 +145,7 @@ def is_due(done: int, every: int, num_steps: int) -> bool:
 
 
 class Views:
-    """What one wants to see of a run: figures of held-out data, and pictures."""
+    """What one wants to see of a run: figures of held-out data, and writers."""
 
     def __init__(
         self,
@@ -154,12 +157,12 @@ class Views:
         self._split = config.eval.split
         self._folder = workdir / "samples"
         if config.train.sample_every:
-            self._pictures = pictures.make_pictures(config, method)
+            self._pictures = writers.make_pictures(config, method)
         if config.train.evaluate_every:
-            self._measure = measures.make(config, method, workdir)
+            self._measure = evaluators.make(config, method, workdir)
 
     def measure(self, state: TrainState) -> tuple[dict[str, float], float]:
-        """Returns the figures of eval.measure, named after the split, and the score."""
+        """Returns the figures of eval.metric, named after the split, and the score."""
         found = next(self._measure(self._settle(state))).found
         LOGGER.info("Step %d, %s: %s", state.step, self._split, found)
         figures = {}
@@ -174,7 +177,7 @@ class Views:
         """Writes what sample.view names, with the averaged parameters."""
         arrays = self._pictures(self._settle(state))
         path = self._folder / f"{int(state.step):08}"
-        pictures.save_picture(path, arrays["images"])
+        writers.save_picture(path, arrays["images"])
 
 
 class StopRequest:

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from matplotlib.figure import Figure
 
-from diffusion_jax.diffusion import langevin, process, schedules, walk
+from diffusion_jax.diffusion import langevin, process, sampling, schedules
 
 WEIGHTS = np.array([0.2, 0.8])
 MEANS = np.array([[-5.0, -5.0], [5.0, 5.0]])
@@ -68,7 +68,9 @@ def annealed(x: jax.Array, key: jax.Array) -> jax.Array:
     sampler = langevin.annealed(num_corrections=CALLS // LEVELS, snr=0.2)
     keys = jax.random.split(key, len(x))
     x_T = process.alpha(SCHEDULE(LEVELS)) * x
-    return walk.sample(sampler, denoise, SCHEDULE, range(LEVELS, 0, -1), x_T, keys)[0]
+    return sampling.sample(sampler, denoise, SCHEDULE, range(LEVELS, 0, -1), x_T, keys)[
+        0
+    ]
 
 
 def light_share(x: jax.Array) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.scipy.stats import norm
 from matplotlib.figure import Figure
 
-from diffusion_jax.diffusion import process, samplers, schedules, times, walk
+from diffusion_jax.diffusion import process, samplers, sampling, schedules, timesteps
 
 WEIGHTS, MEANS, STD = np.array([0.3, 0.7]), np.array([-0.6, 0.5]), 0.15
 POINTS = 8192
@@ -27,10 +27,10 @@ SAMPLERS = {
     "ancestral, fixedlarge": ("ancestral", {"variance": "fixedlarge"}, 1, "trailing"),
     "ddim": ("ddim", {}, 1, "trailing"),
     "ddim, eta 1": ("ddim", {"eta": 1.0}, 1, "trailing"),
-    "dpm_solver_pp_2m": ("dpm_solver_pp_2m", {}, 1, "logsnr"),
-    "dpm_solver_pp_3m": ("dpm_solver_pp_3m", {}, 1, "logsnr"),
-    "dpm_solver_pp_2s": ("dpm_solver_pp_2s", {}, 2, "logsnr"),
-    "dpm_solver_pp_3s": ("dpm_solver_pp_3s", {}, 3, "logsnr"),
+    "dpmpp_2m": ("dpmpp_2m", {}, 1, "logsnr"),
+    "dpmpp_3m": ("dpmpp_3m", {}, 1, "logsnr"),
+    "dpmpp_2s": ("dpmpp_2s", {}, 2, "logsnr"),
+    "dpmpp_3s": ("dpmpp_3s", {}, 3, "logsnr"),
     "heun": ("heun", {}, 2, "karras"),
     "heun, churn 0.1": ("heun", {"churn": 0.1}, 2, "karras"),
     "predictor_corrector": ("predictor_corrector", {}, 2, "trailing"),
@@ -62,8 +62,10 @@ def error(name: str, options: dict, num_steps: int, spacing: str) -> float:
     x_T = norm.ppf((jnp.arange(POINTS) + 0.5) / POINTS)[:, None]
     x_T = jax.random.permutation(jax.random.key(1), x_T)
     keys = jax.random.split(jax.random.key(0), POINTS)
-    knots = times.knots(spacing, SCHEDULE, num_steps)
-    run = jax.jit(lambda x: walk.sample(sampler, denoise, SCHEDULE, knots, x, keys)[0])
+    knots = timesteps.make(spacing, SCHEDULE, num_steps)
+    run = jax.jit(
+        lambda x: sampling.sample(sampler, denoise, SCHEDULE, knots, x, keys)[0]
+    )
     return np.mean(np.abs(np.sort(np.asarray(run(x_T))[:, 0]) - quantiles()))
 
 

@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import optax
 from matplotlib.figure import Figure
 
-from diffusion_jax.diffusion import losses, process, samplers, schedules, times, walk
+from diffusion_jax.diffusion import (
+    losses,
+    process,
+    samplers,
+    sampling,
+    schedules,
+    time_samplers,
+    timesteps,
+)
 from diffusion_jax.models import unet
 
 T, BATCH, POINTS, FRAMES = 200, 512, 1200, 5  # time runs from 0, data, to T, noise
@@ -44,7 +52,7 @@ def loss_fn(params: dict, key: jax.Array) -> jax.Array:
     """Algorithm 1: noise the data to random times, and ask which noise it was."""
     data_key, time_key, noise_key = jax.random.split(key, 3)
     x_0 = data(data_key, BATCH)
-    t = times.uniform_times(jax.random.split(time_key, BATCH), T)
+    t = time_samplers.uniform(jax.random.split(time_key, BATCH), T)
     eps = jax.random.normal(noise_key, x_0.shape)
     x_t = process.q_sample(x_0, SCHEDULE(t), eps)  # equation 4: any t in one jump
     output = Network().apply(params, x_t, t - 1)  # networks count times from 0
@@ -86,9 +94,9 @@ def sample(params: dict) -> jax.Array:
 
     x_T = jax.random.normal(jax.random.key(2), (POINTS, 2))
     keys = jax.random.split(jax.random.key(3), POINTS)  # each point draws its own noise
-    knots = times.knots("trailing", SCHEDULE, T)  # T, T - 1, ..., 1: every time
-    watched = walk.Sampler(chain.init, step)
-    _, frames = walk.sample(watched, denoise, SCHEDULE, knots, x_T, keys, FRAMES)
+    knots = timesteps.make("trailing", SCHEDULE, T)  # T, T - 1, ..., 1: every time
+    watched = sampling.Sampler(chain.init, step)
+    _, frames = sampling.sample(watched, denoise, SCHEDULE, knots, x_T, keys, FRAMES)
     return jnp.concatenate([x_T[None], jnp.moveaxis(frames, 1, 0)])
 
 

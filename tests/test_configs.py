@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import methods, pictures, runs
+from diffusion_jax import methods, runs
+from diffusion_jax.outputs import writers
 from diffusion_jax.train import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -28,7 +29,7 @@ ALL_HAVE = """data.source data.data_dir data.train_split data.image_size
     data.num_channels data.batch_size data.flip model.name optim.learning_rate
     optim.ema_decay train.num_steps train.log_every train.save_every train.keep
     train.evaluate_every train.sample_every sample.checkpoint eval.checkpoint
-    eval.measure eval.split eval.batch_size eval.sweep eval.seed seed""".split()
+    eval.metric eval.split eval.batch_size eval.sweep eval.seed seed""".split()
 # Ho et al. 2020, appendix B and table 6: name -> values; times in their code's words.
 CIFAR10 = {
     "data.image_size": 32,
@@ -146,7 +147,7 @@ SIZES = dict.fromkeys(SIZES, 113_673_219) | {
 }
 UNKNOWN = """method data.source model.name optim.clip sample.sampler sample.spacing
     sample.clip diffusion.schedule diffusion.prediction diffusion.loss
-    diffusion.variance diffusion.time_draw""".split()
+    diffusion.variance diffusion.timestep_sampler""".split()
 
 each_config = pytest.mark.parametrize("name", CONFIGS)
 
@@ -307,7 +308,7 @@ def test_impossible_value_is_refused(change, words, tmp_path):
 
 @each_config
 def test_tiny_trains_and_samples(name, tmp_path):
-    """Every config at :tiny trains for two steps and draws finite pictures."""
+    """Every config at :tiny trains for two steps and draws finite writers."""
     config = load(name, "tiny")
     config.train.num_steps = 2
     train(config, tmp_path)
@@ -319,6 +320,6 @@ def test_tiny_trains_and_samples(name, tmp_path):
         assert config.method == "classifier"  # it draws nothing
         return
     Image.open(tmp_path / "samples/00000002.png").verify()
-    images = pictures.make_pictures(config, method)(state)["images"]
+    images = writers.make_pictures(config, method)(state)["images"]
     assert len(images) == 16 and images.shape[-3:] == method.image_shape
     assert np.all(np.isfinite(images))

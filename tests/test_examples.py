@@ -97,5 +97,5 @@ def test_table_of_errors(tmp_path, monkeypatch):
     errors = {name: float(error) for name, _, _, error in rows}
     assert set(errors) == set(example.SAMPLERS)
     assert (tmp_path / "new/errors.png").exists()
-    assert errors["dpm_solver_pp_2m"] < errors["ddim"] < 0.1
+    assert errors["dpmpp_2m"] < errors["ddim"] < 0.1
     assert errors["ddim, eta 1"] == errors["ancestral, fixedsmall"]

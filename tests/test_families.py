@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffusion_jax import methods, runs
 from diffusion_jax.evaluate import evaluate
-from diffusion_jax.methods import latent_views
+from diffusion_jax.methods import latent_tasks
 from diffusion_jax.sample import sample
 from diffusion_jax.train import train
 
@@ -27,7 +27,7 @@ RUNS = {
     "cyclegan": ("digits_cyclegan", {}),
     "classifier": ("digits_classifier", {}),
 }
-BETWEEN = latent_views.NUM_BETWEEN
+BETWEEN = latent_tasks.NUM_BETWEEN
 COLUMNS = {  # pictures in a row
     "reconstruction": 2,
     "interpolation": BETWEEN,
@@ -62,7 +62,7 @@ MEASURED = [
     ("classifier", "accuracy"),
 ]
 VIEWED = [
-    *[("autoencoder", view) for view in ("reconstruction", *latent_views.NAMES)],
+    *[("autoencoder", view) for view in ("reconstruction", *latent_tasks.NAMES)],
     *[("vae", view) for view in ("reconstruction", "samples", "traversal")],
     *[("dcgan", view) for view in ("samples", "interpolation", "arithmetic")],
     *[("conv", "reconstruction"), ("gan", "samples"), ("points", "samples")],
@@ -108,8 +108,8 @@ def test_view(name, view, workdir_of):
     """A view is a PNG and an npz beside it, with a row an example, and on request an
     animation of its columns; samples are pictures, with labels where there are any."""
     workdir, config = workdir_of(name)
-    film = view in ("traversal", "translations")
-    config.sample.update(view=view, num_images=4, batch_size=4, film=film)
+    animation = view in ("traversal", "translations")
+    config.sample.update(view=view, num_images=4, batch_size=4, animation=animation)
     if view == "arithmetic" and name == "dcgan":
         config.sample.label = 3  # one class for all
     sample(config, workdir)
@@ -130,8 +130,8 @@ def test_view(name, view, workdir_of):
         assert arrays["labels"].tolist() == [0, 1, 2, 3]  # dealt out in turn
     else:
         assert set(arrays) == {"images"}
-    assert (workdir / f"{view}.gif").exists() == film
-    if film:  # GIF drops a frame that is like the one before
+    assert (workdir / f"{view}.gif").exists() == animation
+    if animation:  # GIF drops a frame that is like the one before
         frames = Image.open(workdir / f"{view}.gif").n_frames
         assert 1 < frames <= COLUMNS[view]
 
@@ -154,8 +154,8 @@ def test_measure(name, measure, workdir_of):
     what they depend on; a classifier's name stands in those that it made."""
     workdir, config = workdir_of(name)
     config.eval.measure = measure
-    judge = "classifier" in config.eval and name != "points" and measure != "elbo"
-    if judge:
+    extractor = "classifier" in config.eval and name != "points" and measure != "elbo"
+    if extractor:
         classifier, _ = workdir_of("classifier")
         config.eval.classifier = str(classifier)
         if "classifier_b" in config.eval:
@@ -166,7 +166,7 @@ def test_measure(name, measure, workdir_of):
     if measure == "samples" and name == "points":
         expected = ["FD of pixels", "FD of pixels, floor"]
     if name == "dcgan":
-        expected = [*expected, "named_as_asked"]
+        expected = [*expected, "conditional_accuracy"]
     expected = [key.replace("NAME", "digits_classifier_tiny") for key in expected]
     common = ["measure", "config", "step", "data", "parameters"]
     assert list(record)[: 5 + len(expected)] == common + expected
@@ -178,13 +178,13 @@ def test_measure(name, measure, workdir_of):
         number = config.sample.num_images
         assert sum(record["histogram"]) <= number
         assert measure == "modes" or sum(record["histogram"]) == number
-    if measure == "samples" and judge:
+    if measure == "samples" and extractor:
         assert record["classifier"] == "digits_classifier_tiny"
         assert 0 <= record["accuracy_real"] <= 1
 
 
 def test_measures_during_training(tmp_path):
-    """With train.evaluate_every the figures of eval.measure are logged under the name
+    """With train.evaluate_every the figures of eval.metric are logged under the name
     of the split, and the checkpoint with the least score can be asked for."""
     config = load("digits_autoencoder")
     config.train.update(num_steps=2, evaluate_every=1, sample_every=0)
@@ -216,7 +216,7 @@ def test_no_classifier(workdir_of):
 
 
 def test_classifier_of_another_shape(workdir_of, tmp_path):
-    """A classifier of pictures of another shape cannot judge these."""
+    """A classifier of pictures of another shape cannot extractor these."""
     workdir, _ = workdir_of("classifier")
     images = np.zeros((4, 16, 16, 1), np.uint8)
     np.savez(tmp_path / "x.npz", images=images, test_images=images)
@@ -235,7 +235,7 @@ def test_unknown_measure_of_a_family(name, workdir_of):
     workdir, config = workdir_of(name)
     config.eval.measure = "bound"
     known = ", ".join(methods.make(config).measures)
-    words = f"Unknown eval.measure 'bound' of a {config.method}. Known ones: {known}"
+    words = f"Unknown eval.metric 'bound' of a {config.method}. Known ones: {known}"
     with pytest.raises(ValueError, match=words):
         evaluate(config, workdir)
 

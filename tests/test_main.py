@@ -114,7 +114,7 @@ def test_train(run):
 
 
 def test_sample_command(run, command):
-    """--mode=sample takes the run's config and values on top of it; a film if asked."""
+    """--mode=sample takes the run's config and values on top of it; an animation if asked."""
     workdir, _ = run
     sampling = {
         "sampler": "ancestral",
@@ -130,8 +130,8 @@ def test_sample_command(run, command):
     assert code == 0, stderr
     assert images(workdir).shape == (5, 8, 8, 1) and images(workdir).dtype == np.uint8
     assert Image.open(workdir / "samples.png").size == (102, 68)
-    film = Image.open(workdir / "samples.gif")
-    assert film.size == (102, 68) and film.n_frames <= 3
+    animation = Image.open(workdir / "samples.gif")
+    assert animation.size == (102, 68) and animation.n_frames <= 3
     assert all(str(workdir / f"samples.{x}") in stdout for x in ("npz", "png", "gif"))
     assert (workdir / "config.json").read_text() == before
 
@@ -178,7 +178,7 @@ def test_evaluate_on_train(run):
 def test_evaluate_samples(run):
     """Samples are measured beside real pictures, with all that the numbers hang on."""
     workdir, _ = run
-    evaluate(override(workdir, **{"eval.measure": "samples"}), workdir)
+    evaluate(override(workdir, **{"eval.metric": "samples"}), workdir)
     record = last_line(workdir)
     assert record["num_samples"] == 16 and record["num_real"] == 1797
     assert record["FD of pixels"] > record["FD of pixels, floor"] > 0
@@ -190,13 +190,13 @@ def test_sweep(run):
     """A sweep is one line for each combination of its values, refused before work."""
     workdir, _ = run
     before = len((workdir / "evaluations.jsonl").read_text().splitlines())
-    changes = {"eval.measure": "samples", "eval.sweep.num_steps": (1, 2)}
+    changes = {"eval.metric": "samples", "eval.sweep.num_steps": (1, 2)}
     evaluate(override(workdir, **changes), workdir)
     lines = (workdir / "evaluations.jsonl").read_text().splitlines()[before:]
     assert [json.loads(line)["num_steps"] for line in lines] == [1, 2]
     for refused, words in (
         ({"eval.sweep.sampler": ("ddim", "nosuch")}, "nosuch.*ancestral"),
-        ({"eval.measure": "bound"}, "eval.sweep"),
+        ({"eval.metric": "bound"}, "eval.sweep"),
         ({"sample.num_images": 5}, "from 6"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -35,14 +35,16 @@ def test_older_configs_are_completed(tmp_path):
     """What the run's config lacks is that of the config file; what it has stays."""
     config = load("digits", sample__num_images=7)
     runs.write_config(config, tmp_path)
-    forget(tmp_path, "eval.classifier", "sample.film", "diffusion.self_condition")
+    forget(tmp_path, "eval.classifier", "sample.animation", "diffusion.self_condition")
     now = load("digits", sample__num_images=3, eval__classifier="somewhere")
     found = runs.read_config(tmp_path, now, {})
-    assert found.eval.classifier == "somewhere" and found.sample.film is False
+    assert found.eval.classifier == "somewhere" and found.sample.animation is False
     assert found.diffusion.self_condition is False
     assert found.sample.num_images == 7
     runs.write_config(now, tmp_path)  # and training goes on
-    assert json.loads((tmp_path / runs.CONFIG).read_text())["sample"]["film"] is False
+    assert (
+        json.loads((tmp_path / runs.CONFIG).read_text())["sample"]["animation"] is False
+    )
 
 
 def test_completed_configs_still_refuse(tmp_path):

@@ -17,7 +17,7 @@ Example = dict[str, Any]
 MODES = {1: "L", 3: "RGB"}  # PIL's name for pictures of so many channels
 
 
-class Wanted(NamedTuple):
+class ImageSpec(NamedTuple):
     """What `sources.make` was asked for, beside the source; see there."""
 
     split: str
@@ -114,7 +114,7 @@ class LazySource:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Domains:
+class Unpaired:
     """Two sources whose examples do not belong together, for unpaired translation.
 
     Args:
@@ -152,10 +152,10 @@ class Domains:
         return self.a.num_classes
 
 
-def parts(source: Source | Domains) -> dict[str, Source]:
+def parts(source: Source | Unpaired) -> dict[str, Source]:
     """Returns the sources by what the keys of their examples end in: "", or "_a", "_b"
     of two domains."""
-    if isinstance(source, Domains):
+    if isinstance(source, Unpaired):
         return {"_a": source.a, "_b": source.b}
     return {"": source}
 

@@ -14,7 +14,7 @@ _SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .gif .tif .tiff .ppm .pgm".spl
 _SPLITS = ("train", "val", "validation", "test")
 
 
-def open_folder(rest: str, wanted: base.Wanted) -> base.LazySource:
+def open_folder(rest: str, wanted: base.ImageSpec) -> base.LazySource:
     """Finds every picture below a folder, sorted by path.
 
     The label is the number of the subfolder among the sorted subfolders, 0 without

@@ -44,7 +44,7 @@ class Loader:
 
     def __init__(
         self,
-        source: sources.Source | sources.Domains,
+        source: sources.Source | sources.Unpaired,
         batch_size: int,
         seed: int,
         flip: bool = False,

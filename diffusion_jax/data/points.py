@@ -18,7 +18,7 @@ CENTRES = np.stack(np.meshgrid(_STEPS, _STEPS, indexing="ij"), -1).reshape(25, 2
 _SIZES = {"train": 100_000, "test": 10_000}
 
 
-def open_grid25(rest: str, wanted: base.Wanted) -> base.ArraySource:
+def open_grid25(rest: str, wanted: base.ImageSpec) -> base.ArraySource:
     """Draws the benchmark of mode dropping, the same points every time.
 
         x = CENTRES[k] + SIGMA * z,  k uniform on 0..24,  z ~ N(0, I)

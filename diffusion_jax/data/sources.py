@@ -14,14 +14,14 @@ import zlib
 
 import numpy as np
 
-from diffusion_jax.data import folders, idx, points, prepared
+from diffusion_jax.data import folders, idx, points, tfds
 from diffusion_jax.data.base import (
     MODES,
     ArraySource,
-    Domains,
     Example,
+    ImageSpec,
     Source,
-    Wanted,
+    Unpaired,
     by,
     check_split,
     existing_folder,
@@ -32,7 +32,7 @@ from diffusion_jax.data.base import (
 __all__ = [
     "SOURCES",
     "ArraySource",
-    "Domains",
+    "Unpaired",
     "Example",
     "Source",
     "make",
@@ -92,7 +92,7 @@ def make(
     form = _FORMS.get(name, f"{name}:PATH")
     if bool(rest) != (":" in form):
         raise ValueError(f"Source {source!r} should be written {form}.")
-    opened = SOURCES[name](rest, Wanted(split, image_size, num_channels, data_dir))
+    opened = SOURCES[name](rest, ImageSpec(split, image_size, num_channels, data_dir))
     shape = found = (image_size, image_size, num_channels)
     if isinstance(opened, ArraySource):
         found = opened.images.shape[1:]
@@ -104,7 +104,7 @@ def make(
     return opened
 
 
-def _digits(rest: str, wanted: Wanted) -> ArraySource:
+def _digits(rest: str, wanted: ImageSpec) -> ArraySource:
     """1797 handwritten digits of 8x8 pixels with 17 levels of grey.
 
     Every fifth example, from the fifth on, is in 'test' (359); the others are in
@@ -124,7 +124,7 @@ def _digits(rest: str, wanted: Wanted) -> ArraySource:
     return ArraySource(images[here], labels[here].astype(np.int32), "digits")
 
 
-def _idx(rest: str, wanted: Wanted) -> ArraySource:
+def _idx(rest: str, wanted: ImageSpec) -> ArraySource:
     """The four files of MNIST and its kin, gzipped or not."""
     name, stems = f"idx:{rest}", {"train": "train", "test": "t10k"}
     check_split(name, wanted.split, tuple(stems))
@@ -134,7 +134,7 @@ def _idx(rest: str, wanted: Wanted) -> ArraySource:
     return ArraySource(images[..., None], labels.astype(np.int32), name)
 
 
-def _npz(rest: str, wanted: Wanted) -> ArraySource:
+def _npz(rest: str, wanted: ImageSpec) -> ArraySource:
     """Arrays saved by `np.savez`; without labels every label is 0."""
     name, prefixes = f"npz:{rest}", {"train": "", "test": "test_"}
     check_split(name, wanted.split, tuple(prefixes))
@@ -168,7 +168,7 @@ def _npz(rest: str, wanted: Wanted) -> ArraySource:
     return ArraySource(images, labels.astype(np.int32), name)
 
 
-def _inverted(rest: str, wanted: Wanted) -> Source:
+def _inverted(rest: str, wanted: ImageSpec) -> Source:
     """The negatives of another source; its splits, labels and classes stay."""
     inner = make(rest, *wanted)
     if not isinstance(inner, ArraySource):
@@ -201,7 +201,7 @@ class _Negatives:
 
 SOURCES = {
     "digits": _digits,
-    "tfds": prepared.open_tfds,
+    "tfds": tfds.open_tfds,
     "folder": folders.open_folder,
     "idx": _idx,
     "npz": _npz,

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from diffusion_jax.diffusion import process, walk
+from diffusion_jax import prng
+from diffusion_jax.diffusion import process, sampling
+from diffusion_jax.diffusion.sampling import Denoiser, Sampler
 from diffusion_jax.diffusion.schedules import Schedule
-from diffusion_jax.diffusion.walk import Denoiser, Sampler
 
 NEARLY_PARALLEL = 1e-4  # sine of the angle: below it, an arc is a chord
 
@@ -91,10 +92,10 @@ def encode(
 
 def _noise(keys: Array, x_0: Array) -> Array:
     """The noise that a walk begins with: steps draw from fold_in(key, 1) on."""
-    return walk.normal(walk.fold_in(keys, 0), x_0.shape[1:])
+    return prng.normal(prng.fold_in(keys, 0), x_0.shape[1:])
 
 
-def noise_and_denoise(
+def img2img(
     sampler: Sampler,
     denoise: Denoiser,
     schedule: Schedule,
@@ -109,12 +110,12 @@ def noise_and_denoise(
 
     Args:
       sampler: how to go from one time to the next.
-      denoise: as for walk.sample.
+      denoise: as for sampling.sample.
       schedule: log-SNR of time.
       times: [N], falling, each in [1, T].
       x_0: [B, ...], what to start from.
       keys: [B], one an example.
-      self_condition: as for walk.sample.
+      self_condition: as for sampling.sample.
 
     Returns:
       [B, ...].
@@ -123,7 +124,7 @@ def noise_and_denoise(
     """
     x_t = process.q_sample(x_0, schedule(jnp.asarray(times)[0]), _noise(keys, x_0))
     options = {"self_condition": self_condition}
-    return walk.sample(sampler, denoise, schedule, times, x_t, keys, **options)[0]
+    return sampling.sample(sampler, denoise, schedule, times, x_t, keys, **options)[0]
 
 
 def interpolate(
@@ -145,12 +146,12 @@ def interpolate(
     noised: it keeps its amplitude, and details of the mixture are drawn anew.
 
     Args:
-      sampler, denoise, schedule, times: as for `noise_and_denoise`.
+      sampler, denoise, schedule, times: as for `img2img`.
       x_0: [B, ...], at weight 0.
       other: [B, ...], at weight 1.
       weight: [] or [B].
       keys: [B], one an example.
-      self_condition: as for walk.sample.
+      self_condition: as for sampling.sample.
 
     Returns:
       [B, ...].
@@ -159,9 +160,7 @@ def interpolate(
     """
     weight = process.align(weight, x_0)
     mixed = (1 - weight) * x_0 + weight * other
-    return noise_and_denoise(
-        sampler, denoise, schedule, times, mixed, keys, self_condition
-    )
+    return img2img(sampler, denoise, schedule, times, mixed, keys, self_condition)
 
 
 def known(denoise: Denoiser, x_0: Array, mask: Array) -> Denoiser:
@@ -210,12 +209,12 @@ def inpainting(
                 lambda key: jax.random.split(jax.random.fold_in(key, number), 3)
             )
             step_keys, known_keys, back_keys = mine(keys).T
-            back = process.q_step(x_s, l_s, l_t, walk.normal(back_keys, x_t.shape[1:]))
+            back = process.q_step(x_s, l_s, l_t, prng.normal(back_keys, x_t.shape[1:]))
             start = jnp.where(number == 0, x_t, back)
             new, x_s, x_0_hat = sampler.step(
                 state, step_keys, denoise, schedule, start, t, s
             )
-            noise = walk.normal(known_keys, x_t.shape[1:])
+            noise = prng.normal(known_keys, x_t.shape[1:])
             x_s = jnp.where(mask, process.q_sample(x_0, l_s, noise), x_s)
             return new, x_s, x_0_hat
 
@@ -245,13 +244,13 @@ def inpaint(
     x_s are replaced after it. A second call sees the known part already.
 
     Args:
-      sampler, denoise, schedule, times: as for walk.sample.
+      sampler, denoise, schedule, times: as for sampling.sample.
       x_0: [B, ...].
       mask: bool, broadcastable to x_0; true where x_0 is known.
       keys: [B], one an example.
       num_resamplings: see `inpainting`; N knots cost 1 + (N - 1) num_resamplings steps.
-      num_frames: as for walk.sample.
-      self_condition: as for walk.sample.
+      num_frames: as for sampling.sample.
+      self_condition: as for sampling.sample.
 
     Returns:
       x_0 completed, [B, ...], and the frames, [B, num_frames, ...].
@@ -260,7 +259,7 @@ def inpaint(
     """
     eps = _noise(keys, x_0)
     noised = process.q_sample(x_0, schedule(jnp.asarray(times)[0]), eps)
-    return walk.sample(
+    return sampling.sample(
         inpainting(sampler, x_0, mask, num_resamplings),
         known(denoise, x_0, mask),
         schedule,

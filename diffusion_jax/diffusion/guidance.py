@@ -1,7 +1,7 @@
 """Denoisers: from a network's output to x_0, and wrappers from denoiser to denoiser.
 
 Every wrapper takes denoisers of x_0 alone, and those that return (x_0, values), where
-values speak of the variance (see walk.Denoiser); they change x_0 alone.
+values speak of the variance (see sampling.Denoiser); they change x_0 alone.
 """
 
 import math
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion_jax.diffusion import process
+from diffusion_jax.diffusion.sampling import Denoiser
 from diffusion_jax.diffusion.schedules import Schedule
-from diffusion_jax.diffusion.walk import Denoiser
 
 
 def from_network(
@@ -78,7 +78,7 @@ def without_variance(denoise: Denoiser) -> Denoiser:
     return lambda x_t, t: denoise(x_t, t)[0]
 
 
-def clipped(denoise: Denoiser) -> Denoiser:
+def static_thresholding(denoise: Denoiser) -> Denoiser:
     """Clips the predicted x_0 to [-1, 1], the range of the data.
 
     Source: the authors' code for Ho et al. 2020 (clip_denoised).
@@ -86,7 +86,7 @@ def clipped(denoise: Denoiser) -> Denoiser:
     return _change(denoise, lambda x_0, x_t, t: jnp.clip(x_0, -1.0, 1.0))
 
 
-def dynamically_clipped(denoise: Denoiser, percentile: float = 0.995) -> Denoiser:
+def dynamic_thresholding(denoise: Denoiser, percentile: float = 0.995) -> Denoiser:
     """Clips the predicted x_0 to what most of it keeps, and scales that to [-1, 1].
 
         s = max(1, percentile of |x_0|, by example);  clip(x_0, -s, s) / s
@@ -166,8 +166,8 @@ def classifier_guided(
     return _change(denoise, change)
 
 
-CLIPS: dict[str, Callable[[Denoiser], Denoiser]] = {
+THRESHOLDING: dict[str, Callable[[Denoiser], Denoiser]] = {
     "none": lambda denoise: denoise,
-    "static": clipped,
-    "dynamic": dynamically_clipped,
+    "static": static_thresholding,
+    "dynamic": dynamic_thresholding,
 }

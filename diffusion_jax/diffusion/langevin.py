@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from diffusion_jax.diffusion import process
-from diffusion_jax.diffusion.walk import Sampler, fold_in, normal
+from diffusion_jax.diffusion.sampling import Sampler
+from diffusion_jax.prng import fold_in, normal
 
 
 def langevin_step(x: Array, score: Array, step_size: Array, noise: Array) -> Array:

@@ -150,7 +150,7 @@ def reverse_log_variance(
     return process.LEARNED_VARIANCES[variance](values, *ends)
 
 
-def bound_term(
+def vlb_term(
     x_0: Array,
     x_t: Array,
     x_0_hat: Array,
@@ -219,7 +219,7 @@ def edm_weight(logsnr: Array) -> Array:
     return 1 / jnp.square(process.preconditioning(logsnr)[1])
 
 
-class Guess(NamedTuple):
+class ModelOutput(NamedTuple):
     """A noised example and what the network said of it: what a loss looks at.
 
     Attributes:
@@ -255,7 +255,7 @@ class Chain(NamedTuple):
     variance: str
 
 
-def weighted(guess: Guess, weight: Array) -> Array:
+def weighted(guess: ModelOutput, weight: Array) -> Array:
     """Mean over the image of weight (x_0 - x_0_hat)^2, by way of the output's error.
 
     So computed, nothing is divided by an alpha near 0.
@@ -274,17 +274,17 @@ def _bits(nats: Array, x_0: Array) -> Array:
     return nats / (x_0[0].size * jnp.log(2.0))  # the authors' scale: bits/dim
 
 
-def _bound(guess: Guess, chain: Chain) -> Array:
+def _bound(guess: ModelOutput, chain: Chain) -> Array:
     log_variance = reverse_log_variance(
         chain.variance, chain.schedule, guess.t, guess.values
     )
-    nats = bound_term(
+    nats = vlb_term(
         guess.x_0, guess.x_t, guess.x_0_hat, guess.t, chain.schedule, log_variance
     )
     return _bits(nats, guess.x_0)
 
 
-def _hybrid(guess: Guess, chain: Chain) -> Array:
+def _hybrid(guess: ModelOutput, chain: Chain) -> Array:
     """L_simple + 0.001 L_bound, where the bound teaches the variance alone.
 
     Source: Nichol and Dhariwal 2021, equation 16, arXiv:2102.09672.
@@ -294,7 +294,7 @@ def _hybrid(guess: Guess, chain: Chain) -> Array:
     return simple(guess.target, guess.output) + scale * _bound(frozen, chain)
 
 
-def _continuous(guess: Guess, chain: Chain) -> Array:
+def _continuous(guess: ModelOutput, chain: Chain) -> Array:
     weight = continuous_weight(guess.t, chain.schedule)
     return weighted(guess, weight) / jnp.log(2.0)
 
@@ -304,7 +304,7 @@ HYBRID_WEIGHT = 0.001
 # "bound" is in bits/dim of one time: the whole bound without its prior is T times its
 # mean. "continuous" alike, over the T - 1 units of real time. "simple" of the score has
 # a target that grows as 1/sigma: min_snr or edm suit it better.
-LOSSES: dict[str, Callable[[Guess, Chain], Array]] = {
+LOSSES: dict[str, Callable[[ModelOutput, Chain], Array]] = {
     "simple": lambda guess, _: simple(guess.target, guess.output),
     "bound": _bound,
     "hybrid": _hybrid,
@@ -315,4 +315,7 @@ LOSSES: dict[str, Callable[[Guess, Chain], Array]] = {
     "edm": lambda guess, chain: weighted(guess, edm_weight(chain.schedule(guess.t))),
 }
 NEED_SIGNAL = ("continuous", "edm")  # at T
-OF_VARIANCE = ("bound", "hybrid")  # those that can teach a variance; whole times alone
+LEARN_VARIANCE = (
+    "bound",
+    "hybrid",
+)  # those that can teach a variance; whole times alone

@@ -231,7 +231,7 @@ class Prediction(NamedTuple):
       gain: (logsnr_s, logsnr_t) -> |d x_0 / d output|.
       input_scale: logsnr_t -> factor on x_t before the network sees it.
       needs_signal: whether x_0 cannot be told from pure noise, logsnr = -inf.
-      whole_times: whether it speaks of s = t - 1, and so of whole times alone.
+      discrete_time: whether it speaks of s = t - 1, and so of whole times alone.
     """
 
     target: Callable[[Array, Array, Array, Array, Array], Array]
@@ -239,7 +239,7 @@ class Prediction(NamedTuple):
     gain: Callable[[Array, Array], Array]
     input_scale: Callable[[Array], Array] = jnp.ones_like
     needs_signal: bool = False
-    whole_times: bool = False
+    discrete_time: bool = False
 
 
 # What Ho et al. 2020 found on CIFAR-10 (section 3.2 and table 2): eps with L_simple
@@ -266,7 +266,7 @@ PREDICTIONS: dict[str, Prediction] = {
         target=lambda x_0, eps, x_t, l_s, l_t: posterior_mean(x_0, x_t, l_s, l_t),
         to_x0=lambda x_t, mu, l_s, l_t: x0_from_mu(x_t, mu, l_s, l_t),
         gain=lambda l_s, l_t: 1 / posterior_coefficients(l_s, l_t)[0],
-        whole_times=True,
+        discrete_time=True,
     ),
     "score": Prediction(
         target=lambda x_0, eps, x_t, l_s, l_t: score_from_eps(eps, l_t),

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion_jax.diffusion import langevin, process
+from diffusion_jax.diffusion.sampling import Sampler
 from diffusion_jax.diffusion.schedules import Schedule
-from diffusion_jax.diffusion.walk import Sampler, normal
+from diffusion_jax.prng import normal
 
 
 def ancestral(variance: str = "fixedlarge") -> Sampler:
@@ -147,7 +148,7 @@ def _edm(churn: float, levels, churn_noise: float, corrected: bool) -> Sampler:
         init=lambda x_t: (),
         step=step,
         needs_signal=corrected or churn > 0,
-        real_times=churn > 0,
+        continuous_time=churn > 0,
     )
 
 
@@ -266,7 +267,7 @@ def singlestep(order: int) -> Sampler:
             change = psi_1 * x_0 + psi_2 * 1.5 * (second - x_0)
         return state, _carried(schedule, x_t, t, s, change), x_0
 
-    return Sampler(init=lambda x_t: (), step=step, real_times=True)
+    return Sampler(init=lambda x_t: (), step=step, continuous_time=True)
 
 
 def make(name: str, variance: str, **options: float) -> Sampler:
@@ -304,11 +305,11 @@ SAMPLERS: dict[str, tuple[Callable[..., Sampler], tuple[str, ...]]] = {
     "ddim": (ddim, ("eta",)),
     "euler": (euler, ("churn",)),
     "heun": (heun, ("churn",)),
-    "dpm_solver_pp_1": (lambda: multistep(1), ()),
-    "dpm_solver_pp_2m": (lambda: multistep(2), ()),
-    "dpm_solver_pp_3m": (lambda: multistep(3), ()),
-    "dpm_solver_pp_2s": (lambda: singlestep(2), ()),
-    "dpm_solver_pp_3s": (lambda: singlestep(3), ()),
+    "dpmpp_1": (lambda: multistep(1), ()),
+    "dpmpp_2m": (lambda: multistep(2), ()),
+    "dpmpp_3m": (lambda: multistep(3), ()),
+    "dpmpp_2s": (lambda: singlestep(2), ()),
+    "dpmpp_3s": (lambda: singlestep(3), ()),
     "predictor_corrector": (langevin.predictor_corrector, ()),
     "annealed_langevin": (langevin.annealed, ()),
 }

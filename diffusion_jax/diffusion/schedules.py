@@ -343,7 +343,7 @@ def edm(
 
 
 def make(
-    name: str, num_timesteps: int, image_size: int = 64, zero_snr: bool = False
+    name: str, num_timesteps: int, image_size: int = 64, zero_terminal_snr: bool = False
 ) -> Schedule:
     """Builds the schedule of that name with T = num_timesteps.
 
@@ -351,7 +351,7 @@ def make(
       name: of SCHEDULES (tables) or CURVES.
       num_timesteps: T.
       image_size: side of the pictures; some curves depend on it.
-      zero_snr: whether to stretch a table to pure noise at T.
+      zero_terminal_snr: whether to stretch a table to pure noise at T.
 
     Raises:
       ValueError: the name is unknown, there are too few times, or a curve was to be
@@ -361,17 +361,17 @@ def make(
         raise ValueError(
             f"Unknown schedule {name!r}. Known ones: {', '.join(SCHEDULES | CURVES)}."
         )
-    least = 2 if zero_snr or name in CURVES else 1
+    least = 2 if zero_terminal_snr or name in CURVES else 1
     if num_timesteps < least:
         raise ValueError(
             f"num_timesteps must be at least {least}, not {num_timesteps}."
         )
     if name in SCHEDULES:
         betas = SCHEDULES[name](num_timesteps)
-        return from_betas(zero_terminal_snr(betas) if zero_snr else betas)
-    if zero_snr:
+        return from_betas(zero_terminal_snr(betas) if zero_terminal_snr else betas)
+    if zero_terminal_snr:
         raise ValueError(
-            f"zero_snr stretches a table of betas, and {name!r} is a curve. "
+            f"zero_terminal_snr stretches a table of betas, and {name!r} is a curve. "
             f"Tables: {', '.join(SCHEDULES)}."
         )
     return CURVES[name](num_timesteps, image_size)

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from diffusion_jax.methods import autoencoder, classifier, cyclegan, ddpm_config, gan
+from diffusion_jax.methods import autoencoder, classifier, cyclegan, gan
 from diffusion_jax.methods.base import (
     Method,
     check_positive,
@@ -12,6 +12,7 @@ from diffusion_jax.methods.base import (
     make_measure,
     make_settle,
 )
+from diffusion_jax.methods.ddpm import config
 
 __all__ = [
     "METHODS",
@@ -42,7 +43,7 @@ SIZES = (("sample", "num_images"), ("sample", "batch_size"), ("eval", "batch_siz
 
 
 METHODS = {
-    "ddpm": ddpm_config.make_ddpm,
+    "ddpm": config.make_ddpm,
     "autoencoder": autoencoder.make_autoencoder,
     "vae": autoencoder.make_vae,
     "gan": gan.make_gan,

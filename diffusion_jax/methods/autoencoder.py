@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import ml_collections
 from jax import Array
 
-from diffusion_jax.diffusion import walk
-from diffusion_jax.methods import latent_views
+from diffusion_jax import prng
+from diffusion_jax.methods import latent_tasks
 from diffusion_jax.methods.base import (
     Aux,
     Batch,
@@ -29,7 +29,7 @@ from diffusion_jax.training.state import Phase
 
 GROUP = "net"
 MOMENTUM = 0.9  # of what an autoencoder knows of its codes, a batch
-LEAST_VARIANCE = 1e-6  # of a code that says nothing
+MIN_VARIANCE = 1e-6  # of a code that says nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Autoencoder(Method):
     @property
     def views(self) -> dict[str, View]:
         """Reconstructions, and the latent space."""
-        return {"reconstruction": self.reconstruction} | latent_views.views(self)
+        return {"reconstruction": self.reconstruction} | latent_tasks.views(self)
 
     def init(self, key: Array) -> tuple[dict[str, PyTree], dict[str, PyTree], PyTree]:
         """Initialises the network, and the codes' moments as those of a normal."""
@@ -153,7 +153,7 @@ class Autoencoder(Method):
         key: Array,
     ) -> Batch:
         """The picture of a normal latent: image [n,H,W,C] in [-1, 1]."""
-        z = walk.normal(walk.example_keys(key, index), (self.num_latents,))
+        z = prng.normal(prng.example_keys(key, index), (self.num_latents,))
         return {"image": self.decode(params, model_state, z, {"index": index})}
 
 
@@ -191,10 +191,10 @@ class VAE(Autoencoder):
 
         Source: Kingma and Welling 2014, equation 10, arXiv:1312.6114.
         """
-        keys = walk.example_keys(key, batch["index"])
-        image = self._shown(batch["image"], walk.fold_in(keys, 0))
+        keys = prng.example_keys(key, batch["index"])
+        image = self._shown(batch["image"], prng.fold_in(keys, 0))
         mean, logvar = _encode(self, params, image)
-        eps = walk.normal(walk.fold_in(keys, 1), (self.num_latents,))
+        eps = prng.normal(prng.fold_in(keys, 1), (self.num_latents,))
         z = bound.reparameterize(mean, logvar, eps)
         nats = -self._log_likelihood(params, self.likelihood.target(image), z)
         by_latent = bound.kl_to_standard_normal(mean, logvar)
@@ -219,13 +219,13 @@ class VAE(Autoencoder):
         """Of each picture, f32[B], nats: "reconstruction" and "kl", of one draw of z,
         and "importance_bound"; and as for an autoencoder "squared_error" and "code",
         the posterior's mean."""
-        keys = walk.example_keys(key, batch["index"])
-        image = self._shown(batch["image"], walk.fold_in(keys, 0))
+        keys = prng.example_keys(key, batch["index"])
+        image = self._shown(batch["image"], prng.fold_in(keys, 0))
         target = self.likelihood.target(image)
         mean, logvar = _encode(self, params, image)
 
         def draw(number: Array) -> tuple[Array, Array]:
-            eps = walk.normal(walk.fold_in(keys, number), (self.num_latents,))
+            eps = prng.normal(prng.fold_in(keys, number), (self.num_latents,))
             z = bound.reparameterize(mean, logvar, eps)
             log_likelihood = self._log_likelihood(params, target, z)
             weight = bound.log_importance_weight(log_likelihood, z, mean, logvar)
@@ -288,7 +288,7 @@ def _standard(moments: PyTree) -> tuple[Array, Array]:
     """Mean and standard deviation of the codes, [1, Z] each."""
     mean = moments["mean"][None]
     variance = moments["square"][None] - jnp.square(mean)
-    return mean, jnp.sqrt(jnp.maximum(variance, LEAST_VARIANCE))
+    return mean, jnp.sqrt(jnp.maximum(variance, MIN_VARIANCE))
 
 
 def make_autoencoder(config: ml_collections.ConfigDict) -> Autoencoder:
@@ -329,8 +329,8 @@ def _parts(config, options, variational: bool) -> dict:
         )
     check_positive(model__num_latents=model["num_latents"])
     network = network_class(image_shape=image_shape, variational=variational, **model)
-    check_view(config.sample.view, [*latent_views.NAMES, "reconstruction"])
-    latent_views.check(config.sample.view, model["num_latents"])
+    check_view(config.sample.view, [*latent_tasks.NAMES, "reconstruction"])
+    latent_tasks.check(config.sample.view, model["num_latents"])
     return {
         "phases": (Phase("net", (GROUP,), optimizers.make_plain(**config.optim)),),
         "network": network,

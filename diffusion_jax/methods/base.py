@@ -46,7 +46,7 @@ class Method(Protocol):
     """
 
     phases: tuple[Phase, ...]
-    measures: ClassVar[tuple[str, ...]]  # what eval.measure can be; first in training
+    measures: ClassVar[tuple[str, ...]]  # what eval.metric can be; first in training
 
     @property
     def views(self) -> dict[str, View]:

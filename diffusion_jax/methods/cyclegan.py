@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax import Array
 
-from diffusion_jax.diffusion import walk
-from diffusion_jax.methods import image_pool
+from diffusion_jax import prng
 from diffusion_jax.methods.base import (
     Aux,
     Batch,
@@ -22,10 +21,10 @@ from diffusion_jax.methods.base import (
     choose,
 )
 from diffusion_jax.methods.gan import accuracies
-from diffusion_jax.models import TRANSLATORS
+from diffusion_jax.models import IMAGE_TO_IMAGE
 from diffusion_jax.models.translation import PatchDiscriminator
-from diffusion_jax.objectives import adversarial
-from diffusion_jax.objectives.adversarial import Game
+from diffusion_jax.objectives import adversarial, image_pool
+from diffusion_jax.objectives.adversarial import GANLoss
 from diffusion_jax.training import optimizers
 from diffusion_jax.training.state import Phase
 
@@ -59,7 +58,7 @@ class CycleGAN(Method):
     discriminator: nn.Module
     image_shape: tuple[int, int, int]
     batch_size: int
-    game: Game
+    game: GANLoss
     cycle_weight: float
     identity_weight: float
     pool_size: int
@@ -150,7 +149,7 @@ class CycleGAN(Method):
             same += jnp.mean(jnp.abs(self.translate(params, BA, a) - a))
             value += self.cycle_weight * self.identity_weight * same
             metrics["identity"] = same
-        keys = jax.random.key_data(walk.example_keys(key, batch["index"]))
+        keys = jax.random.key_data(prng.example_keys(key, batch["index"]))
         made = {"a": fake_a, "b": fake_b, "keys": keys}
         return value, Aux(metrics, {}, jax.lax.stop_gradient(made))
 
@@ -209,7 +208,7 @@ def mean_distance(x: Array, y: Array) -> Array:
 def make_cyclegan(config: ml_collections.ConfigDict) -> CycleGAN:
     """Builds a CycleGAN from the groups model, cyclegan, optim, sample."""
     data, options, model = config.data, config.cyclegan, dict(config.model)
-    translator_class = choose(TRANSLATORS, model.pop("name"), "model.name")
+    translator_class = choose(IMAGE_TO_IMAGE, model.pop("name"), "model.name")
     discriminator = PatchDiscriminator(
         base_channels=model.pop("disc_channels"), num_layers=model.pop("disc_layers")
     )
@@ -227,7 +226,7 @@ def make_cyclegan(config: ml_collections.ConfigDict) -> CycleGAN:
         discriminator=discriminator,
         image_shape=(data.image_size, data.image_size, data.num_channels),
         batch_size=data.batch_size,
-        game=choose(adversarial.GAMES, options.loss, "cyclegan.loss"),
+        game=choose(adversarial.GAN_LOSSES, options.loss, "cyclegan.loss"),
         cycle_weight=options.cycle_weight,
         identity_weight=options.identity_weight,
         pool_size=options.pool_size,

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import ml_collections
 from jax import Array
 
-from diffusion_jax.diffusion import walk
-from diffusion_jax.methods import latent_views
+from diffusion_jax import prng
+from diffusion_jax.methods import latent_tasks
 from diffusion_jax.methods.base import (
     Aux,
     Batch,
@@ -23,10 +23,10 @@ from diffusion_jax.methods.base import (
     choose,
     deal_labels,
 )
-from diffusion_jax.models import ADVERSARIES
+from diffusion_jax.models import GANS
 from diffusion_jax.models.norms import identity
 from diffusion_jax.objectives import adversarial
-from diffusion_jax.objectives.adversarial import Game
+from diffusion_jax.objectives.adversarial import GANLoss
 from diffusion_jax.training import optimizers, parallel
 from diffusion_jax.training.state import Phase
 
@@ -60,7 +60,7 @@ class GAN(Method):
     discriminator: nn.Module
     image_shape: tuple[int, int, int]
     num_latents: int
-    game: Game
+    game: GANLoss
     gradient_penalty: float
     r1: float
     num_classes: int
@@ -71,7 +71,7 @@ class GAN(Method):
     @property
     def views(self) -> dict[str, View]:
         """Of the latent space."""
-        return latent_views.views(self)
+        return latent_tasks.views(self)
 
     def init(self, key: Array) -> tuple[dict[str, PyTree], dict[str, PyTree], PyTree]:
         """Initialises both networks.
@@ -112,7 +112,7 @@ class GAN(Method):
     ) -> tuple[Array, Aux]:
         """Goodfellow et al. 2014, algorithm 1: the loss of the side to move."""
         z_key, mix_key = jax.random.split(key)
-        z = walk.normal(walk.example_keys(z_key, batch["index"]), (self.num_latents,))
+        z = prng.normal(prng.example_keys(z_key, batch["index"]), (self.num_latents,))
         label = batch["label"] if self.num_classes else None
         fake, gen_statistics = _apply(
             self.generator, GEN, params, model_state, z, label
@@ -127,7 +127,7 @@ class GAN(Method):
         logits, statistics = self._judge(params, model_state, fake, label)
         value = jnp.mean(self.game.discriminator(real, logits))
         metrics = accuracies(self.game, real, logits)
-        mix_keys = walk.example_keys(mix_key, batch["index"])
+        mix_keys = prng.example_keys(mix_key, batch["index"])
         penalty = self._penalty(params, batch["image"], fake, label, mix_keys)
         if penalty is not None:
             metrics["penalty"] = jnp.mean(penalty)
@@ -140,7 +140,7 @@ class GAN(Method):
     def _penalty(self, params, real, fake, label, keys) -> Array | None:
         """What the discriminator pays for its slope, weighted, [B]."""
 
-        def judge(x: Array) -> Array:
+        def extractor(x: Array) -> Array:
             return self.discriminator.apply({"params": params[DISC]}, x, label)
 
         terms = []
@@ -148,10 +148,10 @@ class GAN(Method):
             weight = jax.vmap(jax.random.uniform)(keys)
             terms.append(
                 self.gradient_penalty
-                * adversarial.gradient_penalty(judge, real, fake, weight)
+                * adversarial.gradient_penalty(extractor, real, fake, weight)
             )
         if self.r1:
-            terms.append(self.r1 * adversarial.r1_penalty(judge, real))
+            terms.append(self.r1 * adversarial.r1_penalty(extractor, real))
         return sum(terms) if terms else None
 
     def settle(
@@ -189,8 +189,8 @@ class GAN(Method):
         key: Array,
     ) -> Array:
         """The noise of sample number batch["index"], [B, Z]."""
-        keys = walk.example_keys(key, batch["index"])
-        return walk.normal(keys, (self.num_latents,))
+        keys = prng.example_keys(key, batch["index"])
+        return prng.normal(keys, (self.num_latents,))
 
     def decode(
         self,
@@ -233,7 +233,7 @@ def _apply(network: nn.Module, group: str, params, model_state, x, label):
     return y, {group: new["batch_stats"]}
 
 
-def accuracies(game: Game, real: Array, fake: Array) -> dict[str, Array]:
+def accuracies(game: GANLoss, real: Array, fake: Array) -> dict[str, Array]:
     """What to watch of a discriminator: how often it is right, or a critic's distance.
 
     Args:
@@ -253,8 +253,8 @@ def make_gan(config: ml_collections.ConfigDict) -> GAN:
     """Builds a GAN from the groups model, gan, optim, sample."""
     data, options, model = config.data, config.gan, dict(config.model)
     image_shape = (data.image_size, data.image_size, data.num_channels)
-    make_networks = choose(ADVERSARIES, model.pop("name"), "model.name")
-    game = choose(adversarial.GAMES, options.loss, "gan.loss")
+    make_networks = choose(GANS, model.pop("name"), "model.name")
+    game = choose(adversarial.GAN_LOSSES, options.loss, "gan.loss")
     average = parallel.mean if options.sync_statistics else identity
     generator, discriminator = make_networks(image_shape, average, **model)
     _check(config)
@@ -299,8 +299,8 @@ def _check(config: ml_collections.ConfigDict) -> None:
         )
     check_label(config.sample.label, num_classes)
     view, label = config.sample.view, config.sample.label
-    check_view(view, latent_views.NAMES)
-    latent_views.check(view, options.num_latents)
+    check_view(view, latent_tasks.NAMES)
+    latent_tasks.check(view, options.num_latents)
     if view == "arithmetic" and num_classes and label < 0:
         raise ValueError(
             "sample.view arithmetic of a network that is told the class needs one "

@@ -2,13 +2,13 @@
 
 from diffusion_jax.models.classifier import ConvClassifier
 from diffusion_jax.models.convolutional import ConvAutoencoder
-from diffusion_jax.models.dcgan import dcgan_adversaries
-from diffusion_jax.models.dense import DenseAutoencoder, mlp_adversaries
+from diffusion_jax.models.dcgan import dcgan
+from diffusion_jax.models.dense import DenseAutoencoder, mlp_gan
 from diffusion_jax.models.translation import ResNetGenerator, UNetGenerator
 from diffusion_jax.models.unet import UNet
 
 MODELS = {"unet": UNet}  # of diffusion
 AUTOENCODERS = {"dense": DenseAutoencoder, "conv": ConvAutoencoder}
-ADVERSARIES = {"mlp": mlp_adversaries, "dcgan": dcgan_adversaries}
-TRANSLATORS = {"resnet": ResNetGenerator, "unet": UNetGenerator}
+GANS = {"mlp": mlp_gan, "dcgan": dcgan}
+IMAGE_TO_IMAGE = {"resnet": ResNetGenerator, "unet": UNetGenerator}
 CLASSIFIERS = {"conv": ConvClassifier}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 from jax import Array
 
-from diffusion_jax.models.upsampling import Doubling
+from diffusion_jax.models.conv_transpose import ConvTranspose2x
 
 LEAK = 0.01  # slope of LeakyReLU below zero
 KERNEL = (3, 3)
@@ -56,7 +56,7 @@ class ConvAutoencoder(nn.Module):
         self.grid = nn.Dense(math.prod(self.code_shape))
         mirrored = (*reversed(self.channels[:-1]), out_channels)
         self.decoder = [
-            Doubling(features, 3) if stride == 2 else nn.Conv(features, KERNEL)
+            ConvTranspose2x(features, 3) if stride == 2 else nn.Conv(features, KERNEL)
             for features, stride in zip(mirrored, reversed(self.strides), strict=True)
         ]
 

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion_jax.models.conv_transpose import ConvTranspose2x
 from diffusion_jax.models.dense import LEAK, append_label
 from diffusion_jax.models.norms import BatchNorm, identity
-from diffusion_jax.models.upsampling import Doubling
 
 WEIGHT_INIT = nn.initializers.normal(0.02)
 SMALLEST, LARGEST = 4, 7  # pixels a side of the coarsest map
@@ -97,8 +97,8 @@ class DCGANGenerator(nn.Module):
         size, _, channels = self.image_shape
         base = base_size(size)
 
-        def doubling(features: int, name: str) -> Doubling:
-            return Doubling(
+        def doubling(features: int, name: str) -> ConvTranspose2x:
+            return ConvTranspose2x(
                 features, use_bias=False, kernel_init=WEIGHT_INIT, name=name
             )
 
@@ -187,7 +187,7 @@ class DCGANDiscriminator(nn.Module):
         return h[:, 0, 0, 0]
 
 
-def dcgan_adversaries(
+def dcgan(
     image_shape: Sequence[int],
     average: Callable[[Array], Array],
     width: int,

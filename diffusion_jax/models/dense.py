@@ -151,7 +151,7 @@ class MLPDiscriminator(nn.Module):
         return nn.Dense(1, name="out")(h)[:, 0]
 
 
-def mlp_adversaries(
+def mlp_gan(
     image_shape: Sequence[int],
     average: Callable[[Array], Array],
     hidden: Sequence[int],

@@ -4,12 +4,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion_jax.models.conv_transpose import ConvTranspose2x
 from diffusion_jax.models.dcgan import WEIGHT_INIT, halving
 from diffusion_jax.models.dense import LEAK
 from diffusion_jax.models.norms import InstanceNorm
-from diffusion_jax.models.upsampling import Doubling
 
-MOST_CHANNELS = 8  # times base_channels, in the U-Net and in PatchGAN
+MAX_CHANNELS = 8  # times base_channels, in the U-Net and in PatchGAN
 
 
 def _conv(features: int, kernel: int, padding: int, name: str, strides: int = 1):
@@ -23,8 +23,8 @@ def _conv(features: int, kernel: int, padding: int, name: str, strides: int = 1)
     )
 
 
-def _doubling(features: int, kernel_size: int, name: str) -> Doubling:
-    return Doubling(features, kernel_size, kernel_init=WEIGHT_INIT, name=name)
+def _doubling(features: int, kernel_size: int, name: str) -> ConvTranspose2x:
+    return ConvTranspose2x(features, kernel_size, kernel_init=WEIGHT_INIT, name=name)
 
 
 def _mirror(x: Array, pad: int) -> Array:
@@ -119,7 +119,7 @@ class UNetGenerator(nn.Module):
         for size in x.shape[1:3]:
             check_unet_size(size, self.num_levels)
         features = [
-            self.base_channels * min(2**level, MOST_CHANNELS)
+            self.base_channels * min(2**level, MAX_CHANNELS)
             for level in range(self.num_levels)
         ]
         h, skips = x, []
@@ -165,7 +165,7 @@ class PatchDiscriminator(nn.Module):
             check_patch_size(size, self.num_layers)
         h = x
         for i in range(self.num_layers + 1):
-            features = self.base_channels * min(2**i, MOST_CHANNELS)
+            features = self.base_channels * min(2**i, MAX_CHANNELS)
             strides = 2 if i < self.num_layers else 1
             h = _conv(features, 4, 1, f"conv{i}", strides)(h)
             h = nn.leaky_relu(_norm(h) if i > 0 else h, LEAK)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 # Smallest squared gradient under a root: its derivative at 0 would be infinite.
-LEAST_SQUARED_NORM = 1e-12
+MIN_SQUARED_NORM = 1e-12
 
 Discriminator = Callable[[Array], Array]  # x [B, ...] -> logits [B]
 
@@ -110,7 +110,7 @@ def gradient_penalty(
     """
     weight = weight.reshape(-1, *[1] * (real.ndim - 1))
     squared = _slope(discriminator, weight * real + (1 - weight) * fake)
-    return jnp.square(jnp.sqrt(squared + LEAST_SQUARED_NORM) - 1)
+    return jnp.square(jnp.sqrt(squared + MIN_SQUARED_NORM) - 1)
 
 
 def r1_penalty(discriminator: Discriminator, real: Array) -> Array:
@@ -125,7 +125,7 @@ def r1_penalty(discriminator: Discriminator, real: Array) -> Array:
     return 0.5 * _slope(discriminator, real)
 
 
-class Game(NamedTuple):
+class GANLoss(NamedTuple):
     """Who minimises what.
 
     Attributes:
@@ -140,10 +140,10 @@ class Game(NamedTuple):
     middle: float | None
 
 
-GAMES = {
-    "minimax": Game(cross_entropy, saturating, 0.0),
-    "non_saturating": Game(cross_entropy, non_saturating, 0.0),
-    "hinge": Game(hinge, negative, 0.0),
-    "wasserstein": Game(critic, negative, None),
-    "least_squares": Game(least_squares, least_squares_generator, 0.5),
+GAN_LOSSES = {
+    "minimax": GANLoss(cross_entropy, saturating, 0.0),
+    "non_saturating": GANLoss(cross_entropy, non_saturating, 0.0),
+    "hinge": GANLoss(hinge, negative, 0.0),
+    "wasserstein": GANLoss(critic, negative, None),
+    "least_squares": GANLoss(least_squares, least_squares_generator, 0.5),
 }

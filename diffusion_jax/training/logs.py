@@ -114,7 +114,7 @@ def _losses(metrics: dict[str, float]) -> dict[str, float]:
     return found or {"loss": metrics["loss"]}
 
 
-class Watch:
+class MetricLogger:
     """Reads metrics a step late, so that the loop never waits for the device.
 
     Args:

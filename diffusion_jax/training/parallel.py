@@ -99,7 +99,7 @@ def replicate(tree: PyTree) -> PyTree:
     return copy(tree, devices)
 
 
-def first_replica(tree: PyTree) -> PyTree:
+def unreplicate(tree: PyTree) -> PyTree:
     """Takes the first local device's part of a tree, without a gather."""
     return jax.tree.map(lambda x: x.addressable_data(0)[0], tree)
 

@@ -298,7 +298,7 @@ def domain(batch, which):
 @hypothesis.given(sizes, sizes, st.integers(1, 20), seeds, steps, st.booleans())
 def test_domains_have_the_contract(n_a, n_b, batch_size, seed, step, flip):
     """Shapes, dtypes, range and index, and domain a is what it would be alone."""
-    pair = sources.Domains(numbered(n_a), numbered(n_b))
+    pair = sources.Unpaired(numbered(n_a), numbered(n_b))
     batch = loader.Loader(pair, batch_size, seed, flip).batch_at(step)
     alone = loader.Loader(pair.a, batch_size, seed, flip).batch_at(step)
     assert set(batch) == {"index", *DOMAIN_KEYS}
@@ -319,7 +319,7 @@ def test_domains_have_the_contract(n_a, n_b, batch_size, seed, step, flip):
 def test_each_domain_has_epochs_of_its_own(n_a, n_b, batch_size, seed, epoch):
     """Every n consecutive examples from n * e on are all n of a domain, whatever the
     other's length: each example is seen equally often."""
-    pair = sources.Domains(numbered(n_a), numbered(n_b))
+    pair = sources.Unpaired(numbered(n_a), numbered(n_b))
     data = loader.Loader(pair, batch_size, seed)
     for which, n in (("a", n_a), ("b", n_b)):
         first, last = epoch * n, (epoch + 1) * n
@@ -335,7 +335,7 @@ def test_each_domain_has_epochs_of_its_own(n_a, n_b, batch_size, seed, epoch):
 )
 def test_processes_split_one_batch_of_domains(n_a, n_b, local, count, seed, step):
     """The slices of all processes, one after another, are the batch of one."""
-    pair, size = sources.Domains(numbered(n_a), numbered(n_b)), local * count
+    pair, size = sources.Unpaired(numbered(n_a), numbered(n_b)), local * count
     shares = [
         loader.Loader(pair, size, seed, True, True, i, count).batch_at(step)
         for i in range(count)
@@ -347,7 +347,7 @@ def test_processes_split_one_batch_of_domains(n_a, n_b, local, count, seed, step
 @hypothesis.given(sizes, sizes, seeds, st.integers(1, 12))
 def test_run_of_domains_does_not_depend_on_batch_size(n_a, n_b, seed, size):
     """Batches only cut the run into pieces, of both domains."""
-    pair = sources.Domains(numbered(n_a), numbered(n_b))
+    pair = sources.Unpaired(numbered(n_a), numbered(n_b))
     data = loader.Loader(pair, size, seed, flip=True)
     run = joined(data.batch_at(step) for step in range(-(-60 // size)))
     once = loader.Loader(pair, 60, seed, flip=True).batch_at(0)
@@ -357,7 +357,7 @@ def test_run_of_domains_does_not_depend_on_batch_size(n_a, n_b, seed, size):
 def test_pairs_are_drawn_uniformly():
     """Of equal domains each a meets each b equally often (5 sigma)."""
     n, epochs = 5, 4000
-    data = loader.Loader(sources.Domains(numbered(n), numbered(n)), n * epochs, seed=0)
+    data = loader.Loader(sources.Unpaired(numbered(n), numbered(n)), n * epochs, seed=0)
     batch = data.batch_at(0)
     counts = np.zeros((n, n))
     np.add.at(counts, (batch["label_a"], batch["label_b"]), 1)
@@ -367,7 +367,7 @@ def test_pairs_are_drawn_uniformly():
 
 def test_orders_of_domains_differ():
     """No seed, epoch and domain share an order with another."""
-    pair = sources.Domains(numbered(50), numbered(50))
+    pair = sources.Unpaired(numbered(50), numbered(50))
     orders = [
         tuple(loader.Loader(pair, 50, seed).batch_at(epoch)[key])
         for seed in range(4)
@@ -383,7 +383,7 @@ def test_flips_of_domains_are_fair_and_independent():
         np.array([[[[255], [0]]]], np.uint8), np.zeros(1, np.int32)
     )
     n = 4000
-    batch = loader.Loader(sources.Domains(source, source), n, 3, flip=True).batch_at(5)
+    batch = loader.Loader(sources.Unpaired(source, source), n, 3, flip=True).batch_at(5)
     a, b = (batch[key][:, 0, 0, 0] < 0 for key in ("image_a", "image_b"))
     for share in (a.mean(), b.mean(), (a == b).mean()):
         assert abs(share - 0.5) < 5 * 0.5 / np.sqrt(n)
@@ -391,7 +391,9 @@ def test_flips_of_domains_are_fair_and_independent():
 
 def test_domains_without_shuffle_repeat_in_their_order():
     """shuffle=False repeats 0, 1, ..., n-1 in each domain."""
-    data = loader.Loader(sources.Domains(numbered(7), numbered(4)), 5, 9, shuffle=False)
+    data = loader.Loader(
+        sources.Unpaired(numbered(7), numbered(4)), 5, 9, shuffle=False
+    )
     run = joined(data.batch_at(step) for step in range(6))
     np.testing.assert_array_equal(run["label_a"], np.arange(30) % 7)
     np.testing.assert_array_equal(run["label_b"], np.arange(30) % 4)
@@ -402,8 +404,8 @@ def test_iterate_over_domains_is_batch_at(lazy):
     """Fetching ahead changes nothing, nor does what the domains are made of."""
     arrays = {"a": numbered(11), "b": numbered(6)}
     pair = {k: Lazy(v) if k in lazy else v for k, v in arrays.items()}
-    data = loader.Loader(sources.Domains(**pair), 4, seed=2, flip=True)
-    known = loader.Loader(sources.Domains(**arrays), 4, seed=2, flip=True)
+    data = loader.Loader(sources.Unpaired(**pair), 4, seed=2, flip=True)
+    known = loader.Loader(sources.Unpaired(**arrays), 4, seed=2, flip=True)
     seen = list(data.iterate(3, 9))
     assert [step for step, _ in seen] == list(range(3, 9))
     for step, batch in seen:
@@ -415,7 +417,7 @@ def test_iterate_over_domains_is_batch_at(lazy):
 def test_epoch_over_domains_keeps_pairs(n_a, n_b, local_size, count):
     """One pass has the first min(n_a, n_b) of both, in their order, side by side and
     unflipped, once each at weight 1 over all processes."""
-    pair, size = sources.Domains(numbered(n_a), numbered(n_b)), local_size * count
+    pair, size = sources.Unpaired(numbered(n_a), numbered(n_b)), local_size * count
     n = len(pair)
     assert n == min(n_a, n_b)
     passes = [
@@ -446,19 +448,19 @@ def test_domains_refuse_what_is_no_pair():
     )
     for a, b in ((small, other), (Lazy(small), other), (small, Lazy(other))):
         with pytest.raises(ValueError, match="domain a are 2x3x1 .* domain b 4x4x1"):
-            sources.Domains(a, b)
+            sources.Unpaired(a, b)
     for name, pair in (("a", ([], small)), ("b", (small, []))):
         with pytest.raises(ValueError, match=f"Domain {name} is empty"):
-            sources.Domains(*pair)
+            sources.Unpaired(*pair)
 
 
 def test_domains_have_the_classes_of_a():
     """num_classes is that of domain a, also where nobody knows it."""
     unknown = sources.make("digits", "train_odd", 8, 1)
     known = sources.make("inverted:digits", "train_even", 8, 1)
-    assert sources.Domains(known, unknown).num_classes == 10
+    assert sources.Unpaired(known, unknown).num_classes == 10
 
     class Unknown(Lazy):
         num_classes = None
 
-    assert sources.Domains(Unknown(known), unknown).num_classes is None
+    assert sources.Unpaired(Unknown(known), unknown).num_classes is None

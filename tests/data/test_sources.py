@@ -508,7 +508,7 @@ def test_tfds_has_the_splits_of_two_domains(tmp_path, name):
         np.testing.assert_array_equal(read[0], images[2 * i : 2 * i + 2])
         np.testing.assert_array_equal(read[1], labels[2 * i : 2 * i + 2])
     batch = loader.Loader(
-        sources.Domains(make("trainA"), make("trainB")), 4, seed=0
+        sources.Unpaired(make("trainA"), make("trainB")), 4, seed=0
     ).batch_at(0)
     assert set(batch["label_a"]) == {0} and set(batch["label_b"]) == {1}
 

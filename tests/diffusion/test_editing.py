@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import textbook
 
-from diffusion_jax.diffusion import editing, samplers, schedules, times, walk
+from diffusion_jax.diffusion import editing, samplers, sampling, schedules, timesteps
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
 LINEAR = schedules.from_betas(BETAS)
@@ -77,14 +77,14 @@ def test_encoding_is_the_ode_backwards():
     def there_and_back(knots, x_0):
         x_T = editing.encode(DATA.denoise, LINEAR, knots, x_0)
         keys = textbook.keys(3)
-        return x_T, walk.sample(DDIM, DATA.denoise, LINEAR, knots, x_T, keys)[0]
+        return x_T, sampling.sample(DDIM, DATA.denoise, LINEAR, knots, x_T, keys)[0]
 
     at_0, at_1 = DATA.ode_map(0.0), DATA.ode_map(1.0)  # the map is a straight line
     x_0 = 0.3 + 0.5 * X
     exact = (x_0 - at_0) / (at_1 - at_0)
     numbers, errors = np.array([100, 1000]), []
     for n in numbers:
-        x_T, back = there_and_back(times.knots("trailing", LINEAR, n), x_0)
+        x_T, back = there_and_back(timesteps.make("trailing", LINEAR, n), x_0)
         errors.append([np.abs(x_T - exact).max(), np.abs(back - x_0).max()])
     slopes = -np.polyfit(np.log(numbers), np.log(errors), 1)[0]
     np.testing.assert_allclose(slopes, 1, atol=0.15)
@@ -109,20 +109,20 @@ def test_two_steps_of_encoding_by_hand():
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def noise_and_denoise(last, x_0, keys):
+def img2img(last, x_0, keys):
     knots = np.unique(np.linspace(1, last, 60).astype(int))[::-1]
-    return editing.noise_and_denoise(ANCESTRAL, DATA.denoise, LINEAR, knots, x_0, keys)
+    return editing.img2img(ANCESTRAL, DATA.denoise, LINEAR, knots, x_0, keys)
 
 
 def test_image_to_image_forgets_with_time():
     """From time 1 an image comes back but for its noise, of std 0.01; from T two with
     one noise become the same, but for alpha_T = 0.006 of their difference."""
     keys, x_0 = textbook.keys(3), jnp.asarray(X, jnp.float32)
-    near = noise_and_denoise(1, x_0, keys)
+    near = img2img(1, x_0, keys)
     np.testing.assert_allclose(near, x_0, atol=5 * 0.01)
     assert np.abs(near - x_0).max() > 1e-4
-    far = noise_and_denoise(1000, x_0, keys)
-    other = noise_and_denoise(1000, jnp.asarray(OTHER, jnp.float32), keys)
+    far = img2img(1000, x_0, keys)
+    other = img2img(1000, jnp.asarray(OTHER, jnp.float32), keys)
     assert np.abs(far - other).max() < 0.0064 * np.abs(X - OTHER).max()
     assert np.abs(far - x_0).max() > 0.1
 
@@ -134,12 +134,12 @@ def test_image_to_image_keeps_the_distribution():
     std (fixedsmall at 1000 steps: 0.4961 of 0.5).
     """
     x_0 = jnp.asarray(0.3 + 0.5 * np.random.default_rng(0).normal(size=(64, 64)))
-    out = np.asarray(noise_and_denoise(400, x_0.astype(jnp.float32), textbook.keys(64)))
+    out = np.asarray(img2img(400, x_0.astype(jnp.float32), textbook.keys(64)))
     np.testing.assert_allclose(out.mean(), 0.3, atol=4 * 0.5 / 64)
     np.testing.assert_allclose(out.std(), 0.5, rtol=4 * 0.011 + 0.03)
 
 
-KNOTS = times.knots("leading", LINEAR, 8)[2:]  # from time 626
+KNOTS = timesteps.make("leading", LINEAR, 8)[2:]  # from time 626
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -147,7 +147,7 @@ def interpolate(name, x_0, other, weight, keys):
     sampler = samplers.make(name, "fixedlarge")
     rest = LINEAR, KNOTS, x_0
     if other is None:
-        return editing.noise_and_denoise(sampler, DATA.denoise, *rest, keys)
+        return editing.img2img(sampler, DATA.denoise, *rest, keys)
     return editing.interpolate(sampler, DATA.denoise, *rest, other, weight, keys)
 
 
@@ -203,7 +203,7 @@ def inpaint(name, x_0, keys, num_resamplings, num_frames=0, knots=KNOTS):
     )
 
 
-@pytest.mark.parametrize("name", ["ancestral", "dpm_solver_pp_2m", "heun"])
+@pytest.mark.parametrize("name", ["ancestral", "dpmpp_2m", "heun"])
 def test_known_entries_are_kept(name):
     """Known entries come out bit for bit, in every frame; unknown ones do not matter to
     the result, and are not what was given."""
@@ -253,7 +253,7 @@ def step(inner, num_resamplings, x_t):
 
 CENTRED = textbook.Gaussian(mean=0.0, std=0.5, betas=BETAS)
 ANCESTRAL = samplers.ancestral("fixedsmall")
-STILL = walk.Sampler(
+STILL = sampling.Sampler(
     init=lambda x_T: (), step=lambda state, k, d, f, x, t, s: (state, x, x)
 )
 STARTS = jnp.full((4096, 1), 0.7)
@@ -293,7 +293,7 @@ def test_resampling_approaches_the_conditional():
     explained = cross @ np.linalg.solve(here, cross.T)
     covariance = COVARIANCE[np.ix_(~known, ~known)] - explained
     x_0 = jnp.zeros((n, 4)).at[:, known].set(given)
-    knots, keys = times.knots("logsnr", LINEAR, 50), textbook.keys(n)
+    knots, keys = timesteps.make("logsnr", LINEAR, 50), textbook.keys(n)
 
     def distances(num_resamplings):
         filled, _ = inpaint("ancestral", x_0, keys, num_resamplings, 0, knots)

@@ -61,7 +61,7 @@ class FromNetworkTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_clipped(self):
         """The predicted x_0 is held within [-1, 1], and left alone inside."""
-        denoise = self.variant(guidance.clipped(lambda x_t, t: x_t))
+        denoise = self.variant(guidance.static_thresholding(lambda x_t, t: x_t))
         x_t = jnp.array([[-3.0, -1.0, -0.4, 0.0, 0.9, 1.0, 2.0]])
         expected = [[-1.0, -1.0, -0.4, 0.0, 0.9, 1.0, 1.0]]
         actual = denoise(x_t, jnp.asarray(1))
@@ -121,7 +121,7 @@ def log_probability(x_t, t):
 
 
 WRAPPERS = {
-    **guidance.CLIPS,
+    **guidance.THRESHOLDING,
     "classifier_free": lambda denoise: guidance.classifier_free(
         denoise, without_class, 2.0, SCHEDULE
     ),
@@ -166,7 +166,7 @@ def test_dynamically_clipped():
     """An example is clipped at s, the 99.5 % quantile of |x_0|, and divided by it,
     where s > 1; others are left alone."""
     x_0 = np.stack([3 * X_T[0], 0.2 * X_T[1]])
-    denoise = guidance.dynamically_clipped(lambda x_t, t: x_t)
+    denoise = guidance.dynamic_thresholding(lambda x_t, t: x_t)
     s = np.quantile(np.abs(x_0[0]), 0.995)
     assert s > 1 > np.abs(x_0[1]).max()
     expected = np.stack([np.clip(x_0[0], -s, s) / s, x_0[1]])

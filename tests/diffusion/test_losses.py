@@ -205,7 +205,7 @@ def test_bound_of_a_perfect_model_is_the_entropy():
         times = jnp.full(len(x_0), t)
         log_variance = exact_log_variance(std, schedule(t - 1), schedule(t))
         x_0_hat = data.denoise(x_t, t)
-        terms = losses.bound_term(x_0, x_t, x_0_hat, times, schedule, log_variance)
+        terms = losses.vlb_term(x_0, x_t, x_0_hat, times, schedule, log_variance)
         return probability @ terms
 
     t = jnp.arange(1, num_timesteps + 1)
@@ -277,7 +277,7 @@ class BoundTest(chex.TestCase):
 
     def bound(self, error, log_variance):
         x_t = process.q_sample(self.x_0, self.schedule(self.t), self.eps)
-        return losses.bound_term(
+        return losses.vlb_term(
             self.x_0, x_t, self.x_0 + error, self.t, self.schedule, log_variance
         )
 
@@ -323,7 +323,7 @@ def bound_of_table(error, table, t):
         x_0, eps = jnp.full((3, 2), -1.0), jnp.ones((3, 2))
         x_t = process.q_sample(x_0, schedule(t), eps)
         log_variance = losses.reverse_log_variance("fixedsmall", schedule, t)
-        terms = losses.bound_term(x_0, x_t, x_0 + error, t, schedule, log_variance)
+        terms = losses.vlb_term(x_0, x_t, x_0 + error, t, schedule, log_variance)
         return terms.sum()
 
     return jax.value_and_grad(total)(error)
@@ -349,7 +349,7 @@ def guess_of(prediction, schedule, t, x_0_hat=None, seed=0):
     row, logsnrs = process.PREDICTIONS[prediction], (schedule(t - 1), schedule(t))
     x_t = process.q_sample(x_0, logsnrs[1], eps)
     eps_hat = process.eps_from_x0(x_t, x_0_hat, logsnrs[1])
-    return losses.Guess(
+    return losses.ModelOutput(
         x_0=x_0,
         x_t=x_t,
         t=t,

@@ -9,7 +9,7 @@ import pytest
 import textbook
 from variants import VARIANTS
 
-from diffusion_jax.diffusion import langevin, samplers, schedules, times, walk
+from diffusion_jax.diffusion import langevin, samplers, sampling, schedules, timesteps
 
 X_T = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 LONG = schedules.from_betas(schedules.linear(4000) / 4)
@@ -46,7 +46,7 @@ def run(name, schedule, knots, network=bent):
 
     @jax.jit
     def x_0(x_T, keys):
-        return walk.sample(VARIANTS[name], denoise, schedule, knots, x_T, keys)[0]
+        return sampling.sample(VARIANTS[name], denoise, schedule, knots, x_T, keys)[0]
 
     return x_0(jnp.asarray(X_T, jnp.result_type(float)), textbook.keys(3))
 
@@ -59,7 +59,7 @@ def in_both(name, schedule, knots):
     return single, double
 
 
-BRIEF = ("ancestral fixedlarge", "dpm_solver_pp_3m")  # one that draws, one that recalls
+BRIEF = ("ancestral fixedlarge", "dpmpp_3m")  # one that draws, one that recalls
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_long_walk_in_float32(name):
     A step rounds what is about 1 at 6e-8 and its log-SNR at 5e-7 (of up to 10), and a
     denoiser that contracts forgets: 4000 steps at random add up to 63 of these.
     """
-    single, double = in_both(name, LONG, times.knots("trailing", LONG, 4000))
+    single, double = in_both(name, LONG, timesteps.make("trailing", LONG, 4000))
     np.testing.assert_allclose(single, double, rtol=0, atol=1e-4)
 
 
@@ -97,7 +97,7 @@ def test_short_chains(num_timesteps):
     """Chains of 1, 2 and 3 times, walked in full by whole and by real times: finite."""
     schedule = schedules.from_betas(np.array([0.3, 0.9, 0.6])[:num_timesteps])
     for name, spacing in zip(BRIEF, ("trailing", "karras"), strict=True):
-        x_0 = run(name, schedule, times.knots(spacing, schedule, num_timesteps))
+        x_0 = run(name, schedule, timesteps.make(spacing, schedule, num_timesteps))
         assert np.all(np.abs(x_0) <= 0.8)  # the range of the network
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import textbook
 
-from diffusion_jax.diffusion import langevin, samplers, schedules, walk
+from diffusion_jax import prng
+from diffusion_jax.diffusion import langevin, samplers, sampling, schedules
 
 CURVE = schedules.shifted_cosine(1000, 64)
 KNOTS = np.array([1000.0, 731.5, 402.25, 155.75, 40.5, 7.0, 1.0])  # no stride twice
@@ -40,11 +41,11 @@ LOOPS = {
     ),
     "heun plain": (samplers.heun(), loops.edm),
     "heun": (churned(samplers.heun), functools.partial(loops.edm, gamma=0.3, **CHURN)),
-    "dpm_solver_pp_1": (samplers.multistep(1), loops.ddim),
-    "dpm_solver_pp_2m": (samplers.multistep(2), loops.multistep_2),
-    "dpm_solver_pp_3m": (samplers.multistep(3), loops.multistep_3),
-    "dpm_solver_pp_2s": (samplers.singlestep(2), loops.singlestep_2),
-    "dpm_solver_pp_3s": (samplers.singlestep(3), loops.singlestep_3),
+    "dpmpp_1": (samplers.multistep(1), loops.ddim),
+    "dpmpp_2m": (samplers.multistep(2), loops.multistep_2),
+    "dpmpp_3m": (samplers.multistep(3), loops.multistep_3),
+    "dpmpp_2s": (samplers.singlestep(2), loops.singlestep_2),
+    "dpmpp_3s": (samplers.singlestep(3), loops.singlestep_3),
     "predictor_corrector": (
         langevin.predictor_corrector(2, snr=0.2),
         functools.partial(loops.predictor_corrector, snr=0.2),
@@ -68,15 +69,15 @@ def noise_of(name, keys, shape):
         return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
     def corrections(keys):
-        return [walk.normal(fold(keys, j), shape) for j in range(2)]
+        return [prng.normal(fold(keys, j), shape) for j in range(2)]
 
     def of_step(keys):
         if name == "annealed_langevin":
             return corrections(keys)
         if name == "predictor_corrector":
             first, second = jax.vmap(jax.random.split, out_axes=1)(keys)
-            return [walk.normal(first, shape), corrections(second)]
-        return walk.normal(keys, shape)
+            return [prng.normal(first, shape), corrections(second)]
+        return prng.normal(keys, shape)
 
     steps = [of_step(fold(keys, i + 1)) for i in range(len(KNOTS) - 1)]
     return jax.tree.map(np.asarray, steps)
@@ -101,7 +102,7 @@ def test_walk_is_the_papers_loop(name, double, error):
 
     @jax.jit
     def ours(x_T, keys):
-        return walk.sample(sampler, denoise, CURVE, KNOTS, x_T, keys)[0]
+        return sampling.sample(sampler, denoise, CURVE, KNOTS, x_T, keys)[0]
 
     D = functools.partial(denoiser, np)
     with jax.enable_x64(double):

@@ -9,24 +9,25 @@ import pytest
 import textbook
 from variants import VARIANTS
 
+from diffusion_jax import prng
 from diffusion_jax.diffusion import (
     guidance,
     process,
     samplers,
+    sampling,
     schedules,
-    times,
-    walk,
+    timesteps,
 )
 
 ORDERS = {  # of those that solve the ODE, in the number of steps
     "ddim": 1,
     "euler": 1,
     "heun": 2,
-    "dpm_solver_pp_1": 1,
-    "dpm_solver_pp_2m": 2,
-    "dpm_solver_pp_3m": 3,
-    "dpm_solver_pp_2s": 2,
-    "dpm_solver_pp_3s": 3,
+    "dpmpp_1": 1,
+    "dpmpp_2m": 2,
+    "dpmpp_3m": 3,
+    "dpmpp_2s": 2,
+    "dpmpp_3s": 3,
 }
 
 
@@ -45,7 +46,7 @@ def test_table_makes_what_it_says():
             else:
                 with pytest.raises(ValueError, match=f"{option} = 0.25.*{name}"):
                     samplers.make(name, "fixedsmall", **{option: 0.25})
-    with pytest.raises(ValueError, match="'dpm'.*dpm_solver_pp_2m"):
+    with pytest.raises(ValueError, match="'dpm'.*dpmpp_2m"):
         samplers.make("dpm", "fixedsmall")
 
 
@@ -89,7 +90,7 @@ def walk_of_all_predictions(name, data, x_T, keys):
         )
 
     knots = np.arange(CHAIN.num_timesteps, 0, -1)
-    return walk.sample(sampler, denoise, CHAIN, knots, x_T, keys)[0]
+    return sampling.sample(sampler, denoise, CHAIN, knots, x_T, keys)[0]
 
 
 def predictions_of(sampler):
@@ -97,7 +98,7 @@ def predictions_of(sampler):
     return [
         name
         for name, row in process.PREDICTIONS.items()
-        if name != "x0" and not (row.whole_times and sampler.real_times)
+        if name != "x0" and not (row.discrete_time and sampler.continuous_time)
     ]
 
 
@@ -180,7 +181,7 @@ def test_order(name):
 
     numbers, distances = [50, 100, 200], []
     for n in numbers:
-        knots = times.knots("logsnr", curve, n)
+        knots = timesteps.make("logsnr", curve, n)
         x_t, state = jnp.asarray(x_T), sampler.init(jnp.asarray(x_T))
         for t, s in zip(knots[:-1], knots[1:], strict=True):
             state, x_t, _ = step(state, x_t, t, s)
@@ -198,8 +199,10 @@ def test_published_heun():
     edm = schedules.make("edm", 18)
     denoise = normal_denoiser(edm, 0.5)
     x_T = jnp.array([[80.0], [-80.0]]) * process.alpha(edm(18))
-    knots = times.knots("trailing", edm, 18)
-    x_0, _ = walk.sample(samplers.heun(), denoise, edm, knots, x_T, textbook.keys(2))
+    knots = timesteps.make("trailing", edm, 18)
+    x_0, _ = sampling.sample(
+        samplers.heun(), denoise, edm, knots, x_T, textbook.keys(2)
+    )
     np.testing.assert_allclose(x_0[:, 0], [0.5276246, -0.5276246], atol=5e-8)
 
 
@@ -237,7 +240,7 @@ def test_churn_keeps_the_marginal(t):
         x_t = jnp.full((1, 1), x)
         samplers.euler(churn).step((), keys, denoise, edm, x_t, jnp.asarray(t), t - 0.5)
     (at_0, l_u), (at_1, _) = heard
-    amplitude = at_0 / walk.normal(keys, (1,))[0, 0]
+    amplitude = at_0 / prng.normal(keys, (1,))[0, 0]
     raised = edm(t) - 2 * np.log1p(churn)
     np.testing.assert_allclose(l_u, np.maximum(raised, edm(18)), rtol=1e-9)
     actual = (at_1 - at_0) ** 2 * variance(edm(t)) + amplitude**2

@@ -12,19 +12,14 @@ import pytest
 import textbook
 from variants import VARIANTS
 
-from diffusion_jax.diffusion import (
-    guidance,
-    samplers,
-    schedules,
-    times,
-    walk,
-)
+from diffusion_jax import prng
+from diffusion_jax.diffusion import guidance, samplers, sampling, schedules, timesteps
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
 LINEAR = schedules.from_betas(BETAS)
 CENTRED = textbook.Gaussian(mean=0.0, std=0.5, betas=BETAS)
 # Enough for laws of the walk: what draws, what has a memory, and two calls a step.
-WALKS = ["ancestral fixedlarge", "ddim", "heun churned", "dpm_solver_pp_3m"]
+WALKS = ["ancestral fixedlarge", "ddim", "heun churned", "dpmpp_3m"]
 
 
 def network(x_t, t):
@@ -43,7 +38,7 @@ def linear_map(sampler, knots, data):
     against 0 gives the gain, and one at x = 0, where z is known, the amplitude.
     """
     keys = textbook.keys(1)
-    z = walk.normal(keys, (1,))[0, 0]
+    z = prng.normal(keys, (1,))[0, 0]
 
     def at(t, s):
         def step(x):
@@ -83,7 +78,7 @@ def test_published_spread(sampler, num_steps, published):
 
     The published values add no noise after the last denoising, as a walk here does not.
     """
-    knots = times.knots("leading", LINEAR, num_steps)
+    knots = timesteps.make("leading", LINEAR, num_steps)
     actual = final_std(VARIANTS[sampler], knots, CENTRED)
     np.testing.assert_allclose(actual, published, atol=6e-8)
 
@@ -91,9 +86,9 @@ def test_published_spread(sampler, num_steps, published):
 @pytest.mark.usefixtures("x64")
 def test_walk_is_its_steps():
     """DDIM's whole walk multiplies x_T by the product of the gains of its steps."""
-    knots = times.knots("leading", LINEAR, 50)
+    knots = timesteps.make("leading", LINEAR, 50)
     x_T = jnp.array([[1.0], [-2.0]])
-    x_0, _ = walk.sample(
+    x_0, _ = sampling.sample(
         samplers.ddim(), CENTRED.denoise, LINEAR, knots, x_T, textbook.keys(2)
     )
     std = final_std(samplers.ddim(), knots, CENTRED)
@@ -109,9 +104,11 @@ def test_published_ramp(prediction, published):
     def network(x_t, t):
         return x_t * (t / (t + 1)).astype(x_t.dtype)[:, None, None, None]
 
-    denoise = guidance.clipped(guidance.from_network(network, prediction, LINEAR))
-    knots = times.knots("leading", LINEAR, 10)
-    x_0, _ = walk.sample(
+    denoise = guidance.static_thresholding(
+        guidance.from_network(network, prediction, LINEAR)
+    )
+    knots = timesteps.make("leading", LINEAR, 10)
+    x_0, _ = sampling.sample(
         samplers.ddim(), denoise, LINEAR, knots, jnp.asarray(x_T), textbook.keys(4)
     )
     np.testing.assert_allclose(np.abs(x_0).sum(), published, atol=3e-4)
@@ -154,10 +151,10 @@ def test_three_names_of_one_step():
 
     Lu et al. 2022, section 4.1; Karras et al. 2022, appendix B; Song et al. 2021, 4.3.
     """
-    knots = times.knots("trailing", LINEAR, 7)
+    knots = timesteps.make("trailing", LINEAR, 7)
     x_T = np.random.default_rng(0).normal(size=(2, 3))
     ends = [
-        walk.sample(sampler, denoise, LINEAR, knots, x_T, textbook.keys(2))[0]
+        sampling.sample(sampler, denoise, LINEAR, knots, x_T, textbook.keys(2))[0]
         for sampler in (samplers.ddim(), samplers.euler(), samplers.multistep(1))
     ]
     np.testing.assert_allclose(ends[1], ends[0], rtol=0, atol=1e-12)
@@ -177,10 +174,10 @@ def test_learned_range_between_the_fixed(value, fixed):
 
     knots, keys = np.array([1000, 999, 400, 37, 2, 1]), textbook.keys(2)
     x_T = np.random.default_rng(0).normal(size=(2, 3))
-    learned, _ = walk.sample(
+    learned, _ = sampling.sample(
         samplers.ancestral("learned_range"), both, LINEAR, knots, x_T, keys
     )
-    expected, _ = walk.sample(
+    expected, _ = sampling.sample(
         samplers.ancestral(fixed), denoise, LINEAR, knots, x_T, keys
     )
     np.testing.assert_allclose(learned, expected, rtol=0, atol=1e-9)
@@ -191,7 +188,7 @@ def test_self_conditioning():
 
     With one that adds 1 to what it is told, step i predicts i: 1, 2, ..., N.
     """
-    x_0, frames = walk.sample(
+    x_0, frames = sampling.sample(
         samplers.ddim(),
         lambda x_t, t, before: before + 1,
         LINEAR,
@@ -207,7 +204,9 @@ def test_self_conditioning():
 
 @functools.partial(jax.jit, static_argnums=(0, 4))  # for speed: tests share it
 def sample(name, knots, x_T, keys, num_frames=0):
-    return walk.sample(VARIANTS[name], denoise, LINEAR, knots, x_T, keys, num_frames)
+    return sampling.sample(
+        VARIANTS[name], denoise, LINEAR, knots, x_T, keys, num_frames
+    )
 
 
 def loop(sampler, knots, x_T, keys):
@@ -226,7 +225,7 @@ def loop(sampler, knots, x_T, keys):
 
 
 X_T = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)), jnp.float32)
-KNOTS = times.knots("leading", LINEAR, 6)
+KNOTS = timesteps.make("leading", LINEAR, 6)
 
 
 @pytest.mark.parametrize("name", WALKS)
@@ -268,7 +267,7 @@ class WalkTest(chex.TestCase):
         def sample(x_T, keys):
             knots = np.array([700])
             return [
-                walk.sample(sampler, denoise, LINEAR, knots, x_T, keys, 1)
+                sampling.sample(sampler, denoise, LINEAR, knots, x_T, keys, 1)
                 for sampler in (VARIANTS[name] for name in WALKS)
             ]
 
@@ -281,7 +280,7 @@ class WalkTest(chex.TestCase):
 def test_noise_is_each_example_own():
     """Noise is standard normal, and an example's is its key's alone."""
     keys = textbook.keys(64)
-    draw = jax.jit(walk.normal, static_argnums=1)
+    draw = jax.jit(prng.normal, static_argnums=1)
     noise = np.asarray(draw(keys, (8, 8)))
     chex.assert_shape(noise, (64, 8, 8))
     assert abs(noise.mean()) < 4 / np.sqrt(noise.size)
@@ -300,23 +299,25 @@ def test_no_retrace(name):
     @jax.jit
     @chex.assert_max_traces(n=1)
     def sample(knots, x_T, keys):
-        return walk.sample(VARIANTS[name], denoise, LINEAR, knots, x_T, keys)[0]
+        return sampling.sample(VARIANTS[name], denoise, LINEAR, knots, x_T, keys)[0]
 
     for seed, spacing in enumerate(("leading", "trailing", "quadratic")):
-        knots = times.knots(spacing, LINEAR, 10)
+        knots = timesteps.make(spacing, LINEAR, 10)
         sample(knots, X_T + seed, textbook.keys(3, seed))
 
 
 @pytest.mark.parametrize("num_knots", [1, 7])
 def test_calls_of_the_network(num_knots):
     """N knots call the network N times, at the knots, in order."""
-    knots, seen = times.knots("leading", LINEAR, num_knots), []
+    knots, seen = timesteps.make("leading", LINEAR, num_knots), []
 
     def denoise(x_t, t):
         jax.debug.callback(lambda t: seen.append(int(t)), t, ordered=True)
         return x_t
 
-    x_0, _ = walk.sample(samplers.ddim(), denoise, LINEAR, knots, X_T, textbook.keys(3))
+    x_0, _ = sampling.sample(
+        samplers.ddim(), denoise, LINEAR, knots, X_T, textbook.keys(3)
+    )
     jax.block_until_ready(x_0)
     jax.effects_barrier()
     assert seen == knots.tolist()
@@ -326,8 +327,8 @@ def test_calls_of_the_network(num_knots):
 def test_a_perfect_denoiser_is_believed(name):
     """A denoiser that always says the same picture gets that picture: x_0 = x_0_hat."""
     picture = jnp.asarray([[0.3, -0.2, 1.0, -1.0]])
-    knots = times.knots("trailing", LINEAR, 5)
-    x_0, frames = walk.sample(
+    knots = timesteps.make("trailing", LINEAR, 5)
+    x_0, frames = sampling.sample(
         VARIANTS[name],
         lambda x_t, t: jnp.broadcast_to(picture, x_t.shape),
         LINEAR,
@@ -343,9 +344,9 @@ def test_a_perfect_denoiser_is_believed(name):
 
 def test_refusals():
     """More frames than steps, unknown variances, impossible etas: refused in words."""
-    knots = times.knots("leading", LINEAR, 3)
+    knots = timesteps.make("leading", LINEAR, 3)
     with pytest.raises(ValueError, match="at most 3 frames, not 4"):
-        walk.sample(
+        sampling.sample(
             samplers.ddim(), denoise, LINEAR, knots, X_T, textbook.keys(3), num_frames=4
         )
     with pytest.raises(ValueError, match="'large'.*fixedsmall.*fixedlarge"):

@@ -299,7 +299,9 @@ def test_zero_terminal_snr_of_the_paper():
     np.testing.assert_allclose(schedules.alpha_bar(betas)[998], 4.213262465e-9, 1e-9)
     assert betas[-1] == 1
     np.testing.assert_allclose(betas[0], 1e-4, rtol=1e-10)
-    logsnr = schedules.make("linear", 1000, zero_snr=True)(np.array([999, 1000]))
+    logsnr = schedules.make("linear", 1000, zero_terminal_snr=True)(
+        np.array([999, 1000])
+    )
     assert np.isfinite(logsnr[0]) and logsnr[1] == -np.inf
 
 
@@ -320,7 +322,7 @@ def test_refuses_curves_out_of_place():
     """A curve is not stretched; too few times for it, or to be stretched, are refused;
     an unknown name is told of curves as well."""
     with pytest.raises(ValueError, match="'edm' is a curve.*linear"):
-        schedules.make("edm", 10, zero_snr=True)
+        schedules.make("edm", 10, zero_terminal_snr=True)
     for arguments in (("edm", 1), ("linear", 1, 64, True)):
         with pytest.raises(ValueError, match="at least 2, not 1"):
             schedules.make(*arguments)

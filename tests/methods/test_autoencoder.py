@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from families import make
 
-from diffusion_jax.diffusion import walk
+from diffusion_jax import prng
 
 KEY = jax.random.key(4)
 STEP = jnp.int32(0)
@@ -59,7 +59,7 @@ def decode(net, z):
 
 def draws(index, number, shape, draw=jax.random.normal):
     """What example number index draws, by the rule of the house."""
-    keys = walk.fold_in(walk.example_keys(KEY, index), number)
+    keys = prng.fold_in(prng.example_keys(KEY, index), number)
     return np.asarray(jax.vmap(lambda key: draw(key, shape))(keys), np.float64)
 
 
@@ -262,7 +262,7 @@ def test_vae_samples():
     method, batch = make("digits_vae"), batch_of()
     params, index = params_of("digits_vae"), np.array([5, 0, 5], np.int32)
     drawn = jax.jit(lambda i: method.sample(params, {}, i, KEY))(index)["image"]
-    keys = walk.example_keys(KEY, index)
+    keys = prng.example_keys(KEY, index)
     z = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys))
     expected = 2 / (1 + np.exp(-decode(params["net"], z))) - 1
     np.testing.assert_allclose(drawn.reshape(3, -1), expected, atol=1e-5)

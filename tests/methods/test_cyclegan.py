@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from families import make
 
-from diffusion_jax.objectives.adversarial import GAMES
+from diffusion_jax.objectives.adversarial import GAN_LOSSES
 from diffusion_jax.training import parallel
 from diffusion_jax.training import state as states
 from diffusion_jax.training.step import make_train_step
@@ -65,7 +65,7 @@ def extra_of(method, seed=0):
     }
 
 
-def generators_by_hand(batch, identity_weight, game=GAMES["least_squares"]):
+def generators_by_hand(batch, identity_weight, game=GAN_LOSSES["least_squares"]):
     """Zhu et al. 2017, equations 1 to 3, term by term."""
     a, b = (batch[f"image_{name}"].astype(np.float64) for name in "ab")
     ab, ba, da, db = FACTORS.values()
@@ -77,7 +77,7 @@ def generators_by_hand(batch, identity_weight, game=GAMES["least_squares"]):
     return fooling + 10 * cycle + 10 * identity_weight * same, terms
 
 
-def discriminators_by_hand(batch, shown, game=GAMES["least_squares"]):
+def discriminators_by_hand(batch, shown, game=GAN_LOSSES["least_squares"]):
     """The sum of both games, each between its real pictures and what it was shown."""
     total = 0.0
     for name, group in (("a", "da"), ("b", "db")):
@@ -97,7 +97,7 @@ def test_generators_by_hand(loss, identity_weight):
     method, batch = method_of(identity_weight, loss=loss), batch_of()
     run = jax.jit(lambda p: method.loss("gen", p, {}, (), batch, KEY, STEP))
     value, aux = run(PARAMS)
-    expected, terms = generators_by_hand(batch, identity_weight, GAMES[loss])
+    expected, terms = generators_by_hand(batch, identity_weight, GAN_LOSSES[loss])
     assert value == pytest.approx(expected, rel=1e-5)
     if not identity_weight:
         del terms["identity"]
@@ -168,7 +168,7 @@ def stepped(names=("gen", "disc")):
 
 def test_a_step():
     """The generators move first; a pool that fills up gives what they made before they
-    moved; the discriminators judge it on both devices. All by hand."""
+    moved; the discriminators extractor it on both devices. All by hand."""
     _, after, metrics = stepped()
     batch = batch_of()
     expected, _ = generators_by_hand(batch, 0.0)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax import methods
+from diffusion_jax import methods, prng
 from diffusion_jax.data import sources, transforms
-from diffusion_jax.diffusion import guidance, losses, process, samplers, walk
+from diffusion_jax.diffusion import guidance, losses, process, samplers
 from diffusion_jax.models.unet import ExampleDropout, time_embedding
 from diffusion_jax.training import parallel
 from diffusion_jax.training import state as states
@@ -176,7 +176,7 @@ def test_bound_as_a_loss_is_the_bound():
 GO_TOGETHER = [
     *((prediction, "simple", "fixedsmall") for prediction in process.PREDICTIONS),
     *(("v", loss, "fixedlarge") for loss in ("bound", "continuous", "min_snr", "edm")),
-    *(("v", loss, "learned_range") for loss in losses.OF_VARIANCE),
+    *(("v", loss, "learned_range") for loss in losses.LEARN_VARIANCE),
     ("eps", "bound", "fixedsmall"),
     ("mu", "bound", "learned"),
 ]
@@ -224,18 +224,18 @@ def bound_terms(method, batch, key, clip=True):
         return method.network.apply({"params": params["net"]}, x_t, t)
 
     denoise = guidance.from_network(network, method.prediction, method.schedule)
-    denoise = guidance.clipped(denoise) if clip else denoise
+    denoise = guidance.static_thresholding(denoise) if clip else denoise
 
     @jax.jit
     def term(t):
         noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
         x_t = process.q_sample(
-            x_0, method.schedule(t), walk.normal(noise_keys, x_0.shape[1:])
+            x_0, method.schedule(t), prng.normal(noise_keys, x_0.shape[1:])
         )
         log_variance = losses.reverse_log_variance(method.variance, method.schedule, t)
         if t.ndim == 0:
             t, log_variance = (jnp.full(len(x_0), v) for v in (t, log_variance))
-        return losses.bound_term(
+        return losses.vlb_term(
             x_0, x_t, denoise(x_t, t), t, method.schedule, log_variance
         )
 
@@ -417,7 +417,7 @@ class Told:
 
 
 def test_labels_are_dropped():
-    """A share label_dropout of the examples is told "none", num_classes; which ones
+    """A share cond_dropout of the examples is told "none", num_classes; which ones
     is a matter of key and index, and the others are told their own."""
     told = []
     network = Told(lambda w, x, label: (told.append(np.asarray(label)), x)[1])
@@ -476,7 +476,7 @@ def test_self_conditioning():
     x_0, without a gradient through it; a walk shows it the prediction before.
 
     A network that says w + (what it is shown): w or 2 w, each with slope 1 in w; and
-    w, 2 w, 3 w, ... on the walk.
+    w, 2 w, 3 w, ... on the sampling.
     """
     network = Told(lambda w, x, label: w + x[..., 1:])
     method = make_method(
@@ -576,14 +576,17 @@ CLASSES = {"model__num_classes": 10}
         ({"diffusion__prediction": "noise"}, "diffusion.prediction 'noise'.*eps"),
         ({"diffusion__variance": "learnt"}, "diffusion.variance 'learnt'.*fixedlarge"),
         ({"diffusion__loss": "mse"}, "diffusion.loss 'mse'.*simple"),
-        ({"diffusion__time_draw": "early"}, "diffusion.time_draw 'early'.*antithetic"),
+        (
+            {"diffusion__time_draw": "early"},
+            "diffusion.timestep_sampler 'early'.*antithetic",
+        ),
         ({"diffusion__schedule": "sine"}, "'sine'.*linear"),
         ({"sample__sampler": "eular"}, "sampler 'eular'.*ancestral"),
         ({"sample__spacing": "even"}, "'even'.*leading"),
         ({"sample__num_steps": 13}, "12"),
         ({"sample__clip": "hard"}, "sample.clip 'hard'.*none, static, dynamic"),
         ({"model__name": "vit"}, "model.name 'vit'.*unet"),
-        ({**CLASSES, "diffusion__label_dropout": 1.0}, r"label_dropout.*\[0, 1\).*1"),
+        ({**CLASSES, "diffusion__label_dropout": 1.0}, r"cond_dropout.*\[0, 1\).*1"),
         ({"sample__guidance_interval": (1.0, -1.0)}, "guidance_interval.*no log-SNR"),
         ({"sample__label": 0}, "sample.label = 0 is none of the 0 classes"),
         ({**CLASSES, "sample__label": 10}, "sample.label = 10 is none of the 10"),
@@ -631,7 +634,7 @@ def test_a_wrong_value_is_refused(values, words):
         ),
         (
             {"diffusion__zero_snr": True, "diffusion__schedule": "sigmoid"},
-            "zero_snr.*'sigmoid' is a curve.*linear",
+            "zero_terminal_snr.*'sigmoid' is a curve.*linear",
             {"diffusion__zero_snr": False},
         ),
         (
@@ -650,9 +653,9 @@ def test_a_wrong_value_is_refused(values, words):
             {"sample__spacing": "trailing"},
         ),
         (
-            MU | {"sample__sampler": "dpm_solver_pp_2s"},
+            MU | {"sample__sampler": "dpmpp_2s"},
             "predicts mu .*sampler or spacing.*between",
-            {"sample__sampler": "dpm_solver_pp_2m"},
+            {"sample__sampler": "dpmpp_2m"},
         ),
         (
             {"diffusion__loss": "bound", "diffusion__time_draw": "continuous"},
@@ -671,12 +674,12 @@ def test_a_wrong_value_is_refused(values, words):
         ),
         (
             {"sample__guidance_scale": 2.0},
-            "guidance_scale = 2.0.*num_classes.*label_dropout",
+            "guidance_scale = 2.0.*num_classes.*cond_dropout",
             {**CLASSES, "diffusion__label_dropout": 0.1},
         ),
         (
             {"diffusion__label_dropout": 0.1},
-            "label_dropout = 0.1.*num_classes = 0",
+            "cond_dropout = 0.1.*num_classes = 0",
             CLASSES,
         ),
         (
@@ -691,7 +694,7 @@ def test_a_wrong_value_is_refused(values, words):
         ),
         (
             {"sample__guidance_scale": 2.0, **CLASSES},
-            "guidance_scale = 2.0.*label_dropout",
+            "guidance_scale = 2.0.*cond_dropout",
             {"diffusion__label_dropout": 0.1},
         ),
     ],

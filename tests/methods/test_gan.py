@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from families import make
 
-from diffusion_jax.diffusion import walk
+from diffusion_jax import prng
 from diffusion_jax.methods import gan
 from diffusion_jax.methods.base import Aux
-from diffusion_jax.objectives.adversarial import GAMES, Game
+from diffusion_jax.objectives.adversarial import GAN_LOSSES, GANLoss
 from diffusion_jax.training import parallel
 from diffusion_jax.training import state as states
 from diffusion_jax.training.step import make_train_step
@@ -143,14 +143,14 @@ def test_losses(name):
     """Each side's loss is the mean of its game over the pictures, generated ones from
     the examples' own noise; a critic logs its distance, others how often they are
     right."""
-    method = dataclasses.replace(mlp(), game=GAMES[name])
+    method = dataclasses.replace(mlp(), game=GAN_LOSSES[name])
     batch = batch_of()
 
     @jax.jit
     def run(key):
         params = jax.tree.map(lambda x: 3 * x, method.init(key)[0])
         z_key, _ = jax.random.split(KEY)
-        z = walk.normal(walk.example_keys(z_key, batch["index"]), (4,))
+        z = prng.normal(prng.example_keys(z_key, batch["index"]), (4,))
         pictures = batch["image"], method.generator.apply({"params": params["gen"]}, z)
         variables = {"params": params["disc"]}
         logits = [method.discriminator.apply(variables, x) for x in pictures]
@@ -161,7 +161,7 @@ def test_losses(name):
         return logits, losses
 
     (real, fake), ((disc, disc_aux), (gen, gen_aux)) = jax.device_get(run(KEY))
-    game = GAMES[name]
+    game = GAN_LOSSES[name]
     expected = float(np.mean(game.discriminator(real, fake)))
     assert disc == pytest.approx(expected, rel=1e-4)
     assert gen == pytest.approx(float(np.mean(game.generator(fake))), rel=1e-4)
@@ -180,9 +180,9 @@ def test_accuracies_by_hand():
     """Above the middle is real: by hand for both middles, and for none."""
     real, fake = np.array([-1.0, 0.2, 0.6, 2.0]), np.array([-3.0, 0.1, 0.7, 0.9])
     for name, shares in (("hinge", (0.75, 0.25)), ("least_squares", (0.5, 0.5))):
-        found = gan.accuracies(GAMES[name], real, fake)
+        found = gan.accuracies(GAN_LOSSES[name], real, fake)
         assert (found["accuracy_real"], found["accuracy_fake"]) == shares
-    found = gan.accuracies(GAMES["wasserstein"], real, fake)
+    found = gan.accuracies(GAN_LOSSES["wasserstein"], real, fake)
     assert found == {"distance": pytest.approx(0.45 + 0.325)}
 
 
@@ -196,7 +196,7 @@ def test_real_and_fake_are_judged_apart():
 
     def mean(side):
         """The loss of a game that is about one side alone."""
-        method = dataclasses.replace(dcgan(), game=Game(side, jnp.negative, 0.0))
+        method = dataclasses.replace(dcgan(), game=GANLoss(side, jnp.negative, 0.0))
         return lambda p, b: method.loss("disc", p, statistics, (), b, KEY, STEP)[0]
 
     real, fake = mean(lambda real, fake: real), mean(lambda real, fake: fake)

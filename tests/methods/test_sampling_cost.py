@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.diffusion import guidance, samplers, schedules, times, walk
+from diffusion_jax.diffusion import guidance, samplers, sampling, schedules, timesteps
 from diffusion_jax.models.unet import UNet
 
 SCHEDULE = schedules.make("linear", 1000)
@@ -22,8 +22,8 @@ NETWORK = UNet(
 )
 CALLS_A_STEP = {
     "heun": 2,
-    "dpm_solver_pp_2s": 2,
-    "dpm_solver_pp_3s": 3,
+    "dpmpp_2s": 2,
+    "dpmpp_3s": 3,
     "predictor_corrector": 2,
     "annealed_langevin": 1,  # three, in a loop whose body is counted once
 }
@@ -55,7 +55,9 @@ def test_a_step_costs_its_calls_of_the_network(name):
     Counted for the digits' network, the smallest there is: random numbers included.
     """
     sampler = samplers.make(name, "fixedsmall")
-    denoise = guidance.clipped(guidance.from_network(network, "v", SCHEDULE))
+    denoise = guidance.static_thresholding(
+        guidance.from_network(network, "v", SCHEDULE)
+    )
 
     def step(x_t, t, s, keys):
         return sampler.step(sampler.init(x_t), keys, denoise, SCHEDULE, x_t, t, s)[1]
@@ -74,12 +76,14 @@ def test_the_scan_takes_the_time_of_its_calls():
     """
     x_T = jax.random.normal(jax.random.key(0), (100, 8, 8, 1))
     keys = jax.random.split(jax.random.key(1), 100)
-    knots = times.knots("trailing", SCHEDULE, 50)
-    denoise = guidance.clipped(guidance.from_network(network, "v", SCHEDULE))
+    knots = timesteps.make("trailing", SCHEDULE, 50)
+    denoise = guidance.static_thresholding(
+        guidance.from_network(network, "v", SCHEDULE)
+    )
     walked = jax.jit(
-        lambda x, keys: walk.sample(samplers.ddim(), denoise, SCHEDULE, knots, x, keys)[
-            0
-        ]
+        lambda x, keys: sampling.sample(
+            samplers.ddim(), denoise, SCHEDULE, knots, x, keys
+        )[0]
     )
     bare = jax.jit(network)
 

@@ -13,7 +13,7 @@ from diffusion_jax.models.dcgan import (
     DCGANDiscriminator,
     DCGANGenerator,
     base_size,
-    dcgan_adversaries,
+    dcgan,
 )
 
 BASES = {8: 4, 10: 5, 12: 6, 16: 4, 28: 7, 32: 4, 48: 6, 56: 7, 64: 4, 128: 4}
@@ -197,7 +197,7 @@ def test_label_is_more_noise_and_more_channels():
 def test_adversaries_fit():
     """What one draws the other judges; both know the classes and the other devices."""
     average = functools.partial(lax.pmean, axis_name="devices")
-    generator, discriminator = dcgan_adversaries((28, 28, 2), average, 4, "batch", 10)
+    generator, discriminator = dcgan((28, 28, 2), average, 4, "batch", 10)
     label = jax.ShapeDtypeStruct((3,), jnp.int32)
     x, of_g = jax.eval_shape(
         generator.init_with_output, jax.random.key(0), shape_of(3, 5), label

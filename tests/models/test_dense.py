@@ -10,7 +10,7 @@ from diffusion_jax.models.dense import (
     MLPDiscriminator,
     MLPGenerator,
     append_label,
-    mlp_adversaries,
+    mlp_gan,
 )
 
 
@@ -114,7 +114,7 @@ def test_adversaries_fit():
 
     (inputs + 1) outputs a layer: noise of 3 and 2 classes in, points of 2 numbers out.
     """
-    networks = mlp_adversaries((2,), lambda x: x, (6,), False, 2)
+    networks = mlp_gan((2,), lambda x: x, (6,), False, 2)
     label = jax.ShapeDtypeStruct((4,), jnp.int32)
     x = jax.ShapeDtypeStruct((4, 3), jnp.float32)
     counts = []

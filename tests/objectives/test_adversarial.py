@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.objectives import adversarial
-from diffusion_jax.objectives.adversarial import GAMES
+from diffusion_jax.objectives.adversarial import GAN_LOSSES
 
 LOGITS = np.array([-3.0, -0.4, 0.0, 0.7, 2.5])
 FAR = 1e4
@@ -41,12 +41,12 @@ EXPECTED = {  # of the discriminator (real, fake), and of the generator (fake)
 }
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("name", GAN_LOSSES)
 def test_losses_by_hand(name):
     """Each side's loss is the published formula, logit by logit."""
     real, fake = (x.ravel() for x in np.meshgrid(LOGITS, LOGITS))
     discriminator, generator = EXPECTED[name]
-    game = GAMES[name]
+    game = GAN_LOSSES[name]
     np.testing.assert_allclose(
         game.discriminator(real, fake), discriminator(real, fake), rtol=1e-5, atol=1e-6
     )
@@ -64,20 +64,20 @@ SLOPES = {  # (d loss of D / d real, / d fake, d loss of G / d fake)
 }
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("name", GAN_LOSSES)
 def test_gradients(name):
     """Where each loss pushes a logit; the saturating one is flat where D is sure."""
-    game, logits = GAMES[name], jnp.asarray(LOGITS, jnp.float32)
+    game, logits = GAN_LOSSES[name], jnp.asarray(LOGITS, jnp.float32)
     by_real, by_fake = jax.vmap(jax.grad(game.discriminator, (0, 1)))(logits, logits)
     by_generator = jax.vmap(jax.grad(game.generator))(logits)
     for found, slope in zip((by_real, by_fake, by_generator), SLOPES[name]):
         np.testing.assert_allclose(found, slope(LOGITS), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("name", GAN_LOSSES)
 def test_finite_far_out(name):
     """At logits of 10,000 values are their straight lines, and gradients finite."""
-    game = GAMES[name]
+    game = GAN_LOSSES[name]
     far = jnp.array([-FAR, FAR])
     slopes = jax.vmap(jax.grad(game.discriminator, (0, 1)))(far, far)
     slopes += (jax.vmap(jax.grad(game.generator))(far),)
@@ -94,7 +94,7 @@ def test_finite_far_out(name):
 @pytest.mark.parametrize("name", ["minimax", "wasserstein"])
 def test_zero_sum(name):
     """In these two games the generator loses what the discriminator gains."""
-    game, fake = GAMES[name], jnp.asarray(LOGITS)
+    game, fake = GAN_LOSSES[name], jnp.asarray(LOGITS)
     total = game.discriminator(jnp.zeros_like(fake), fake) + game.generator(fake)
     np.testing.assert_allclose(total, jnp.full_like(fake, total[0]), rtol=1e-5)
 
@@ -105,7 +105,7 @@ def test_best_discriminator(name, p, q):
     """Where data have density p and fakes q, the best logit is log(p / q), and the
     best score of least squares p / (p + q): there the loss is flat, and undecided at
     the middle."""
-    game = GAMES[name]
+    game = GAN_LOSSES[name]
     best = p / (p + q) if name == "least_squares" else np.log(p / q)
     by_real, by_fake = jax.grad(game.discriminator, (0, 1))(best, best)
     assert p * by_real + q * by_fake == pytest.approx(0, abs=1e-6)

@@ -16,10 +16,7 @@ from torch_layers import (  # noqa: E402
     to_torch,
 )
 
-from diffusion_jax.models.dcgan import (  # noqa: E402
-    DCGANDiscriminator,
-    DCGANGenerator,
-)
+from diffusion_jax.models.dcgan import DCGANDiscriminator, DCGANGenerator
 
 NUM_LATENTS = 100
 

@@ -19,13 +19,14 @@ REASON = "needs the extra 'parity': pip install -e .[parity]"
 torch = pytest.importorskip("torch", reason=REASON)
 diffusers = pytest.importorskip("diffusers", reason=REASON)
 
-from diffusion_jax.diffusion import (  # noqa: E402
+from diffusion_jax import prng
+from diffusion_jax.diffusion import (
     guidance,
     process,
     samplers,
+    sampling,
     schedules,
-    times,
-    walk,
+    timesteps,
 )
 
 pytestmark = [
@@ -80,12 +81,12 @@ def our_walk(sampler, schedule, knots, prediction="eps", clip="none", twice=Fals
         return jnp.concatenate([output, jnp.cos(output)], -1) if twice else output
 
     denoise = guidance.from_network(ours, prediction, schedule, twice)
-    denoise = guidance.CLIPS[clip](denoise)
+    denoise = guidance.THRESHOLDING[clip](denoise)
 
     @jax.jit
     def frames(x_T):
         n = len(knots)
-        return walk.sample(sampler, denoise, schedule, knots, x_T, keys(), n)[1]
+        return sampling.sample(sampler, denoise, schedule, knots, x_T, keys(), n)[1]
 
     return np.asarray(frames(X_T)).swapaxes(0, 1)
 
@@ -96,7 +97,7 @@ def our_noise():
 
     def randn_tensor(shape, **unused):
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys(), next(steps))
-        return torch.from_numpy(np.array(walk.normal(step_keys, shape[1:])))
+        return torch.from_numpy(np.array(prng.normal(step_keys, shape[1:])))
 
     return randn_tensor
 
@@ -129,7 +130,7 @@ def check(ours, theirs):
 
 
 @pytest.mark.parametrize(
-    "prediction, spacing, clip, eta, zero_snr",
+    "prediction, spacing, clip, eta, zero_terminal_snr",
     [
         ("eps", "leading", "static", 0.0, False),
         ("eps", "trailing", "none", 1.0, False),
@@ -138,7 +139,7 @@ def check(ours, theirs):
         ("v", "trailing", "static", 0.0, True),
     ],
 )
-def test_ddim(prediction, spacing, clip, eta, zero_snr):
+def test_ddim(prediction, spacing, clip, eta, zero_terminal_snr):
     """DDIM in every prediction, spacing, clip, eta, and with zero terminal SNR.
 
     The noise is inferred anew from the clipped x_0, as ours is
@@ -150,10 +151,12 @@ def test_ddim(prediction, spacing, clip, eta, zero_snr):
         clip_sample=clip == "static",
         thresholding=clip == "dynamic",
         sample_max_value=1e9,  # theirs would clip the percentile at 1
-        rescale_betas_zero_snr=zero_snr,
+        rescale_betas_zero_snr=zero_terminal_snr,
     )
-    schedule = schedules.make("linear", NUM_TIMESTEPS, zero_snr=zero_snr)
-    knots = times.knots(spacing, schedule, NUM_STEPS)
+    schedule = schedules.make(
+        "linear", NUM_TIMESTEPS, zero_terminal_snr=zero_terminal_snr
+    )
+    knots = timesteps.make(spacing, schedule, NUM_STEPS)
     scheduler.set_timesteps(NUM_STEPS)
     np.testing.assert_array_equal(scheduler.timesteps, knots - 1)
     draw = our_noise()
@@ -184,7 +187,7 @@ def test_ddpm(variance, theirs, prediction, monkeypatch):
         prediction_type=PREDICTIONS[prediction], variance_type=theirs, clip_sample=True
     )
     scheduler.set_timesteps(NUM_STEPS)
-    knots = times.knots("leading", LINEAR, NUM_STEPS)
+    knots = timesteps.make("leading", LINEAR, NUM_STEPS)
     np.testing.assert_array_equal(scheduler.timesteps, knots - 1)
     twice = variance == "learned_range"
     ours = our_walk(
@@ -235,7 +238,7 @@ def test_dpm_solver_multistep(order, prediction, clip):
         lower_order_final=False,
         final_sigmas_type="zero",
     )
-    knots = times.knots("trailing", LINEAR, NUM_STEPS)
+    knots = timesteps.make("trailing", LINEAR, NUM_STEPS)
     scheduler.set_timesteps(timesteps=list(knots - 1))
     ours = our_walk(samplers.multistep(order), LINEAR, knots, prediction, clip)
     check(ours, their_walk(scheduler, X_T))
@@ -252,7 +255,7 @@ def test_dpm_solver_singlestep(order):
     scheduler = diffusers.DPMSolverSinglestepScheduler(
         solver_order=order, lower_order_final=True, final_sigmas_type="zero"
     )
-    knots = times.knots("logsnr", LINEAR, 4)
+    knots = timesteps.make("logsnr", LINEAR, 4)
     ends = np.asarray(LINEAR(knots))
     between = [
         np.asarray(LINEAR.time((1 - k / order) * ends[:-1] + k / order * ends[1:]))
@@ -298,7 +301,7 @@ def test_heun_and_euler(name, prediction, spacing, clip):
         **options,
     )
     scheduler.set_timesteps(NUM_STEPS)
-    knots = times.knots(spacing, LINEAR, NUM_STEPS)
+    knots = timesteps.make(spacing, LINEAR, NUM_STEPS)
     ours = our_walk(samplers.SAMPLERS[name][0](), LINEAR, knots, prediction, clip)
     x = X_T / np.asarray(process.alpha(LINEAR(knots[0])))
     sample, seen = their_walk(scheduler, x)
@@ -326,7 +329,7 @@ def test_edm(make, sampler):
     Their network hears 0.25 log(level), ours t - 1: here both are told ours.
     """
     edm = schedules.make("edm", NUM_STEPS)
-    knots = times.knots("trailing", edm, NUM_STEPS)
+    knots = timesteps.make("trailing", edm, NUM_STEPS)
     scheduler = make(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, rho=7.0)
     scheduler.set_timesteps(NUM_STEPS)
     np.testing.assert_allclose(scheduler.sigmas, levels(edm, knots), rtol=1e-9)
@@ -342,7 +345,7 @@ def test_spacing_by_noise(option, spacing):
     """Karras' knots, and those even in log-SNR, are theirs, from T to 1."""
     scheduler = diffusers.DPMSolverMultistepScheduler(**{option: True})
     scheduler.set_timesteps(NUM_STEPS)
-    knots = times.knots(spacing, LINEAR, NUM_STEPS)
+    knots = timesteps.make(spacing, LINEAR, NUM_STEPS)
     np.testing.assert_allclose(scheduler.sigmas, levels(LINEAR, knots), rtol=1e-9)
     # Theirs are rounded for the network; ours are real.
     np.testing.assert_allclose(scheduler.timesteps, knots - 1, atol=0.5 + 1e-9)

@@ -15,15 +15,16 @@ diffusers = pytest.importorskip("diffusers", reason=REASON)
 from diffusers.schedulers import scheduling_ddpm  # noqa: E402
 from diffusers_weights import from_diffusers, random_tensors  # noqa: E402
 
-from diffusion_jax.diffusion import (  # noqa: E402
+from diffusion_jax import prng
+from diffusion_jax.diffusion import (
     guidance,
     losses,
     samplers,
+    sampling,
     schedules,
-    times,
-    walk,
+    timesteps,
 )
-from diffusion_jax.models.unet import UNet, time_embedding  # noqa: E402
+from diffusion_jax.models.unet import UNet, time_embedding
 
 NUM_TIMESTEPS = 1000
 
@@ -255,7 +256,7 @@ def check_chain(sampler, scheduler, spacing: str, keys, **step_arguments) -> Non
     num_steps = 10
     theirs, ours, params = make_pair(ONE_LEVEL, np.float64)
     schedule = schedules.make("linear", NUM_TIMESTEPS)
-    knots = times.knots(spacing, schedule, num_steps)
+    knots = timesteps.make(spacing, schedule, num_steps)
     shape = (2, ONE_LEVEL.size, ONE_LEVEL.size, ONE_LEVEL.channels)
     x_T = np.random.default_rng(2).standard_normal(shape)
 
@@ -264,8 +265,8 @@ def check_chain(sampler, scheduler, spacing: str, keys, **step_arguments) -> Non
             return ours.apply({"params": params}, x, t)
 
         denoise = guidance.from_network(network, "eps", schedule)
-        denoise = guidance.clipped(denoise)
-        return walk.sample(sampler, denoise, schedule, knots, x_T, keys, num_steps)
+        denoise = guidance.static_thresholding(denoise)
+        return sampling.sample(sampler, denoise, schedule, knots, x_T, keys, num_steps)
 
     _, frames = jax.jit(chain)(params, x_T)
 
@@ -281,7 +282,9 @@ def check_chain(sampler, scheduler, spacing: str, keys, **step_arguments) -> Non
             assert distance(frames[:, i], x_0) < 1e-9, f"step {i}"
     assert distance(frames[:, -1], to_numpy(x)) < 1e-9
     clipped = np.mean(np.abs(frames[:, -1]) == 1)
-    assert 0.01 < clipped < 0.99, "clipping, or its absence, hides the comparison"
+    assert 0.01 < clipped < 0.99, (
+        "clipping, or its absence, hides the comparison"
+    )
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
@@ -326,7 +329,7 @@ def test_ancestral_chain(ours, theirs, x64, monkeypatch):
     def our_noise(shape, **unused):
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, next(steps))
         batch, channels, height, width = shape
-        return to_torch(walk.normal(step_keys, (height, width, channels)))
+        return to_torch(prng.normal(step_keys, (height, width, channels)))
 
     monkeypatch.setattr(scheduling_ddpm, "randn_tensor", our_noise)
     check_chain(samplers.ancestral(ours), scheduler, "leading", keys)

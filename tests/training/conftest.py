@@ -31,7 +31,7 @@ def digits_config():
     """The digits at their tiniest: batches of 8, a step and a checkpoint a line."""
     config = load("digits")
     config.model.update(NETWORK)
-    config.diffusion.time_draw = "second_moment"  # it has a memory
+    config.diffusion.timestep_sampler = "second_moment"  # it has a memory
     config.optim.update(warmup_steps=0, decay_steps=100_000)
     config.train.update(num_steps=4, log_every=1, save_every=2, sample_every=0)
     return config

@@ -33,7 +33,7 @@ def events_of(workdir):
 
 def watch_of(workdir, start=0, num_steps=10, log_every=1, primary=True):
     """A watch of batches of 4."""
-    return logs.Watch(workdir, start, num_steps, log_every, 4, primary)
+    return logs.MetricLogger(workdir, start, num_steps, log_every, 4, primary)
 
 
 def metrics_of(step, stop=0.0):
@@ -162,7 +162,7 @@ def test_alarms_are_told(tmp_path, caplog):
     def alarm(step, metrics):
         return [f"too high: {metrics['loss']:.1f}"] if metrics["loss"] > 0.4 else []
 
-    watch = logs.Watch(tmp_path, 0, 3, 1, 4, True, alarm)
+    watch = logs.MetricLogger(tmp_path, 0, 3, 1, 4, True, alarm)
     for step in (1, 2, 3):  # losses of 1, 1/2, 1/3
         watch.push(step, metrics_of(step))
     watch.close()
@@ -183,7 +183,7 @@ def test_rate(monkeypatch):
 
 def test_no_lines_but_the_last(tmp_path):
     """log_every = 0 means never, as elsewhere: only the run's last step is written."""
-    watch = logs.Watch(tmp_path, 0, 3, log_every=0, batch_size=1, primary=True)
+    watch = logs.MetricLogger(tmp_path, 0, 3, log_every=0, batch_size=1, primary=True)
     for step in (1, 2, 3):
         watch.push(step, {"loss": 1.0, "stop": 0.0})
     watch.close()

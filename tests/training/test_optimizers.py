@@ -110,7 +110,9 @@ def test_clip_happens_once(name):
     """Each name clips in one of the two places and leaves the other alone."""
     made = optimizers.make(**OPTIONS | {"clip": name, "clip_norm": 1e-3})
     gradient = jnp.array([3.0])
-    (clipped,), _ = made.replica_tx.update((gradient,), made.replica_tx.init(()))
+    (clipped,), _ = made.replica_tx.update(
+        (gradient,), made.replica_tx.init(())
+    )
     assert bool(clipped[0] == gradient[0]) == (name == "global")
 
 

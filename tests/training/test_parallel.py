@@ -15,7 +15,7 @@ import pytest
 
 from diffusion_jax import methods
 from diffusion_jax.data.loader import Loader
-from diffusion_jax.data.sources import ArraySource, Domains
+from diffusion_jax.data.sources import ArraySource, Unpaired
 from diffusion_jax.methods.base import Aux
 from diffusion_jax.models.unet import ExampleDropout, time_embedding
 from diffusion_jax.training import ema, optimizers, parallel
@@ -163,7 +163,7 @@ def family_of(name):
     draws = np.random.default_rng(0)
     images = draws.integers(0, 256, (2, 20, size, size, 1), np.uint8)
     source, other = (ArraySource(x, np.zeros(20, np.int32)) for x in images)
-    loader = Loader(Domains(source, other) if name == "cyclegan" else source, 16, 3)
+    loader = Loader(Unpaired(source, other) if name == "cyclegan" else source, 16, 3)
     batches = [loader.batch_at(step) for step in range(NUM_STEPS)]
     return method, jax.jit(make)(jax.random.key(1)), batches
 
@@ -253,10 +253,10 @@ def test_train_step_on_devices():
     batch = parallel.shard({"x": np.ones((16, 2), np.float32)})
     state, metrics = run(given, batch, False)
     assert all(x.is_deleted() for x in jax.tree.leaves(given.params))
-    assert parallel.first_replica(metrics)["stop"] == 0
+    assert parallel.unreplicate(metrics)["stop"] == 0
     state, metrics = run(state, batch, True)
     assert np.all(np.asarray(metrics["stop"]) > 0)
-    assert parallel.first_replica(state).step == 2
+    assert parallel.unreplicate(state).step == 2
     jax.block_until_ready(original)
 
 
@@ -313,7 +313,7 @@ def test_replicate_and_first_replica_are_inverse():
     copies = parallel.replicate(tree)
     assert copies["x"].shape == (8, 4) and copies["n"].shape == (8,)
     assert len({d.id for d in copies["x"].devices()}) == 8
-    back = parallel.first_replica(copies)
+    back = parallel.unreplicate(copies)
     assert jax.random.key_data(back["k"]).tolist() == [0, 3]
     assert back["x"].tolist() == [0, 1, 2, 3] and back["n"] == 5
 
@@ -347,4 +347,4 @@ def test_a_training_compiles_once(method, initial, batches):
     state = parallel.replicate(initial)
     for batch in (*batches, *batches):
         state, _ = run(state, parallel.shard(batch), stop=False)
-    assert int(parallel.first_replica(state).step) == 2 * len(batches)
+    assert int(parallel.unreplicate(state).step) == 2 * len(batches)

@@ -137,14 +137,14 @@ def test_a_signal_saves_the_step(
         config.train[due] = 1
         measured = {"test_bits_per_dim": 1.0}, 1.0
         monkeypatch.setattr("diffusion_jax.train.Views.measure", lambda *_: measured)
-    push = logs.Watch.push
+    push = logs.MetricLogger.push
 
     def push_and_stop(self, step, metrics):
         push(self, step, metrics)
         if step == 1:
             signal.raise_signal(number)
 
-    monkeypatch.setattr(logs.Watch, "push", push_and_stop)
+    monkeypatch.setattr(logs.MetricLogger, "push", push_and_stop)
     handler = signal.getsignal(number)
     train(config, tmp_path)
     assert signal.getsignal(number) is handler

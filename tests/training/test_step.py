@@ -34,7 +34,7 @@ class Aux(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Game:
+class GANLoss:
     """Loss (g d - x)^2, whichever of g and d is trained; every phase counts, and
     remembers what it was shown."""
 
@@ -62,7 +62,7 @@ class Game:
 @functools.cache
 def compiled(phases):
     """The initial state and the step on two devices."""
-    game = Game()
+    game = GANLoss()
     initial = functools.partial(states.initial, phases=phases, init=game.init)
     devices = jax.local_devices()[:NUM_DEVICES]
     step = make_train_step(phases, game.loss, game.remember)
@@ -173,17 +173,17 @@ def test_a_state_keeps_its_structure(statistics):
     the second step is not compiled anew, and a checkpoint fits the first state."""
 
     def loss(*args):
-        value, aux = Game().loss(*args)
+        value, aux = GANLoss().loss(*args)
         return value, aux if statistics else aux._replace(model_state={})
 
     def init(key):
-        params, seen, extra = Game().init(key)
+        params, seen, extra = GANLoss().init(key)
         return params, seen if statistics else {}, extra
 
     def one_device(key):
         state = states.initial(key, (DISC, GEN), init)
         batched = jax.tree.map(lambda x: x[None], (state, {"x": X}))
-        step = make_train_step((DISC, GEN), loss, Game().remember)
+        step = make_train_step((DISC, GEN), loss, GANLoss().remember)
         return state, jax.vmap(step, axis_name=parallel.AXIS)(*batched)[0]
 
     before, after = jax.eval_shape(one_device, jax.random.key(0))
@@ -214,7 +214,7 @@ def test_nothing_to_remember():
     told = []
 
     def loss(*args):
-        value, aux = Game().loss(*args)
+        value, aux = GANLoss().loss(*args)
         return value, aux._replace(observed=None)
 
     def remember(extra, observed):
@@ -223,7 +223,7 @@ def test_nothing_to_remember():
 
     @jax.jit
     def run(key):
-        state = states.initial(key, (DISC,), Game().init)
+        state = states.initial(key, (DISC,), GANLoss().init)
         step = make_train_step((DISC,), loss, remember)
         one_device = jax.tree.map(lambda x: x[None], (state, {"x": X}))
         return jax.vmap(step, axis_name=parallel.AXIS)(*one_device)[0].extra
@@ -234,7 +234,7 @@ def test_nothing_to_remember():
 
 def test_initial_average_is_a_copy():
     """Average and parameters share no buffer: both can be donated."""
-    state = jax.jit(lambda key: states.initial(key, (DISC, GEN), Game().init))(
+    state = jax.jit(lambda key: states.initial(key, (DISC, GEN), GANLoss().init))(
         jax.random.key(0)
     )
     pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.params)]

@@ -1,0 +1,73 @@
+"""Data sets that TFDS has prepared as ArrayRecord, read without TensorFlow."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from diffusion_jax.data import base
+
+
+def open_tfds(rest: str, wanted: base.ImageSpec) -> base.LazySource:
+    """Opens a prepared TFDS data set of images.
+
+    Args:
+      rest: NAME[/CONFIG][:VERSION], such as cycle_gan/horse2zebra.
+      wanted: with a split, as TFDS writes it: trainA, train[:90%], ...
+
+    Returns:
+      A source of pictures; the label is the feature 'label', 0 where it is missing.
+
+    Raises:
+      FileNotFoundError: the data set is not prepared, or nobody knows it.
+      ValueError: the version, config, file format or split is unknown, the split is
+        empty, or there are no 8-bit images.
+    """
+    import tensorflow_datasets as tfds
+
+    data_dir = wanted.data_dir
+    remedy = (
+        f"prepare it with: pip install -e '.[prepare]' && tfds build {rest} "
+        "--file_format=array_record" + (f" --data_dir={data_dir}" if data_dir else "")
+    )
+    try:
+        builder = tfds.builder(rest, data_dir=data_dir, file_format="array_record")
+        features, prepared = builder.info.features, builder.is_prepared()
+    except tfds.core.DatasetNotFoundError:
+        raise FileNotFoundError(
+            f"tfds:{rest} is neither in {data_dir or 'the default data_dir'} nor known "
+            f"to TFDS; correct the name, or {remedy}"
+        ) from None
+    except (AssertionError, ValueError) as error:  # Version, config, file format.
+        reason = str(error).strip().splitlines()[0].rstrip(".:")
+        raise ValueError(
+            f"tfds:{rest} cannot be opened: {reason}; correct the name or choose "
+            f"another data_dir, then {remedy}"
+        ) from error
+    if not prepared:
+        raise FileNotFoundError(
+            f"tfds:{rest} is not prepared: looked in {builder.data_dir}; {remedy}"
+        )
+    image, label = (features[k] if k in features else None for k in ("image", "label"))
+    if image is None or image.np_dtype != np.uint8 or len(image.shape) != 3:
+        raise ValueError(
+            f"tfds:{rest} has the features {', '.join(features)} and no 8-bit 'image'; "
+            "choose a data set of images."
+        )
+    try:
+        examples = builder.as_data_source(wanted.split)
+    except ValueError as error:
+        raise ValueError(f"tfds:{rest}: {error}") from error
+    if not len(examples):
+        raise ValueError(f"tfds:{rest}: split {wanted.split!r} is empty; give another.")
+    has_label = label is not None and np.issubdtype(label.np_dtype, np.integer)
+    has_label = has_label and label.shape == ()
+
+    def decode(i: int) -> tuple[Image.Image, int]:
+        example = examples[i]
+        pixels = example["image"]
+        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+        return Image.fromarray(pixels), example["label"] if has_label else 0
+
+    known = wanted.image_size, wanted.num_channels, getattr(label, "num_classes", None)
+    return base.LazySource(len(examples), decode, *known)
