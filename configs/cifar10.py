@@ -8,105 +8,26 @@ Here: not measured. Deviation: the U-Net's gradients are clipped on each device
 ("per_replica"), which equals the paper at 16 images a device (8 devices).
 """
 
-from ml_collections import config_dict
+from ml_collections import ConfigDict
+
+from diffusion_jax.methods.config import select
+from diffusion_jax.methods.ddpm import config as ddpm
 
 
-def get_config(variant: str = "") -> config_dict.ConfigDict:
+def get_config(variant: str = "") -> ConfigDict:
     """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
-    config = config_dict.create(name="cifar10", seed=0, method="ddpm")
-    config.data = config_dict.create(
-        source="tfds:cifar10",
-        data_dir=config_dict.placeholder(str),
-        train_split="train",
-        image_size=32,
-        num_channels=3,
-        batch_size=128,
-        flip=True,
-    )
-    config.model = config_dict.create(
-        name="unet",
-        base_channels=128,
-        channel_multipliers=(1, 2, 2, 2),
-        num_blocks=2,
-        attention_resolutions=(16,),
-        dropout=0.1,
-        num_classes=0,
-        dtype="float32",
-    )
-    config.diffusion = config_dict.create(
-        schedule="linear",
-        zero_snr=False,
-        num_timesteps=1000,
-        prediction="eps",
-        loss="simple",
-        variance="fixedlarge",
-        time_draw="uniform",
-        label_dropout=0.0,
-        self_condition=False,
-    )
-    config.optim = config_dict.create(
-        learning_rate=2e-4,
-        warmup_steps=5000,
-        decay_steps=config_dict.placeholder(int),
-        b1=0.9,
-        b2=0.999,
-        eps=1e-8,
-        clip_norm=1.0,
-        clip="per_replica",
-        ema_decay=0.9999,
-        ema_warmup=False,
-    )
-    config.train = config_dict.create(
+    config = ddpm.defaults()
+    config.name = "cifar10"
+    config.data.update(source="tfds:cifar10", image_size=32, num_channels=3, flip=True)
+    config.model.dropout = 0.1
+    config.optim.clip = "per_replica"
+    config.train.update(
         num_steps=800_000,
         log_every=100,
         save_every=10_000,
-        keep=3,
         evaluate_every=100_000,
         sample_every=10_000,
     )
-    config.sample = config_dict.create(
-        checkpoint="last",
-        sampler="ancestral",
-        num_steps=1000,
-        spacing="leading",
-        eta=0.0,
-        churn=0.0,
-        clip="static",
-        guidance_scale=1.0,
-        guidance_interval=(float("-inf"), float("inf")),
-        label=-1,
-        num_images=64,
-        batch_size=64,
-        num_frames=0,
-        view="samples",
-        film=False,
-        start=0.5,
-        num_resamplings=5,
-        seed=0,
-    )
-    config.eval = config_dict.create(
-        checkpoint="last",
-        measure="bound",
-        split="test",
-        num_terms=100,
-        num_probes=1,
-        batch_size=256,
-        classifier="",
-        sweep=config_dict.create(
-            sampler=(), num_steps=(), spacing=(), guidance_scale=()
-        ),
-        seed=0,
-    )
-    if variant == "tiny":
-        config.name += "_tiny"
-        config.data.update(source="digits", image_size=8, num_channels=1, batch_size=8)
-        config.data.train_split, config.eval.split = "train", "test"
-        config.model.update(base_channels=8, channel_multipliers=(1, 2), num_blocks=1)
-        config.diffusion.num_timesteps = 20
-        config.optim.warmup_steps = 2
-        config.train.update(num_steps=4, log_every=2, save_every=2, sample_every=4)
-        config.sample.update(num_steps=5, num_images=16, batch_size=16)
-        config.eval.update(num_terms=4, batch_size=64, classifier="")
-    elif variant:
-        raise ValueError(f"Unknown variant {variant!r}. Known ones: tiny.")
-    return config
+    config.sample.update(batch_size=64, num_images=64)
+    config.eval.num_terms = 100
+    return select(config, variant, ddpm.tiny)

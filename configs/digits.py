@@ -5,105 +5,30 @@
 One or two minutes on two cores. Expected: a distance of 0.08, see the README.
 """
 
-from ml_collections import config_dict
+from ml_collections import ConfigDict
+
+from diffusion_jax.methods.config import select
+from diffusion_jax.methods.ddpm import config as ddpm
 
 
-def get_config(variant: str = "") -> config_dict.ConfigDict:
+def get_config(variant: str = "") -> ConfigDict:
     """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
-    config = config_dict.create(name="digits", seed=0, method="ddpm")
-    config.data = config_dict.create(
-        source="digits",
-        data_dir=config_dict.placeholder(str),
-        train_split="train",
-        image_size=8,
-        num_channels=1,
-        batch_size=32,
-        flip=False,
-    )
-    config.model = config_dict.create(
-        name="unet",
+    config = ddpm.defaults()
+    config.name = "digits"
+    config.data.batch_size = 32
+    config.model.update(
         base_channels=32,
-        channel_multipliers=(1, 2),
         num_blocks=1,
+        channel_multipliers=(1, 2),
         attention_resolutions=(4,),
-        dropout=0.0,
-        num_classes=0,
-        dtype="float32",
     )
-    config.diffusion = config_dict.create(
-        schedule="cosine",
-        zero_snr=False,
-        num_timesteps=1000,
-        prediction="v",
-        loss="simple",
-        variance="fixedlarge",
-        time_draw="uniform",
-        label_dropout=0.0,
-        self_condition=False,
+    config.diffusion.update(schedule="cosine", prediction="v")
+    config.optim.update(
+        learning_rate=0.002, warmup_steps=50, ema_decay=0.995, ema_warmup=True
     )
-    config.optim = config_dict.create(
-        learning_rate=2e-3,
-        warmup_steps=50,
-        decay_steps=config_dict.placeholder(int),
-        b1=0.9,
-        b2=0.999,
-        eps=1e-8,
-        clip_norm=1.0,
-        clip="global",
-        ema_decay=0.995,
-        ema_warmup=True,
+    config.train.update(
+        num_steps=1200, log_every=100, save_every=400, sample_every=1200
     )
-    config.train = config_dict.create(
-        num_steps=1200,
-        log_every=100,
-        save_every=400,
-        keep=3,
-        evaluate_every=0,
-        sample_every=1200,
-    )
-    config.sample = config_dict.create(
-        checkpoint="last",
-        sampler="ddim",
-        num_steps=50,
-        spacing="trailing",
-        eta=0.0,
-        churn=0.0,
-        clip="static",
-        guidance_scale=1.0,
-        guidance_interval=(float("-inf"), float("inf")),
-        label=-1,
-        num_images=100,
-        batch_size=100,
-        num_frames=0,
-        view="samples",
-        film=False,
-        start=0.5,
-        num_resamplings=5,
-        seed=0,
-    )
-    config.eval = config_dict.create(
-        checkpoint="last",
-        measure="bound",
-        split="test",
-        num_terms=20,
-        num_probes=1,
-        batch_size=256,
-        classifier="runs/digits_classifier",
-        sweep=config_dict.create(
-            sampler=(), num_steps=(), spacing=(), guidance_scale=()
-        ),
-        seed=0,
-    )
-    if variant == "tiny":
-        config.name += "_tiny"
-        config.data.update(source="digits", image_size=8, num_channels=1, batch_size=8)
-        config.data.train_split, config.eval.split = "train", "test"
-        config.model.update(base_channels=8, channel_multipliers=(1, 2), num_blocks=1)
-        config.diffusion.num_timesteps = 20
-        config.optim.warmup_steps = 2
-        config.train.update(num_steps=4, log_every=2, save_every=2, sample_every=4)
-        config.sample.update(num_steps=5, num_images=16, batch_size=16)
-        config.eval.update(num_terms=4, batch_size=64, classifier="")
-    elif variant:
-        raise ValueError(f"Unknown variant {variant!r}. Known ones: tiny.")
-    return config
+    config.sample.update(num_steps=50, sampler="ddim", spacing="trailing")
+    config.eval.classifier = "runs/digits_classifier"
+    return select(config, variant, ddpm.tiny)

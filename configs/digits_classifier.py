@@ -6,63 +6,16 @@ Its folder is what eval.classifier of other configs names.
 Expected: see the README.
 """
 
-from ml_collections import config_dict
+from ml_collections import ConfigDict
+
+from diffusion_jax.methods import classifier
+from diffusion_jax.methods.config import decay_over_second_half, select
 
 
-def get_config(variant: str = "") -> config_dict.ConfigDict:
+def get_config(variant: str = "") -> ConfigDict:
     """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
-    config = config_dict.create(name="digits_classifier", seed=0, method="classifier")
-    config.data = config_dict.create(
-        source="digits",
-        data_dir=config_dict.placeholder(str),
-        train_split="train",
-        image_size=8,
-        num_channels=1,
-        batch_size=64,
-        flip=False,
-    )
-    config.model = config_dict.create(
-        name="conv",
-        channels=(32, 64),
-        num_features=64,
-        num_classes=10,
-    )
-    config.train = config_dict.create(
-        num_steps=1500,
-        log_every=500,
-        save_every=1500,
-        keep=3,
-        evaluate_every=1500,
-        sample_every=0,
-    )
-    num_steps = config.train.get_oneway_ref("num_steps")
-    config.optim = config_dict.create(
-        learning_rate=0.001,
-        decay_start=num_steps // 2,
-        decay_end=num_steps,
-        b1=0.9,
-        b2=0.999,
-        eps=1e-08,
-        ema_decay=0.0,
-    )
-    config.sample = config_dict.create(
-        checkpoint="last",
-    )
-    config.eval = config_dict.create(
-        checkpoint="last",
-        measure="accuracy",
-        split="test",
-        batch_size=256,
-        sweep=config_dict.create(),
-        seed=0,
-    )
-    if variant == "tiny":
-        config.name += "_tiny"
-        config.data.update(source="digits", image_size=8, num_channels=1, batch_size=8)
-        config.data.train_split, config.eval.split = "train", "test"
-        config.model.update(channels=(8,), num_features=8)
-        config.train.update(num_steps=4, log_every=2, save_every=2, evaluate_every=0)
-        config.eval.batch_size = 64
-    elif variant:
-        raise ValueError(f"Unknown variant {variant!r}. Known ones: tiny.")
-    return config
+    config = classifier.defaults()
+    config.name = "digits_classifier"
+    config.train.update(num_steps=1500, save_every=1500, evaluate_every=1500)
+    decay_over_second_half(config)
+    return select(config, variant, classifier.tiny)

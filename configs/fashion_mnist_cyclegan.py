@@ -14,89 +14,38 @@ folder of MNIST-format files: --config.data.source=idx:PATH.
 Expected: not measured (no accelerator was at hand).
 """
 
-from ml_collections import config_dict
+from ml_collections import ConfigDict
+
+from diffusion_jax.methods import cyclegan
+from diffusion_jax.methods.config import decay_over_second_half, select
 
 
-def get_config(variant: str = "") -> config_dict.ConfigDict:
+def get_config(variant: str = "") -> ConfigDict:
     """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
-    config = config_dict.create(
-        name="fashion_mnist_cyclegan", seed=0, method="cyclegan"
-    )
-    config.data = config_dict.create(
+    config = cyclegan.defaults()
+    config.name = "fashion_mnist_cyclegan"
+    config.data.update(
         source="idx:/usr/share/datasets/fashion-mnist",
-        data_dir=config_dict.placeholder(str),
-        train_split="train",
         image_size=28,
-        num_channels=1,
         batch_size=32,
-        flip=False,
         source_b="inverted:idx:/usr/share/datasets/fashion-mnist",
-        train_split_b="train",
     )
-    config.model = config_dict.create(
-        name="resnet",
+    config.model.update(
         base_channels=32,
         num_blocks=1,
         num_downsamplings=0,
         disc_channels=32,
         disc_layers=1,
     )
-    config.cyclegan = config_dict.create(
-        loss="least_squares",
-        cycle_weight=5.0,
-        identity_weight=0.0,
-        pool_size=50,
+    config.cyclegan.update(cycle_weight=5.0, identity_weight=0.0)
+    config.optim.ema_decay = 0.99
+    config.train.update(
+        log_every=100, save_every=500, evaluate_every=500, sample_every=1000
     )
-    config.train = config_dict.create(
-        num_steps=1000,
-        log_every=100,
-        save_every=500,
-        keep=3,
-        evaluate_every=500,
-        sample_every=1000,
-    )
-    num_steps = config.train.get_oneway_ref("num_steps")
-    config.optim = config_dict.create(
-        learning_rate=0.0002,
-        decay_start=num_steps // 2,
-        decay_end=num_steps,
-        b1=0.5,
-        b2=0.999,
-        eps=1e-08,
-        ema_decay=0.99,
-    )
-    config.sample = config_dict.create(
-        checkpoint="last",
-        num_images=64,
-        batch_size=64,
-        view="translations",
-        film=False,
-        seed=0,
-    )
-    config.eval = config_dict.create(
-        checkpoint="last",
-        measure="translation",
-        split="test",
-        split_b="test",
-        paired=True,
+    decay_over_second_half(config)
+    config.eval.update(
         classifier="runs/fashion_mnist_classifier",
+        paired=True,
         classifier_b="runs/inverted_fashion_mnist_classifier",
-        batch_size=256,
-        sweep=config_dict.create(),
-        seed=0,
     )
-    if variant == "tiny":
-        config.name += "_tiny"
-        config.data.update(source="digits", image_size=8, num_channels=1, batch_size=8)
-        config.data.source_b = "inverted:digits"
-        config.data.train_split, config.data.train_split_b = "train_even", "train_odd"
-        config.eval.update(split="test", split_b="test", batch_size=64)
-        config.eval.update(classifier="", classifier_b="")
-        config.model.update(base_channels=4, num_blocks=1, disc_channels=4)
-        config.cyclegan.pool_size = 6
-        config.train.update(num_steps=4, log_every=2, save_every=2, sample_every=4)
-        config.train.evaluate_every = 0
-        config.sample.update(num_images=16, batch_size=16)
-    elif variant:
-        raise ValueError(f"Unknown variant {variant!r}. Known ones: tiny.")
-    return config
+    return select(config, variant, cyclegan.tiny)

@@ -1,4 +1,4 @@
-"""Measures a trained run, and appends JSON lines."""
+"""--mode=evaluate: computes metrics of a trained model and appends JSON lines."""
 
 import datetime
 import json
@@ -6,7 +6,7 @@ import logging
 import pathlib
 
 import jax
-import ml_collections
+from ml_collections import ConfigDict
 
 from diffusion_jax import evaluators, runs
 from diffusion_jax.training import parallel
@@ -14,30 +14,33 @@ from diffusion_jax.training import parallel
 LOGGER = logging.getLogger(__name__)
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Appends lines to evaluations.jsonl and prints them.
+def evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Appends the metrics of eval.metric to evaluations.jsonl, and prints them.
 
-    A line holds the figures of eval.metric, and what they depend on.
+    A line holds the metrics and the settings they depend on; eval.sweep gives several
+    lines.
 
     Raises:
       FileNotFoundError: there is no checkpoint in workdir, or no data.
       ValueError: the config does not fit the checkpoint, or a name is unknown.
     """
-    name = config.eval.measure
+    name = config.eval.metric
     if name != "samples" and any(config.eval.sweep.values()):
         raise ValueError(
-            "eval.sweep goes through ways of drawing for eval.metric samples, not "
-            f"for {name!r}: set eval.metric to samples, or leave the sweep empty."
+            "eval.sweep varies how samples are drawn for eval.metric samples, not for "
+            f"{name!r}: set eval.metric to samples, or leave the sweep empty."
         )
-    method, state = runs.load(config, workdir, config.eval.checkpoint)
-    for found, settings in evaluators.make(config, method, workdir)(state):
+    run = runs.load(config, workdir, config.eval.checkpoint)
+    for metrics, settings in evaluators.make(config, run.method, workdir)(
+        run.variables
+    ):
         record = {
-            "measure": name,
+            "metric": name,
             "config": config.name,
-            "step": int(state.step),
+            "step": run.step,
             "data": config.data.source,
             "parameters": "ema",
-            **found,
+            **metrics,
             **settings,
             "jax": jax.__version__,
             "date": datetime.date.today().isoformat(),
@@ -47,4 +50,4 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             with (workdir / "evaluations.jsonl").open("a") as file:
                 file.write(line + "\n")
             LOGGER.info("Appended to %s.", workdir / "evaluations.jsonl")
-            print(line, flush=True)  # last, for whoever reads the output
+            print(line, flush=True)  # last, for whoever parses the output

@@ -1,8 +1,9 @@
 """python -m diffusion_jax.main --config=configs/digits.py [--mode=...] [--workdir=...]
 
-  --mode=train     trains; the same command again goes on from the last checkpoint
-  --mode=sample    draws sample.num_images into WORKDIR/samples.npz and samples.png
-  --mode=evaluate  appends a line of measures to WORKDIR/evaluations.jsonl
+  --mode=train     trains; the same command again resumes from the last checkpoint
+  --mode=sample    runs sample.task, writes WORKDIR/TASK.npz and .png (or .txt, .gif)
+  --mode=evaluate  appends a line of metrics to WORKDIR/evaluations.jsonl
+  --mode=config    prints the whole config, as it is after all overrides
 
 --config.GROUP.NAME=VALUE sets any value of the config, such as --config.seed=1 or
 --config.sample.sampler=ancestral; sample and evaluate start from WORKDIR's config.
@@ -25,11 +26,16 @@ from diffusion_jax.sample import sample
 from diffusion_jax.train import train
 from diffusion_jax.training import parallel
 
-MODES = {"train": train, "sample": sample, "evaluate": evaluate}
+MODES = {
+    "train": train,
+    "sample": sample,
+    "evaluate": evaluate,
+    "config": lambda config, workdir: print(config),
+}
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment.")
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/NAME if none.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/NAME.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the platform's processes.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "ADDRESS:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
@@ -39,12 +45,12 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator.")
 def main(argv: list[str]) -> None:
     """Prepares the process and dispatches on the mode."""
     if len(argv) > 1:
-        raise app.UsageError(f"Not understood: {' '.join(argv[1:])}")
+        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
     logger = logging.getLogger("diffusion_jax")
     logger.setLevel(logging.INFO)
     logger.addHandler(logging.StreamHandler(sys.stdout))
     logger.propagate = False
-    absl_logging.set_verbosity(absl_logging.ERROR)  # the libraries' own chatter
+    absl_logging.set_verbosity(absl_logging.ERROR)  # of the libraries
     if not jax.config.jax_compilation_cache_dir:
         cache = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", f"{cache}/diffusion_jax")
@@ -52,25 +58,29 @@ def main(argv: list[str]) -> None:
         parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = _CONFIG.value.copy_and_resolve_references()
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.name}")
-    if _MODE.value != "train":
+    if _MODE.value in ("sample", "evaluate"):
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
         config = runs.read_config(workdir, config, overrides)
     MODES[_MODE.value](config, workdir)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags, after a look at whether the config knows the keys in them."""
-    is_override = re.compile("--?config[.]([^=]+)").match
-    plain = [arg for arg in argv if not is_override(arg)]
-    alone = flags.FlagValues()
+    """Parses the flags, after renaming older config keys and checking them all."""
+    override = re.compile("--?config[.]([^=]+)(.*)", re.DOTALL).fullmatch
+    argv = [
+        runs.rename_override(*m.groups()) if (m := override(x)) else x for x in argv
+    ]
+    plain = [arg for arg in argv if not override(arg)]
+    known_flags = flags.FlagValues()
     define = config_flags.DEFINE_config_file
-    config = define("config", flag_values=alone, sys_argv=plain)
-    alone(plain, known_only=True)
+    config = define("config", flag_values=known_flags, sys_argv=plain)
+    known_flags(plain, known_only=True)
     try:
         if config.value is not None:
-            runs.check_keys(config.value, [k[1] for k in map(is_override, argv) if k])
+            keys = [m[1] for m in map(override, argv) if m]
+            runs.check_keys(config.value, keys)
     except ValueError as error:
-        sys.exit(str(error))  # a slip of the hand: no traceback
+        sys.exit(str(error))  # a typing error: no traceback
     return app.parse_flags_with_usage(argv)
 
 

@@ -1,43 +1,66 @@
-"""A run's folder, as the three commands share it: its config, data and weights."""
+"""A run's folder, as the commands share it: its config, data and weights."""
 
 import functools
 import json
 import logging
 import pathlib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
+from ml_collections import ConfigDict
 
-from diffusion_jax import methods
+from diffusion_jax import inference, methods
 from diffusion_jax.data import sources
+from diffusion_jax.data.base import (
+    ArraySource,
+    Field,
+    Pairs,
+    Range,
+    Source,
+    Unpaired,
+    image_field,
+    label_field,
+)
+from diffusion_jax.lookup import lookup
 from diffusion_jax.training import parallel
 from diffusion_jax.training import state as states
 from diffusion_jax.training.checkpoints import Checkpoints
-from diffusion_jax.training.state import TrainState
+from diffusion_jax.training.state import TrainState, Variables
 
 LOGGER = logging.getLogger(__name__)
 
-CONFIG = "config.json"
-CHECKPOINTS = "checkpoints"
-# The other groups say what the weights mean: a run in the same workdir cannot go on
-# with another.
+CONFIG, FIELDS, CHECKPOINTS = "config.json", "fields.json", "checkpoints"
+# The other groups determine what the weights mean: a run cannot go on with another one.
 FREE_GROUPS = ("name", "seed", "data", "optim", "train", "sample", "eval")
-FIXED_VARIANCES = {"fixedsmall", "fixedlarge"}  # of these, no weight knows which
+FIXED_VARIANCES = {"fixedsmall", "fixedlarge"}  # the weights do not depend on which
 
 
-def check_keys(config: ml_collections.ConfigDict, keys: Iterable[str]) -> None:
-    """Refuses, in words, a dotted key that the config does not have.
+class Run(NamedTuple):
+    """A trained model.
+
+    Attributes:
+      method: that was trained.
+      variables: averaged, ready for inference.
+      step: of the checkpoint.
+    """
+
+    method: methods.Method
+    variables: Variables
+    step: int
+
+
+def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
+    """Refuses a dotted key that the config does not have.
 
     Raises:
-      ValueError: it names the key and the known ones beside it.
+      ValueError: it names the key, and the ones there are in its place.
     """
     for key in keys:
         group, path = config, []
         for part in key.split("."):
-            known = list(group) if isinstance(group, ml_collections.ConfigDict) else []
+            known = list(group) if isinstance(group, ConfigDict) else []
             if part not in known:
                 place = ".".join(["config", *path])
                 raise ValueError(
@@ -49,17 +72,78 @@ def check_keys(config: ml_collections.ConfigDict, keys: Iterable[str]) -> None:
             group = group[part]
 
 
-def write_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes config.json; compares it with that of an earlier run in the workdir.
+def rename_override(key: str, value: str) -> str:
+    """Returns the flag --config.KEY=VALUE with today's names.
+
+    Args:
+      key: dotted, perhaps an older version's.
+      value: "=VALUE", or "" for a flag whose value is the next argument.
+    """
+    new_key = RENAMED_KEYS.get(key) or key
+    new_value = value[:1] + RENAMED_VALUES.get(new_key, {}).get(value[1:], value[1:])
+    if (new_key, new_value) != (key, value):
+        LOGGER.warning(
+            "--config.%s%s is now called --config.%s%s.", key, value, new_key, new_value
+        )
+    return f"--config.{new_key}{new_value}"
+
+
+def _renamed(stored: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Renames the keys and values of an older version's config."""
+    new: dict[str, Any] = {}
+    for name, value in stored.items():
+        key = RENAMED_KEYS.get(prefix + name, prefix + name)
+        if key is None:
+            continue
+        if isinstance(value, dict):
+            value = _renamed(value, f"{prefix}{name}.")
+        names = RENAMED_VALUES.get(key, {})
+        if isinstance(value, list):
+            value = [names.get(x, x) if isinstance(x, str) else x for x in value]
+        elif isinstance(value, str):
+            value = names.get(value, value)
+        new[key.removeprefix(prefix)] = value
+    return new
+
+
+def _completed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Adds to an older version's config the keys that were introduced since."""
+    return {
+        key: _completed(old[key], new[key])
+        if isinstance(old.get(key), dict) and isinstance(new.get(key), dict)
+        else old.get(key, new.get(key))
+        for key in old | new
+    }
+
+
+def _to_json(config: ConfigDict) -> dict[str, Any]:
+    return json.loads(config.to_json())
+
+
+def _write(path: pathlib.Path, content: Any) -> None:
+    if parallel.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=2))
+        temporary.replace(path)
+
+
+def write_config(
+    config: ConfigDict, fields: Mapping[str, Field], workdir: pathlib.Path
+) -> None:
+    """Writes config.json and fields.json, and compares with an earlier run's config.
+
+    Args:
+      config: of the run.
+      fields: of the data.
+      workdir: the run's folder.
 
     Raises:
-      ValueError: the earlier run trained something else.
+      ValueError: the earlier run in the workdir trained something else.
     """
-    path = workdir / CONFIG
-    text = config.to_json(indent=2)
+    path, new = workdir / CONFIG, _to_json(config)
     if path.exists():
-        new = json.loads(text)
-        old = _completed(json.loads(path.read_text()), new)
+        old = _completed(_renamed(json.loads(path.read_text())), new)
         changed = [name for name in new | old if new.get(name) != old.get(name)]
         for name in changed:
             LOGGER.warning(
@@ -72,14 +156,15 @@ def write_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
                 f"{old.get(fixed[0])} and is {new.get(fixed[0])}. Use the config that "
                 "it was trained with, or another --workdir."
             )
-    if parallel.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(path)
+    _write(path, new)
+    described = {
+        name: field._replace(dtype=np.dtype(field.dtype).name)._asdict()
+        for name, field in fields.items()
+    }
+    _write(workdir / FIELDS, described)
 
 
-def stored_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+def stored_config(workdir: pathlib.Path) -> ConfigDict:
     """Reads the config that a run was trained with.
 
     Raises:
@@ -88,24 +173,41 @@ def stored_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     path = workdir / CONFIG
     if not path.exists():
         raise FileNotFoundError(f"No run in {workdir}: {path} is missing. Train first.")
-    return ml_collections.ConfigDict(json.loads(path.read_text()))
+    return ConfigDict(_renamed(json.loads(path.read_text())))
 
 
-def _completed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Adds to an older version's config what has since become a key, as it is now."""
-    return {
-        key: _completed(old[key], new[key])
-        if isinstance(old.get(key), dict) and isinstance(new.get(key), dict)
-        else old.get(key, new.get(key))
-        for key in old | new
-    }
+def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]:
+    """Reads the fields of the data that a run was trained on.
+
+    Runs of versions that wrote no fields.json had images and labels, or points.
+    """
+    path = workdir / FIELDS
+    if path.exists():
+        described = json.loads(path.read_text())
+        return {
+            name: Field(
+                tuple(x["shape"]),
+                np.dtype(x["dtype"]),
+                x["kind"],
+                x["size"],
+                tuple(x["range"]) if x["range"] else None,
+                tuple(x["axes"]),
+            )
+            for name, x in described.items()
+        }
+    data = config.data
+    if data.source == "grid25":
+        return {"points": Field((2,), np.float32, "points"), "label": label_field(25)}
+    image = image_field((data.image_size, data.image_size, data.num_channels))
+    label = label_field(None)
+    if "source_b" in data:
+        return {"image_a": image, "label_a": label, "image_b": image, "label_b": label}
+    return {"image": image, "label": label}
 
 
 def read_config(
-    workdir: pathlib.Path,
-    config: ml_collections.ConfigDict,
-    overrides: Mapping[str, Any],
-) -> ml_collections.ConfigDict:
+    workdir: pathlib.Path, config: ConfigDict, overrides: Mapping[str, Any]
+) -> ConfigDict:
     """Reads the config that a run was trained with, and sets values on top of it.
 
     Args:
@@ -115,16 +217,14 @@ def read_config(
 
     Raises:
       FileNotFoundError: there is no run in workdir.
-      ValueError: the run is of another config, or a value cannot change any more.
+      ValueError: the run has another config, or a value cannot change any more.
     """
     stored = stored_config(workdir)
     if stored.name != config.name:
         raise ValueError(
-            f"The run in {workdir} is of the config {stored.name!r}, not "
-            f"{config.name!r}."
+            f"The run in {workdir} has the config {stored.name!r}, not {config.name!r}."
         )
-    new = json.loads(config.to_json())
-    config = ml_collections.ConfigDict(_completed(json.loads(stored.to_json()), new))
+    config = ConfigDict(_completed(_to_json(stored), _to_json(config)))
     for key, value in overrides.items():
         if key.split(".")[0] in FREE_GROUPS:
             continue
@@ -133,18 +233,18 @@ def read_config(
         free = key == "diffusion.variance" and {old, value} <= FIXED_VARIANCES
         if old != value and not free:
             raise ValueError(
-                f"config.{key} belongs to the training of the weights in {workdir}; "
-                "another value would make noise of them."
+                f"config.{key} cannot change after training: the weights in {workdir} "
+                "depend on it."
             )
     config.update_from_flattened_dict(overrides)
     return config
 
 
-def open_train(config: ml_collections.ConfigDict) -> sources.Source | sources.Unpaired:
-    """Opens what the config trains on: data.train_split, of two domains both.
+def open_train(config: ConfigDict) -> Source:
+    """Opens the training data: data.train_split, of both domains if there are two.
 
     Raises:
-      FileNotFoundError: the data are not there.
+      FileNotFoundError: the data are missing.
       ValueError: they are not what the config says.
     """
     data = config.data
@@ -152,53 +252,125 @@ def open_train(config: ml_collections.ConfigDict) -> sources.Source | sources.Un
     return _open_source(config, data.train_split, split_b)
 
 
-def open_held_out(
-    config: ml_collections.ConfigDict,
-) -> sources.Source | sources.Unpaired:
-    """Opens what the config measures on: eval.split, of two domains both.
+def open_held_out(config: ConfigDict) -> Source:
+    """Opens the evaluation data: eval.split, of both domains if there are two.
 
     Raises:
-      FileNotFoundError: the data are not there.
+      FileNotFoundError: the data are missing.
       ValueError: they are not what the config says.
     """
     split_b = config.eval.split_b if "source_b" in config.data else None
     return _open_source(config, config.eval.split, split_b)
 
 
-def _open_source(
-    config: ml_collections.ConfigDict, split: str, split_b: str | None
-) -> sources.Source | sources.Unpaired:
+def _open_source(config: ConfigDict, split: str, split_b: str | None) -> Source:
     data = config.data
 
-    def opened(source: str, split: str) -> sources.Source:
+    def opened(source: str, split: str) -> Source:
         shape = data.image_size, data.num_channels
         return sources.make(source, split, *shape, data.data_dir)
 
     if split_b is not None:
-        return sources.Unpaired(
-            opened(data.source, split), opened(data.source_b, split_b)
-        )
+        return Unpaired(opened(data.source, split), opened(data.source_b, split_b))
     source = opened(data.source, split)
-    num_classes = config.model.num_classes if "num_classes" in config.model else 0
-    if num_classes and (source.num_classes or 0) > num_classes:
+    num_classes = config.model.get("num_classes", 0)
+    if not num_classes:
+        return source
+    found = source.fields["label"].size
+    if (found or 0) > num_classes:
         raise ValueError(
-            f"{data.source} has {source.num_classes} classes, and model.num_classes is "
-            f"{num_classes}: make it as many, or 0 for a network that is told no class."
+            f"{data.source} has {found} classes, and model.num_classes is "
+            f"{num_classes}: make them equal, or use 0 for an unconditional network."
         )
-    in_memory = isinstance(source, sources.ArraySource)
-    if num_classes and in_memory and len(np.unique(source.labels)) == 1:
+    if isinstance(source, ArraySource) and np.ptp(source.arrays["label"]) == 0:
         raise ValueError(
-            f"Every label of {data.source} is {source.labels[0]}, and "
-            f"model.num_classes is {num_classes}: there is nothing to tell apart. "
-            "Choose data with labels."
+            f"Every label of {data.source} is {source.arrays['label'][0]}, and "
+            f"model.num_classes is {num_classes}: there is nothing to learn. Choose "
+            "data with labels."
         )
     return source
 
 
-def load(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, checkpoint: str
-) -> tuple[methods.Method, TrainState]:
-    """Returns a trained method and its state, settled.
+def open_for_task(config: ConfigDict, task: methods.Task) -> Source:
+    """Opens what a task reads, sample.num_images rows of it.
+
+    Without data among its inputs: indices, and the labels that sample.label asks for.
+    Otherwise examples of eval.split, paired with later ones where it reads partners.
+
+    Raises:
+      FileNotFoundError: the data are missing.
+      ValueError: sample.label is not a class, or the data are not what the config says.
+    """
+    number = config.sample.num_images
+    if number < 1:
+        raise ValueError(f"sample.num_images must be at least 1, not {number}.")
+    inputs = {name.removeprefix("partner_") for name in task.inputs}
+    offset = number  # partners are the examples after these
+    if not inputs - {"index", "label"}:
+        source = _labels(config, number) if "label" in inputs else Range(number)
+    else:
+        source = open_held_out(config)
+        offset = number if number % len(source) else 1
+    paired = any(name.startswith("partner_") for name in task.inputs)
+    return Pairs(source, offset) if paired else source
+
+
+def _labels(config: ConfigDict, number: int) -> Source:
+    """Labels to sample: sample.label, or at -1 all classes in turn."""
+    label, num_classes = config.sample.label, config.model.num_classes
+    if label != -1 and not 0 <= label < num_classes:
+        raise ValueError(
+            f"sample.label = {label} is not one of the {num_classes} classes; -1 draws "
+            "all of them in turn."
+        )
+    labels = np.arange(number, dtype=np.int32) % num_classes
+    labels = labels if label < 0 else np.full_like(labels, label)
+    return ArraySource({"label": labels}, {"label": label_field(num_classes)}, "labels")
+
+
+class TaskRunner(NamedTuple):
+    """A task on sample.num_images rows.
+
+    Attributes:
+      run: variables -> the task's outputs, and the labels among its inputs, [N, ...].
+      fields: of these.
+    """
+
+    run: Callable[[Variables], inference.Arrays]
+    fields: dict[str, Field]
+
+
+def make_task_runner(
+    config: ConfigDict, method: methods.Method, name: str
+) -> TaskRunner:
+    """Makes a function that runs a task on sample.num_images rows.
+
+    Raises:
+      FileNotFoundError: the data are missing.
+      ValueError: the family has no such task, or an option is invalid.
+    """
+    options = config.sample
+    task = methods.make_task(config, method, name)
+    source = open_for_task(config, task)
+    stream = inference.make_stream(task, options.batch_size, options.seed)
+    labels = {name: source.fields[name] for name in task.inputs if name == "label"}
+    fields = task.outputs | labels
+
+    def run(variables: Variables) -> inference.Arrays:
+        rows = stream(variables, source, options.num_images)
+        return inference.collect(rows, *fields)
+
+    return TaskRunner(run, fields)
+
+
+def make_template(method: methods.Method) -> TrainState:
+    """Returns the shapes of a method's state."""
+    initial = functools.partial(states.initial, phases=method.phases, init=method.init)
+    return jax.eval_shape(initial, jax.random.key(0))
+
+
+def load(config: ConfigDict, workdir: pathlib.Path, checkpoint: str) -> Run:
+    """Loads a trained model; nothing of the optimiser is read.
 
     Args:
       config: of the run.
@@ -209,9 +381,69 @@ def load(
       FileNotFoundError: there is no such checkpoint.
       ValueError: the checkpoint belongs to another model.
     """
-    method = methods.make(config)
-    initial = functools.partial(states.initial, phases=method.phases, init=method.init)
-    template = jax.eval_shape(initial, jax.random.key(0))
+    method = methods.make(config, stored_fields(config, workdir))
     checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
-    state = checkpoints.restore_trained(template, checkpoint)
-    return method, methods.make_settle(method)(state)
+    step, variables = checkpoints.restore_variables(
+        make_template(method).variables, checkpoint
+    )
+    variables = jax.jit(method.for_inference)(parallel.replicate(variables))
+    return Run(method, variables, step)
+
+
+def copy_groups(state: TrainState, init_from: str) -> TrainState:
+    """Copies parameter groups of other runs into a state, at step 0.
+
+    Args:
+      state: to copy into.
+      init_from: "GROUP=WORKDIR,...": averaged parameters and statistics of these.
+
+    Raises:
+      FileNotFoundError: there is no such run.
+      ValueError: a group is unknown, or has other shapes than in the other run.
+    """
+    for entry in filter(None, init_from.split(",")):
+        group, _, workdir = entry.partition("=")
+        params = lookup(state.params, group, "group in train.init_from")
+        own = {g: state.model_state[g] for g in state.model_state if g == group}
+        directory = pathlib.Path(workdir) / CHECKPOINTS
+        step, found = Checkpoints(directory, read_only=True).restore_variables(
+            Variables({group: params}, own), "last"
+        )
+        LOGGER.info("Copied %s from %s, step %d.", group, workdir, step)
+        state = state.replace(
+            params=state.params | found.params,
+            ema=state.ema | jax.tree.map(np.copy, found.params),
+            model_state=state.model_state | found.state,
+        )
+    return state
+
+
+# Older versions' names: of keys (None: dropped), and of values by the key's new name.
+RENAMED_KEYS = {
+    "diffusion.zero_snr": "diffusion.zero_terminal_snr",
+    "diffusion.time_draw": "diffusion.timestep_sampler",
+    "diffusion.label_dropout": "diffusion.cond_dropout",
+    "optim.decay_steps": "optim.decay_end",
+    "sample.clip": "sample.thresholding",
+    "sample.view": "sample.task",
+    "sample.film": "sample.animation",
+    "sample.start": "sample.strength",
+    "sample.concepts": None,
+    "eval.measure": "eval.metric",
+}
+_SAMPLERS = {f"dpm_solver_pp_{x}": f"dpmpp_{x}" for x in ("1", "2m", "3m", "2s", "3s")}
+RENAMED_VALUES = {
+    "diffusion.loss": {"bound": "vlb"},
+    "eval.metric": {"bound": "vlb"},
+    "sample.sampler": _SAMPLERS,
+    "eval.sweep.sampler": _SAMPLERS,
+    "sample.task": {
+        "samples": "sample",
+        "reconstruction": "reconstruct",
+        "interpolation": "interpolate",
+        "inpainting": "inpaint",
+        "image_to_image": "img2img",
+        "traversal": "traverse",
+        "translations": "translate",
+    },
+}

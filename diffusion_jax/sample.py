@@ -1,37 +1,25 @@
-"""Draws samples, or a view, from a trained run, and writes pictures and arrays."""
+"""--mode=sample: runs a task of a trained model and writes its outputs."""
 
-import logging
 import pathlib
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from diffusion_jax import runs
 from diffusion_jax.outputs import writers
 
-LOGGER = logging.getLogger(__name__)
 
+def sample(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Runs sample.task and writes WORKDIR/TASK.npz, a preview, and an animation.
 
-def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes what sample.view names: samples.npz and samples.png, or those of a view.
-
-    Arrays hold images u8[N,H,W,C], with labels i32[N] where there are classes, or rows
-    u8[N,k,H,W,C] of a view. With sample.animation, an animation beside them: of a view
-    column by column, of diffusion the predictions of x_0 on the way, sample.num_frames
-    of them.
+    The npz file holds the task's outputs by name, images as u8[N, H, W, C], and the
+    labels that were asked for; see outputs.writers for the other files.
 
     Raises:
-      FileNotFoundError: there is no checkpoint in workdir.
-      ValueError: the config does not fit the checkpoint, or the view is unknown.
+      FileNotFoundError: there is no checkpoint in workdir, or no data.
+      ValueError: the config does not fit the checkpoint, or the task is unknown.
     """
     options = config.sample
-    method, state = runs.load(config, workdir, options.checkpoint)
-    arrays = writers.make_pictures(config, method)(state)
-    path = workdir / options.view
-    writers.save_arrays(path, arrays)
-    writers.save_picture(path, arrays["images"])
-    if "frames" in arrays:
-        writers.save_animation(path, arrays["frames"])
-    elif options.animation and arrays["images"].ndim == 5:
-        writers.save_animation(path, arrays["images"])
-    elif options.animation:
-        LOGGER.warning("sample.animation shows a view, and single samples do not move.")
+    run = runs.load(config, workdir, options.checkpoint)
+    runner = runs.make_task_runner(config, run.method, options.task)
+    outputs = runner.run(run.variables)
+    writers.save(workdir / options.task, outputs, runner.fields, options.animation)

@@ -1,12 +1,13 @@
-"""The training loop: step, log, evaluate, save, draw."""
+"""The training loop: step, log, evaluate, save, sample."""
 
 import functools
 import logging
 import pathlib
 import signal
+from collections.abc import Callable
 
 import jax
-import ml_collections
+from ml_collections import ConfigDict
 
 from diffusion_jax import evaluators, methods, runs
 from diffusion_jax.data.loader import Loader
@@ -16,64 +17,77 @@ from diffusion_jax.training import state as states
 from diffusion_jax.training.checkpoints import Checkpoints
 from diffusion_jax.training.logs import MetricLogger
 from diffusion_jax.training.monitor import TrainingMonitor
-from diffusion_jax.training.state import TrainState
-from diffusion_jax.training.step import make_train_step
+from diffusion_jax.training.state import TrainState, Variables
+from diffusion_jax.training.step import loss_names, make_train_step
 
 LOGGER = logging.getLogger(__name__)
+# (step, variables for inference) -> (metrics of the evaluation, score); -> None.
+Evaluate = Callable[[int, Variables], tuple[dict[str, float], float]]
+Draw = Callable[[int, Variables], None]
 
 
-def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains until config.train.num_steps, from the last checkpoint if there is one.
 
-    Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and samples/ into the
-    workdir. SIGTERM and Ctrl-C save and return.
+    Writes config.json, fields.json, metrics.jsonl, tensorboard/, checkpoints/ and
+    samples/ into the workdir. SIGTERM and Ctrl-C save and return.
 
     Raises:
       ValueError: the config, the data or an earlier run in workdir do not fit.
-      FileNotFoundError: the data are not there.
+      FileNotFoundError: the data are missing.
       FloatingPointError: the loss or the gradient is not finite.
     """
-    # 1. Whatever can be refused is refused before anything is compiled.
-    num_steps, log_every = config.train.num_steps, config.train.log_every
-    batch_size = config.data.batch_size
+    # 1. Everything that can be refused is refused before anything is compiled.
+    num_steps, every = config.train.num_steps, config.train
     source = runs.open_train(config)
-    method = methods.make(config)
-    num_parts = max(phase.part[1] for phase in method.phases)
-    parallel.check_batch_size(batch_size, "data.batch_size", num_parts)
+    method = methods.make(config, source.fields)
+    num_slices = max(phase.batch_slice[1] for phase in method.phases)
+    parallel.check_batch_size(config.data.batch_size, "data.batch_size", num_slices)
     batches = Loader(
         source,
-        batch_size,
+        config.data.batch_size,
         config.seed,
         flip=config.data.flip,
         process_index=parallel.process_index(),
         process_count=parallel.process_count(),
     )
-    views = Views(config, method, workdir)
-    initial = functools.partial(states.initial, phases=method.phases, init=method.init)
-    key = jax.random.key(config.seed)
-    template = jax.eval_shape(initial, key)
-    runs.write_config(config, workdir)
+    evaluate = make_evaluate(config, method, workdir) if every.evaluate_every else None
+    draw = make_draw(config, method, workdir) if every.sample_every else None
+    template = runs.make_template(method)
+    runs.write_config(config, source.fields, workdir)
 
     # 2. The state: the last checkpoint's, or a new one.
-    checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, config.train.keep)
+    checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, every.keep)
     state = checkpoints.restore_latest(template)
     if state is None:
-        LOGGER.info("Starting from the beginning in %s.", workdir)
-        state = jax.jit(initial)(key)
+        LOGGER.info("Starting from step 0 in %s.", workdir)
+        initial = functools.partial(
+            states.initial, phases=method.phases, init=method.init
+        )
+        state = jax.jit(initial)(jax.random.key(config.seed))
+        state = runs.copy_groups(state, every.init_from)
     else:
         LOGGER.warning("RESUMING %s at step %d of %d.", workdir, state.step, num_steps)
     start = int(state.step)
-    LOGGER.info("%s parameters, on %s.", count(state.params), parallel.describe())
+    state = parallel.replicate(state)
+    num_parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    LOGGER.info("%s parameters, on %s.", f"{num_parameters:,}", parallel.describe())
 
     # 3. The loop.
-    primary = parallel.process_index() == 0
-    alarm = TrainingMonitor().push
-    watch = MetricLogger(
-        workdir, start, num_steps, log_every, batch_size, primary, alarm
+    losses = loss_names(method.phases)
+    logger = MetricLogger(
+        workdir,
+        start,
+        num_steps,
+        every.log_every,
+        config.data.batch_size,
+        parallel.process_index() == 0,
+        losses,
+        TrainingMonitor(losses.values()).push,
     )
     try:
-        loop(config, method, state, batches, watch, checkpoints, views)
-        watch.close()
+        loop(config, method, state, batches, logger, checkpoints, evaluate, draw)
+        logger.close()
     except FloatingPointError as error:
         checkpoints.wait()
         kept = [str(checkpoints.directory / str(n)) for n in checkpoints.steps()[-1:]]
@@ -87,101 +101,91 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def loop(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     method: methods.Method,
     state: TrainState,
     batches: Loader,
-    watch: MetricLogger,
+    logger: MetricLogger,
     checkpoints: Checkpoints,
-    views: "Views",
+    evaluate: Evaluate | None,
+    draw: Draw | None,
 ) -> None:
-    """Runs the steps that are left, and what is due after each."""
+    """Runs the remaining steps, and after each of them whatever is due."""
     num_steps, every = config.train.num_steps, config.train
-    step_fn = make_train_step(method.phases, method.loss, method.remember)
-    run_step = parallel.train_step_on_devices(step_fn)
+    for_inference = jax.jit(method.for_inference)
+    run_step = parallel.train_step_on_devices(make_train_step(method, parallel.AXIS))
     start = int(state.step)
     if start >= num_steps:
         LOGGER.warning("Nothing is left to do: train.num_steps is %d.", num_steps)
-        if every.sample_every:
-            views.draw(state)
+        if draw:
+            draw(start, for_inference(state.averaged))
         return
-    state = parallel.replicate(state)
     with StopRequest() as stop:
         for step, batch in batches.iterate(start, num_steps):
             state, metrics = run_step(state, parallel.shard(batch), stop.requested)
             done = step + 1
-            watch.push(done, parallel.unreplicate(metrics))
-            measure = is_due(done, every.evaluate_every, num_steps)
-            save = is_due(done, every.save_every, num_steps) or measure
-            draw = is_due(done, every.sample_every, num_steps)
-            if not (save or draw or watch.stop_requested):
+            logger.push(done, metrics)
+            evaluate_now = is_due(done, every.evaluate_every, num_steps)
+            save_now = is_due(done, every.save_every, num_steps) or evaluate_now
+            draw_now = is_due(done, every.sample_every, num_steps)
+            if not (save_now or draw_now or logger.stop_requested):
                 continue
-            watch.flush()  # no state is used before its loss was seen to be finite
-            local = parallel.unreplicate(state)
+            logger.flush()  # no state is used before its loss is known to be finite
             score = None
-            if measure:
-                figures, score = views.measure(local)
-                watch.write(done, figures)
-            if save or watch.stop_requested:
-                checkpoints.save(local, score)
-            if draw:
-                views.draw(local)
-            if watch.stop_requested:
+            if evaluate_now:
+                metrics, score = evaluate(done, for_inference(state.averaged))
+                logger.write(done, metrics, prefix=f"{config.eval.split}_")
+            if save_now or logger.stop_requested:
+                checkpoints.save(state, score)
+            if draw_now:
+                draw(done, for_inference(state.averaged))
+            if logger.stop_requested:
                 LOGGER.warning("Stopped by request after step %d, saved.", done)
                 return
 
 
-def count(params: dict) -> str:
-    """Says how many parameters there are, e.g. "35,746,307"."""
-    return f"{sum(x.size for x in jax.tree.leaves(params)):,}"
-
-
 def is_due(done: int, every: int, num_steps: int) -> bool:
-    """Whether something is done after this step: every so often and at the end.
+    """Returns whether something that happens every so often is due after a step.
 
-    0 means never.
+    It also happens after the last step; 0 means never.
     """
     return every > 0 and (done % every == 0 or done == num_steps)
 
 
-class Views:
-    """What one wants to see of a run: figures of held-out data, and writers."""
+def make_evaluate(
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Evaluate:
+    """Makes a function that computes eval.metric and flattens it for the logs."""
+    evaluator = evaluators.make(config, method, workdir)
 
-    def __init__(
-        self,
-        config: ml_collections.ConfigDict,
-        method: methods.Method,
-        workdir: pathlib.Path,
-    ):
-        self._settle = methods.make_settle(method)
-        self._split = config.eval.split
-        self._folder = workdir / "samples"
-        if config.train.sample_every:
-            self._pictures = writers.make_pictures(config, method)
-        if config.train.evaluate_every:
-            self._measure = evaluators.make(config, method, workdir)
-
-    def measure(self, state: TrainState) -> tuple[dict[str, float], float]:
-        """Returns the figures of eval.metric, named after the split, and the score."""
-        found = next(self._measure(self._settle(state))).found
-        LOGGER.info("Step %d, %s: %s", state.step, self._split, found)
-        figures = {}
+    def evaluate(step: int, variables: Variables) -> tuple[dict[str, float], float]:
+        found = next(evaluator(variables)).metrics
+        LOGGER.info("Step %d, %s: %s", step, config.eval.split, found)
+        metrics = {}
         for name, value in found.items():
-            several = isinstance(value, list)  # such as a histogram
-            parts = {f"{name}/{i}": x for i, x in enumerate(value)} if several else {}
-            figures |= parts or {name: value}
-        score = next(iter(found.values()))
-        return {f"{self._split}_{name}": x for name, x in figures.items()}, score
+            values = value if isinstance(value, list) else None  # such as a histogram
+            named = {f"{name}/{i}": x for i, x in enumerate(values or [])}
+            metrics |= named or {name: value}
+        return metrics, next(iter(found.values()))
 
-    def draw(self, state: TrainState) -> None:
-        """Writes what sample.view names, with the averaged parameters."""
-        arrays = self._pictures(self._settle(state))
-        path = self._folder / f"{int(state.step):08}"
-        writers.save_picture(path, arrays["images"])
+    return evaluate
+
+
+def make_draw(
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Draw:
+    """Makes a function that runs sample.task and writes samples/STEP.png."""
+    runner = runs.make_task_runner(config, method, config.sample.task)
+
+    def draw(step: int, variables: Variables) -> None:
+        outputs = runner.run(variables)
+        writers.save_preview(workdir / f"samples/{step:08}", outputs, runner.fields)
+
+    return draw
 
 
 class StopRequest:
-    """SIGTERM and Ctrl-C become a request, which is granted after the current step."""
+    """Turns SIGTERM and Ctrl-C into a request to stop after the current step."""
 
     def __enter__(self) -> "StopRequest":
         self.requested = False
@@ -192,7 +196,7 @@ class StopRequest:
     def _request(self, number: int, frame: object) -> None:
         LOGGER.warning("%s: stopping soon.", signal.Signals(number).name)
         self.requested = True
-        # A second one is not held back.
+        # A second signal is not held back.
         signal.signal(number, self._before[number])
 
     def __exit__(self, *exception: object) -> None:

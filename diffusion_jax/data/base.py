@@ -1,11 +1,12 @@
-"""What a source is, and the kinds of it: in memory, decoded when asked for, a pair."""
+"""Sources of examples: fields, a length and random access, in memory or on demand."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,191 +15,336 @@ from diffusion_jax.data import transforms
 
 Example = dict[str, Any]
 
-MODES = {1: "L", 3: "RGB"}  # PIL's name for pictures of so many channels
+
+class Field(NamedTuple):
+    """One entry of an example, as a network is given it or as a task returns it.
+
+    Attributes:
+      shape: of one example, without the batch axis.
+      dtype: of the values.
+      kind: "image" [H, W, C], "label" [], "tokens" [L], "points" [D], "signal" [L, C],
+        "vector" [F] or "scalar" []. How a field is normalised, flipped and written
+        depends on its kind alone.
+      size: number of classes of a label, or of entries in the vocabulary of tokens.
+      range: lowest and highest value, where the values are bounded.
+      axes: names of leading axes of an output, such as ("column",) for rows of images
+        or ("frame",) for the frames of an animation; part of `shape`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    kind: str
+    size: int | None = None
+    range: tuple[float, float] | None = None
+    axes: tuple[str, ...] = ()
 
 
-class ImageSpec(NamedTuple):
-    """What `sources.make` was asked for, beside the source; see there."""
-
-    split: str
-    image_size: int
-    num_channels: int
-    data_dir: str | None
+def image_field(shape: tuple[int, int, int], axes: tuple[str, ...] = ()) -> Field:
+    """Returns the field of images [H, W, C] in [-1, 1]."""
+    return Field(tuple(shape), np.float32, "image", range=(-1.0, 1.0), axes=axes)
 
 
-class Source(Protocol):
-    """Random access to examples; any object with these is a source."""
+def label_field(num_classes: int | None) -> Field:
+    """Returns the field of a class label in 0..num_classes-1."""
+    return Field((), np.int32, "label", size=num_classes)
 
-    num_classes: int | None  # labels lie below it; None where nobody knows
 
+class Source(abc.ABC):
+    """Random access to examples.
+
+    Attributes:
+      fields: what an example holds, by name.
+    """
+
+    fields: Mapping[str, Field]
+
+    @abc.abstractmethod
     def __len__(self) -> int: ...
 
-    def __getitem__(self, i: int) -> Example: ...
+    @abc.abstractmethod
+    def __getitem__(self, i: int) -> Example:
+        """Returns example i, 0 <= i < len: an array for each field.
+
+        Images are uint8, which the loader maps to [-1, 1]; other kinds have the dtype
+        of their field.
+        """
+
+    def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """Stacks several examples.
+
+        Args:
+          index: integers [b], >= 0; those beyond the end start over from the beginning.
+
+        Returns:
+          [b, ...] for each field.
+        """
+        examples = [self[int(i) % len(self)] for i in index]
+        return {name: np.stack([x[name] for x in examples]) for name in self.fields}
+
+
+@dataclasses.dataclass(frozen=True)
+class Range(Source):
+    """Examples without fields, only an index: the source of unconditional sampling."""
+
+    num: int
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """There are none."""
+        return {}
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, i: int) -> Example:
+        return {}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ArraySource:
-    """Images in memory.
+class ArraySource(Source):
+    """Examples in memory.
 
     Args:
-      images: [N, H, W, C], N >= 1: uint8, or for what is not a picture, such as points
-        of the plane, float32, finite and in units of its own.
-      labels: int32 [N].
-      name: what error messages call it.
+      arrays: [N, ...] for each field, N >= 1; see `Source.__getitem__` for the dtypes.
+      fields: of the arrays, by the same names.
+      name: used in error messages.
 
     Raises:
-      ValueError: an array has another dtype or shape, a number is not finite, or there
-        are no images.
+      ValueError: the arrays have different lengths or are empty, an array has another
+        dtype or shape than its field, or a value is not finite or not below
+        `Field.size`.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    arrays: dict[str, np.ndarray]
+    fields: dict[str, Field]
     name: str = "ArraySource"
 
     def __post_init__(self):
-        images, labels = self.images, self.labels
-        if images.dtype not in (np.uint8, np.float32) or images.ndim != 4:
+        lengths = {k: x.shape[0] if x.ndim else 0 for k, x in self.arrays.items()}
+        if len(set(lengths.values())) != 1 or 0 in lengths.values():
             raise ValueError(
-                f"{self.name}: images are {images.dtype} {list(images.shape)}; convert "
-                "them to uint8 [N, H, W, C], or to float32 if they are no pictures."
+                f"{self.name}: every array needs the same number of examples, at least "
+                f"one; found {', '.join(f'{n} of {k}' for k, n in lengths.items())}."
             )
-        if not images.size:
-            raise ValueError(f"{self.name}: holds no images; give at least one.")
-        if images.dtype == np.float32 and not np.isfinite(images).all():
-            raise ValueError(f"{self.name}: holds NaN or infinity; leave these out.")
-        if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"{self.name}: labels are {labels.dtype} {list(labels.shape)}; give "
-                f"one int32 for each of the {len(images)} images."
-            )
+        for key, field in self.fields.items():
+            array = self.arrays[key]
+            dtype = np.dtype(np.uint8 if field.kind == "image" else field.dtype)
+            if array.dtype != dtype or array.shape[1:] != field.shape:
+                raise ValueError(
+                    f"{self.name}: {key} is {array.dtype} {list(array.shape)}; convert "
+                    f"it to {dtype} [N{''.join(f', {n}' for n in field.shape)}]."
+                )
+            if not np.isfinite(array).all():
+                raise ValueError(
+                    f"{self.name}: {key} contains NaN or infinity; remove them."
+                )
+            if field.size and not 0 <= array.min() <= array.max() < field.size:
+                raise ValueError(
+                    f"{self.name}: {key} lies in {array.min()}..{array.max()}; it must "
+                    f"lie in 0..{field.size - 1}."
+                )
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(next(iter(self.arrays.values())))
 
     def __getitem__(self, i: int) -> Example:
-        return {"image": self.images[i], "label": self.labels[i]}
+        return {name: array[i] for name, array in self.arrays.items()}
 
-    @property
-    def num_classes(self) -> int:
-        """One more than the largest label."""
-        return int(self.labels.max()) + 1
+    def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """See `Source.read`."""
+        return self[index % len(self)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LazySource:
-    """Images that are decoded, resized and cropped when they are asked for.
+class LazySource(Source):
+    """Examples that are decoded on access.
 
     Args:
-      size: how many there are.
-      decode: gives the image, of any size and mode, and the label of example i.
-      image_size: side to which an image is resized and cropped.
-      num_channels: 1 or 3.
-      num_classes: labels lie below it; None where nobody knows.
+      size: the number of examples.
+      decode: i -> example i.
+      fields: of the examples.
     """
 
     size: int
-    decode: Callable[[int], tuple[Image.Image, int]]
-    image_size: int
-    num_channels: int
-    num_classes: int | None
+    decode: Callable[[int], Example]
+    fields: dict[str, Field]
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, i: int) -> Example:
-        image, label = self.decode(i)
-        image = image.convert(MODES[self.num_channels])
-        image = transforms.resize_and_crop(image, self.image_size)
-        shape = (self.image_size, self.image_size, self.num_channels)
-        return {"image": np.asarray(image).reshape(shape), "label": np.int32(label)}
+        return self.decode(i)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Unpaired:
+class Unpaired(Source):
     """Two sources whose examples do not belong together, for unpaired translation.
 
+    Its fields are those of both, with the suffixes _a and _b. The loader shuffles and
+    flips each source independently.
+
     Args:
-      a: a source, not empty.
-      b: another one with images of the same shape; it may have another length.
+      a: the source of domain a.
+      b: the source of domain b, with fields of the same shapes; its length may differ.
 
     Raises:
-      ValueError: a source is empty, or the shapes of the first images differ.
+      ValueError: a field has different shapes in the two domains.
     """
 
     a: Source
     b: Source
 
     def __post_init__(self):
-        for name, source in (("a", self.a), ("b", self.b)):
-            if not len(source):
+        for name in self.a.fields.keys() & self.b.fields.keys():
+            shapes = [shape_text(s.fields[name].shape) for s in self.parts.values()]
+            if shapes[0] != shapes[1]:
                 raise ValueError(
-                    f"Domain {name} is empty; give a source with at least one image."
+                    f"{name} is {shapes[0]} in domain a and {shapes[1]} in domain b; "
+                    "both domains need the same shape."
                 )
-        # Looking at one image asks no more of a source than every source can.
-        of_a, of_b = (source[0]["image"].shape for source in (self.a, self.b))
-        if of_a != of_b:
-            raise ValueError(
-                f"The images of domain a are {by(of_a)} and those of domain b "
-                f"{by(of_b)}; give both one image_size and num_channels."
-            )
-
-    def __len__(self) -> int:
-        """Returns the smaller length: how many pairs a pass over both has."""
-        return min(len(self.a), len(self.b))
 
     @property
-    def num_classes(self) -> int | None:
-        """That of domain a."""
-        return self.a.num_classes
+    def parts(self) -> dict[str, Source]:
+        """The two sources, by the suffix of their fields."""
+        return {"_a": self.a, "_b": self.b}
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The fields of both domains."""
+        return self._merge(lambda source: source.fields)
+
+    def __len__(self) -> int:
+        """Returns the smaller length: a pass over both has as many pairs."""
+        return min(len(self.a), len(self.b))
+
+    def __getitem__(self, i: int) -> Example:
+        return self._merge(lambda source: source[i])
+
+    def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """See `Source.read`; each domain starts over after its own last example."""
+        return self._merge(lambda source: source.read(index))
+
+    def _merge(self, of: Callable[[Source], Mapping[str, Any]]) -> dict[str, Any]:
+        return {
+            name + suffix: value
+            for suffix, source in self.parts.items()
+            for name, value in of(source).items()
+        }
 
 
-def parts(source: Source | Unpaired) -> dict[str, Source]:
-    """Returns the sources by what the keys of their examples end in: "", or "_a", "_b"
-    of two domains."""
-    if isinstance(source, Unpaired):
-        return {"_a": source.a, "_b": source.b}
-    return {"": source}
-
-
-def read(source: Source, indices: np.ndarray) -> Example:
-    """Reads several examples of any source.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pairs(Source):
+    """Each example together with a later one of the same source, its partner.
 
     Args:
-      source: of length N.
-      indices: integers [b] in 0..N-1.
-
-    Returns:
-      {"image": [b, H, W, C], uint8 or what else the source has, "label": int32 [b]}.
+      source: the examples.
+      offset: example i is paired with example i + offset; beyond the end the partners
+        start over from the beginning.
     """
-    if isinstance(source, ArraySource):
-        return {"image": source.images[indices], "label": source.labels[indices]}
-    examples = [source[int(i)] for i in indices]
-    return {
-        "image": np.stack([example["image"] for example in examples]),
-        "label": np.array([example["label"] for example in examples], np.int32),
-    }
+
+    source: Source
+    offset: int
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The fields of the source, the same as partner_NAME, and partner_index."""
+        fields = self.source.fields
+        partner = {f"partner_{name}": field for name, field in fields.items()}
+        return {**fields, **partner, "partner_index": Field((), np.int32, "scalar")}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Example:
+        return {name: x[0] for name, x in self.read(np.array([i])).items()}
+
+    def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """See `Source.read`; partner_index is index + offset and does not wrap."""
+        other = index + self.offset
+        partner = self.source.read(other) | {"index": other.astype(np.int32)}
+        return self.source.read(index) | {f"partner_{k}": x for k, x in partner.items()}
 
 
-def by(shape: tuple[int, ...]) -> str:
-    """Returns a shape as people write it: 8x8x1."""
+class ImageSpec(NamedTuple):
+    """What `sources.make` was asked to open; see there.
+
+    Attributes:
+      split: part of the data set.
+      image_size: (height, width) in pixels.
+      num_channels: of an image.
+      data_dir: where TFDS data sets are stored; None for the default of TFDS.
+    """
+
+    split: str
+    image_size: tuple[int, int]
+    num_channels: int
+    data_dir: str | None
+
+
+def array_images(
+    images: np.ndarray, labels: np.ndarray, name: str = "array_images"
+) -> ArraySource:
+    """Makes an in-memory source of labelled images.
+
+    Args:
+      images: uint8 [N, H, W, C].
+      labels: int32 [N], >= 0; the number of classes is one more than the largest.
+      name: used in error messages.
+
+    Raises:
+      ValueError: the arrays are not as described.
+    """
+    if images.ndim != 4:
+        raise ValueError(
+            f"{name}: image is {images.dtype} {list(images.shape)}; convert it to "
+            "uint8 [N, H, W, C]."
+        )
+    label = label_field(int(labels.max(initial=0)) + 1)
+    fields = {"image": image_field(images.shape[1:]), "label": label}
+    return ArraySource({"image": images, "label": labels}, fields, name)
+
+
+def lazy_images(
+    size: int,
+    decode: Callable[[int], tuple[Image.Image, int]],
+    spec: ImageSpec,
+    num_classes: int | None,
+) -> LazySource:
+    """Makes a source of labelled images that are decoded and resized on access.
+
+    Args:
+      size: the number of images.
+      decode: i -> image i, of any size and mode, and its label.
+      spec: the size and channels that images are converted to.
+      num_classes: None if unknown.
+
+    Raises:
+      ValueError: num_channels is neither 1 nor 3.
+    """
+    if spec.num_channels not in transforms.MODES:
+        raise ValueError(
+            f"data.num_channels is {spec.num_channels}; it must be 1 or 3."
+        )
+    shape = (*spec.image_size, spec.num_channels)
+
+    def example(i: int) -> Example:
+        image, label = decode(i)
+        return {"image": transforms.to_pixels(image, shape), "label": np.int32(label)}
+
+    fields = {"image": image_field(shape), "label": label_field(num_classes)}
+    return LazySource(size, example, fields)
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Formats a shape for messages, such as 8x8x1."""
     return "x".join(map(str, shape))
 
 
-def check_split(name: str, split: str, known: tuple[str, ...]) -> None:
-    """Refuses a split that a source does not have.
-
-    Raises:
-      ValueError: split is not among the known.
-    """
-    if split not in known:
-        raise ValueError(f"{name}: no split {split!r}; choose {' or '.join(known)}.")
-
-
 def existing_folder(name: str, path: str) -> pathlib.Path:
-    """Returns the folder at a path, in which ~ is the home.
+    """Returns the folder at a path, with ~ expanded.
 
     Raises:
-      FileNotFoundError: there is none; the sentence begins with name.
+      FileNotFoundError: there is no such folder; the message begins with `name`.
     """
     folder = pathlib.Path(path).expanduser()
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Folders of pictures as a source."""
+"""Folders of images as a source."""
 
 from __future__ import annotations
 
@@ -9,69 +9,68 @@ from concurrent import futures
 from PIL import Image
 
 from diffusion_jax.data import base, transforms
+from diffusion_jax.lookup import lookup
 
 _SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .gif .tif .tiff .ppm .pgm".split())
 _SPLITS = ("train", "val", "validation", "test")
 
 
-def open_folder(rest: str, wanted: base.ImageSpec) -> base.LazySource:
-    """Finds every picture below a folder, sorted by path.
+def open_folder(rest: str, spec: base.ImageSpec) -> base.LazySource:
+    """Finds every image below a folder, sorted by path.
 
-    The label is the number of the subfolder among the sorted subfolders, 0 without
-    subfolders. If there are subfolders named after splits, each of them is such a
-    folder, and all splits number the classes alike; otherwise all is 'train'. Names
-    that start with a dot are passed over. Only the headers are read here: a file with
-    a sound header and damaged pixels is found, and named, when it is decoded.
+    The label is the position of the subfolder among the sorted subfolders, or 0 without
+    subfolders. Subfolders named after splits each contain such a folder, and all splits
+    share one numbering of the classes; without them all images are 'train'. Names that
+    start with a dot are ignored. Only headers are read here: a file with a valid header
+    and damaged pixels raises an error, with its name, when it is decoded.
 
     Args:
       rest: path of the folder.
-      wanted: with the size and the channels to which pictures are converted.
+      spec: with the size and the channels that images are converted to.
 
     Returns:
-      A source of pictures; of an animation the first frame.
+      A source of images; the first frame of an animation.
 
     Raises:
-      FileNotFoundError: there is no such folder, or there are no pictures in it.
-      ValueError: there is no such split, pictures lie beside the splits, or a file is
-        no picture.
+      FileNotFoundError: there is no such folder, or it contains no images.
+      ValueError: there is no such split, there are images outside the splits, or a
+        file is not an image.
     """
     name, root = f"folder:{rest}", base.existing_folder(f"folder:{rest}", rest)
-    splits = [split for split in _SPLITS if (root / split).is_dir()]
-    base.check_split(name, wanted.split, tuple(splits) or ("train",))
+    splits = {split: root / split for split in _SPLITS if (root / split).is_dir()}
+    roots = splits or {"train": root}
+    folder = lookup(roots, spec.split, f"split of {name}")
     others = [other for other in _subfolders(root) if other not in splits]
-    if splits and any(_pictures(root / other) for other in others):
+    if splits and any(_images(root / other) for other in others):
         raise ValueError(
-            f"{name}: has the splits {', '.join(splits)} and beside them pictures in "
-            f"{', '.join(others)}; rename or move one of the two kinds."
+            f"{name}: has the splits {', '.join(splits)} but also images in "
+            f"{', '.join(others)}; move or rename the one or the other."
         )
-    folder = root / wanted.split if splits else root
-    roots = [root / split for split in splits] or [root]
-    classes = sorted({c for each in roots for c in _subfolders(each)})
+    classes = sorted({c for each in roots.values() for c in _subfolders(each)})
     number = {c: i for i, c in enumerate(classes)}
-    files = _pictures(folder)
+    files = _images(folder)
     if not files:
         raise FileNotFoundError(
-            f"{name}: no pictures in {folder}; put some of the kinds "
-            f"{' '.join(sorted(_SUFFIXES))} there."
+            f"{name}: no images in {folder}; add files of the types "
+            f"{' '.join(sorted(_SUFFIXES))}."
         )
     paths = [os.path.join(folder, file) for file in files]
     labels = [number.get(file.split(os.sep)[0], 0) for file in files]
-    with futures.ThreadPoolExecutor(16) as pool:  # Disks far away answer slowly.
-        list(pool.map(transforms.check_picture, paths))
+    with futures.ThreadPoolExecutor(16) as pool:  # Network disks have a high latency.
+        list(pool.map(transforms.check_image, paths))
 
     def decode(i: int) -> tuple[Image.Image, int]:
-        return transforms.read_picture(paths[i]), labels[i]
+        return transforms.read_image(paths[i]), labels[i]
 
-    shape = wanted.image_size, wanted.num_channels
-    return base.LazySource(len(paths), decode, *shape, max(len(classes), 1))
+    return base.lazy_images(len(paths), decode, spec, max(len(classes), 1))
 
 
 def _subfolders(folder: pathlib.Path) -> list[str]:
     return sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
 
 
-def _pictures(folder: pathlib.Path) -> list[str]:
-    """Returns the paths of all pictures below a folder, relative to it, sorted."""
+def _images(folder: pathlib.Path) -> list[str]:
+    """Returns the paths of all images below a folder, relative to it, sorted."""
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [f for f in folders if f[0] != "."]

@@ -1,6 +1,6 @@
-"""Points of the plane whose density is known: 25 narrow normals on a square grid.
+"""Points of the plane with a known density: 25 narrow normals on a square grid.
 
-A generator that leaves out modes is seen at once here, since every mode has a name.
+A generator that drops modes is easy to detect here, since each label is a mode.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from diffusion_jax.data import base
+from diffusion_jax.lookup import lookup
 
 SIGMA = 0.05  # standard deviation of a mode, in both directions
 
@@ -18,28 +19,32 @@ CENTRES = np.stack(np.meshgrid(_STEPS, _STEPS, indexing="ij"), -1).reshape(25, 2
 _SIZES = {"train": 100_000, "test": 10_000}
 
 
-def open_grid25(rest: str, wanted: base.ImageSpec) -> base.ArraySource:
+def open_grid25(rest: str, spec: base.ImageSpec) -> base.ArraySource:
     """Draws the benchmark of mode dropping, the same points every time.
 
         x = CENTRES[k] + SIGMA * z,  k uniform on 0..24,  z ~ N(0, I)
 
     Args:
       rest: empty; the source has no variants.
-      wanted: with the split 'train' (100,000 points) or 'test' (10,000).
+      spec: with the split 'train' (100,000 points) or 'test' (10,000).
 
     Returns:
-      Images float32 [N, 1, 1, 2] in the plane's own units, labels k.
+      A source of points, float32 [2], and labels k.
 
     Raises:
       ValueError: there is no such split.
 
     Source: Lin et al. 2018 (PacGAN), section 4.1, arXiv:1712.04086.
     """
-    base.check_split("grid25", wanted.split, tuple(_SIZES))
-    size, stream = _SIZES[wanted.split], list(_SIZES).index(wanted.split)
-    # NumPy promises that the draws of RandomState, unlike Generator's, never change.
+    size = lookup(_SIZES, spec.split, "split of grid25")
+    stream = list(_SIZES).index(spec.split)
+    # NumPy guarantees that the draws of RandomState, unlike Generator's, never change.
     draws = np.random.RandomState(np.random.Philox([25, stream]))
     labels = draws.randint(25, size=size).astype(np.int32)
     points = CENTRES[labels] + SIGMA * draws.standard_normal((size, 2))
-    images = points.astype(np.float32).reshape(size, 1, 1, 2)
-    return base.ArraySource(images, labels, "grid25")
+    arrays = {"points": points.astype(np.float32), "label": labels}
+    fields = {
+        "points": base.Field((2,), np.float32, "points"),
+        "label": base.label_field(25),
+    }
+    return base.ArraySource(arrays, fields, "grid25")

@@ -1,4 +1,4 @@
-"""Data sets that TFDS has prepared as ArrayRecord, read without TensorFlow."""
+"""TFDS data sets prepared as ArrayRecord, read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from PIL import Image
 from diffusion_jax.data import base
 
 
-def open_tfds(rest: str, wanted: base.ImageSpec) -> base.LazySource:
+def open_tfds(rest: str, spec: base.ImageSpec) -> base.LazySource:
     """Opens a prepared TFDS data set of images.
 
     Args:
       rest: NAME[/CONFIG][:VERSION], such as cycle_gan/horse2zebra.
-      wanted: with a split, as TFDS writes it: trainA, train[:90%], ...
+      spec: with a split in the syntax of TFDS: trainA, train[:90%], ...
 
     Returns:
-      A source of pictures; the label is the feature 'label', 0 where it is missing.
+      A source of images; the label is the feature 'label', or 0 if there is none.
 
     Raises:
-      FileNotFoundError: the data set is not prepared, or nobody knows it.
+      FileNotFoundError: the data set is not prepared or not known to TFDS.
       ValueError: the version, config, file format or split is unknown, the split is
-        empty, or there are no 8-bit images.
+        empty, or the data set has no 8-bit images.
     """
     import tensorflow_datasets as tfds
 
-    data_dir = wanted.data_dir
+    data_dir = spec.data_dir
     remedy = (
         f"prepare it with: pip install -e '.[prepare]' && tfds build {rest} "
         "--file_format=array_record" + (f" --data_dir={data_dir}" if data_dir else "")
@@ -46,20 +46,20 @@ def open_tfds(rest: str, wanted: base.ImageSpec) -> base.LazySource:
         ) from error
     if not prepared:
         raise FileNotFoundError(
-            f"tfds:{rest} is not prepared: looked in {builder.data_dir}; {remedy}"
+            f"tfds:{rest} is not prepared in {builder.data_dir}; {remedy}"
         )
     image, label = (features[k] if k in features else None for k in ("image", "label"))
     if image is None or image.np_dtype != np.uint8 or len(image.shape) != 3:
         raise ValueError(
-            f"tfds:{rest} has the features {', '.join(features)} and no 8-bit 'image'; "
+            f"tfds:{rest} has the features {', '.join(features)} but no 8-bit 'image'; "
             "choose a data set of images."
         )
     try:
-        examples = builder.as_data_source(wanted.split)
+        examples = builder.as_data_source(spec.split)
     except ValueError as error:
         raise ValueError(f"tfds:{rest}: {error}") from error
     if not len(examples):
-        raise ValueError(f"tfds:{rest}: split {wanted.split!r} is empty; give another.")
+        raise ValueError(f"tfds:{rest}: split {spec.split!r} is empty; choose another.")
     has_label = label is not None and np.issubdtype(label.np_dtype, np.integer)
     has_label = has_label and label.shape == ()
 
@@ -69,5 +69,5 @@ def open_tfds(rest: str, wanted: base.ImageSpec) -> base.LazySource:
         pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
         return Image.fromarray(pixels), example["label"] if has_label else 0
 
-    known = wanted.image_size, wanted.num_channels, getattr(label, "num_classes", None)
-    return base.LazySource(len(examples), decode, *known)
+    num_classes = getattr(label, "num_classes", None)
+    return base.lazy_images(len(examples), decode, spec, num_classes)

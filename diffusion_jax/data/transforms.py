@@ -1,13 +1,15 @@
-"""What is done to images between the disk and the network; NumPy and PIL only."""
+"""Image transforms between the disk and the network, in NumPy and PIL."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image, ImageOps
 
+MODES = {1: "L", 3: "RGB"}  # PIL's mode for each number of channels
+
 
 def to_float(images: np.ndarray) -> np.ndarray:
-    """Maps bytes to the range in which the networks see images.
+    """Maps bytes to [-1, 1].
 
         x = byte / 127.5 - 1
 
@@ -20,25 +22,13 @@ def to_float(images: np.ndarray) -> np.ndarray:
     return np.divide(images, np.float32(127.5), dtype=np.float32) - np.float32(1)
 
 
-def to_input(images: np.ndarray) -> np.ndarray:
-    """Turns what a source holds into what a network sees.
-
-    Args:
-      images: uint8, or float32 for what is not a picture; any shape.
-
-    Returns:
-      float32 of the same shape: bytes by `to_float`, the others as they are.
-    """
-    return images if images.dtype == np.float32 else to_float(images)
-
-
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """Maps [-1, 1] back to bytes; the inverse of `to_float` for all 256 bytes.
 
         byte = round((x + 1) * 127.5), clipped to 0..255
 
     Args:
-      images: floating point, any shape; what lies outside [-1, 1] is clipped.
+      images: floating point, any shape; values outside [-1, 1] are clipped.
 
     Returns:
       uint8 of the same shape.
@@ -48,11 +38,11 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def random_flip(images: np.ndarray, flip: np.ndarray) -> np.ndarray:
-    """Mirrors some of the images, left to right; the coins come from the caller.
+    """Mirrors some of the images horizontally.
 
     Args:
       images: [B, H, W, C], any dtype.
-      flip: bool [B], true where an image is to be mirrored.
+      flip: bool [B], true for the images to mirror.
 
     Returns:
       [B, H, W, C] of the same dtype.
@@ -60,44 +50,60 @@ def random_flip(images: np.ndarray, flip: np.ndarray) -> np.ndarray:
     return np.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
-def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    """Cuts the largest centred square out of an image and resizes it, antialiased.
-
-    It is the same as resizing the short side to `size` and cropping the centre, but
-    does not resample what the crop throws away. An image that has this size already
-    comes back with its pixels unchanged.
+def to_pixels(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    """Converts an image to an array of the given shape.
 
     Args:
       image: any size and any 8-bit mode.
-      size: side of the result in pixels.
+      shape: (height, width, channels); 1 or 3 channels.
 
     Returns:
-      A square image of the same mode, bicubic.
+      uint8 [H, W, C], resized and cropped by `resize_and_crop`.
     """
-    width, height = image.size
-    short = min(width, height)
-    left, top = (width - short) // 2, (height - short) // 2
-    square = image.crop((left, top, left + short, top + short))
-    return square.resize((size, size), Image.Resampling.BICUBIC)
+    *size, num_channels = shape
+    image = resize_and_crop(image.convert(MODES[num_channels]), *size)
+    return np.asarray(image).reshape(shape)
 
 
-def check_picture(path: str) -> None:
-    """Reads the header of a picture file, which is cheap, and nothing more.
+def resize_and_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Crops the largest centred box of the right aspect ratio and resizes it.
+
+    This equals resizing the image until it covers the result and cropping the centre,
+    but does not resample pixels that are cropped. The pixels of an image that already
+    has this size are unchanged.
+
+    Args:
+      image: any size and any 8-bit mode.
+      height: of the result in pixels.
+      width: of the result in pixels.
+
+    Returns:
+      An image of that size and of the same mode, bicubic and antialiased.
+    """
+    box_width = min(image.width, max(image.height * width // height, 1))
+    box_height = min(image.height, max(image.width * height // width, 1))
+    left, top = (image.width - box_width) // 2, (image.height - box_height) // 2
+    box = image.crop((left, top, left + box_width, top + box_height))
+    return box.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def check_image(path: str) -> None:
+    """Checks the header of an image file, without decoding the pixels.
 
     Raises:
-      ValueError: it is no picture, or has more than 8 bits a channel.
+      ValueError: the file is not an image or has more than 8 bits per channel.
     """
     try:
         with Image.open(path) as image:
             mode = image.mode
-    except Exception as error:  # PIL raises many kinds for a damaged file.
+    except Exception as error:  # PIL raises many types for a damaged file.
         raise _unreadable(path, error) from error
     if mode[0] in "IF":
-        raise ValueError(f"{path} has more than 8 bits a channel; convert it to 8.")
+        raise ValueError(f"{path} has more than 8 bits per channel; convert it to 8.")
 
 
-def read_picture(path: str) -> Image.Image:
-    """Decodes a picture file: the first frame, turned upright, as RGB.
+def read_image(path: str) -> Image.Image:
+    """Decodes the first frame of an image file, turned upright, as RGB.
 
     Raises:
       ValueError: the file is damaged.
@@ -105,11 +111,11 @@ def read_picture(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # PIL raises many kinds for a damaged file.
+    except Exception as error:  # PIL raises many types for a damaged file.
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: str, error: Exception) -> ValueError:
     return ValueError(
-        f"{path} cannot be read as a picture ({error}); repair or remove it."
+        f"{path} cannot be read as an image ({error}); repair or remove it."
     )

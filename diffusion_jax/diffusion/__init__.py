@@ -1,1 +1,1 @@
-"""Mathematics: arrays in, arrays out."""
+"""Diffusion mathematics: arrays in, arrays out."""

@@ -1,10 +1,8 @@
-"""What a trained denoiser does with given data: encoding, mixing, filling in.
+"""Editing with a trained denoiser: encoding, interpolation, img2img, inpainting.
 
-Everything runs on the device, and an example's result depends on that example and its
-key alone.
+Everything runs on the device, and an example's result depends only on that example and
+its key.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,24 +11,26 @@ from jax import Array, lax
 
 from diffusion_jax import prng
 from diffusion_jax.diffusion import process, sampling
-from diffusion_jax.diffusion.sampling import Denoiser, Sampler
+from diffusion_jax.diffusion.denoiser import Denoised, Denoiser
+from diffusion_jax.diffusion.sampling import Sampler
 from diffusion_jax.diffusion.schedules import Schedule
 
-NEARLY_PARALLEL = 1e-4  # sine of the angle: below it, an arc is a chord
+MIN_SINE = 1e-4  # of the angle; below it, the arc is replaced by its chord
 
 
 def slerp(a: Array, b: Array, weight: Array) -> Array:
-    """Goes along the arc from a to b, example by example.
+    """Spherical linear interpolation from a to b, per example.
 
         sin((1 - w) angle) / sin(angle) a + sin(w angle) / sin(angle) b
 
-    Vectors of one length keep it, and normal noise its amplitude, which a line between
-    them would not. Nearly parallel and nearly opposite ones are mixed linearly.
+    It preserves the norm of vectors of equal norm, and so the amplitude of normal
+    noise; linear interpolation does not. Nearly parallel or opposite vectors are
+    interpolated linearly.
 
     Args:
       a: [B, ...].
       b: [B, ...].
-      weight: [] or [B]; 0 is a and 1 is b, bit for bit.
+      weight: [] or [B]; 0 gives a and 1 gives b, bit for bit.
 
     Returns:
       [B, ...].
@@ -38,16 +38,16 @@ def slerp(a: Array, b: Array, weight: Array) -> Array:
     Source: Shoemake 1985; Song et al. 2021, appendix D.5, arXiv:2010.02502.
     """
 
-    def lengths(x: Array) -> Array:
+    def norms(x: Array) -> Array:
         axes = tuple(range(1, x.ndim))
         return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
 
     tiny = jnp.finfo(a.dtype).tiny
-    one, other = (x / jnp.maximum(lengths(x), tiny) for x in (a, b))
-    # Kahan's formula: arccos of the inner product has no digits for small angles.
-    angle = 2 * jnp.arctan2(lengths(one - other), lengths(one + other))
+    one, other = (x / jnp.maximum(norms(x), tiny) for x in (a, b))
+    # Kahan's formula: arccos of the inner product is inaccurate for small angles.
+    angle = 2 * jnp.arctan2(norms(one - other), norms(one + other))
     sine, weight = jnp.sin(angle), process.align(jnp.asarray(weight, a.dtype), a)
-    parallel = sine < NEARLY_PARALLEL
+    parallel = sine < MIN_SINE
     sine = jnp.where(parallel, 1.0, sine)
     of_a = jnp.where(parallel, 1 - weight, jnp.sin((1 - weight) * angle) / sine)
     of_b = jnp.where(parallel, weight, jnp.sin(weight * angle) / sine)
@@ -55,43 +55,43 @@ def slerp(a: Array, b: Array, weight: Array) -> Array:
 
 
 def encode(
-    denoise: Denoiser, schedule: Schedule, times: np.ndarray, x_0: Array
+    denoise: Denoiser, schedule: Schedule, timesteps: np.ndarray, x_0: Array
 ) -> Array:
-    """Finds the x_T from which ddim(0) draws x_0: DDIM's walk, upwards.
+    """Finds the x_T that ddim(0) maps to x_0, by DDIM inversion.
 
         x_t = alpha_t x_0_hat(x_s) + sigma_t eps_hat(x_s),  s < t
 
-    Clean data has no noise to predict: the first step takes x_0 itself, and the noise
-    that is seen in alpha_s x_0 at the first time. Walked back over the same times it
-    comes to x_0 up to O(1 / N).
+    Clean data contains no noise to predict: the first step uses x_0 itself, and the eps
+    predicted for alpha_s x_0 at the first time. Decoding over the same timesteps
+    returns x_0 up to O(1 / N).
 
     Args:
-      denoise: predicts x_0 alone.
-      schedule: log-SNR of time.
-      times: [N], falling, each in [1, T], those of the walk back.
+      denoise: predicts x_0, without self-conditioning.
+      schedule: log-SNR as a function of time.
+      timesteps: [N], decreasing, each in [1, T], as for decoding.
       x_0: [B, ...].
 
     Returns:
-      x_T, [B, ...], at times[0]; N calls of the denoiser.
+      x_T, [B, ...], at timesteps[0]; costs N network calls.
 
     Source: Song et al. 2021, equation 14 and section 5.4, arXiv:2010.02502.
     """
-    rising = jnp.asarray(times)[::-1]
+    increasing = jnp.asarray(timesteps)[::-1]
 
-    def step(x_s: Array, knot: tuple[Array, Array]) -> tuple[Array, None]:
-        s, t = knot
-        x_0_hat = denoise(x_s, s).astype(x_0.dtype)
+    def step(x_s: Array, ends: tuple[Array, Array]) -> tuple[Array, None]:
+        s, t = ends
+        x_0_hat = denoise(x_s, s, None).x_0.astype(x_0.dtype)
         eps = process.eps_from_x0(x_s, x_0_hat, schedule(s))
         clean = jnp.where(s == t, x_0, x_0_hat)
         return process.q_sample(clean, schedule(t), eps), None
 
-    x_1 = process.alpha(schedule(rising[0])) * x_0
-    knots = jnp.concatenate([rising[:1], rising[:-1]]), rising
-    return lax.scan(step, x_1, knots)[0]
+    x_1 = process.alpha(schedule(increasing[0])) * x_0
+    pairs = jnp.concatenate([increasing[:1], increasing[:-1]]), increasing
+    return lax.scan(step, x_1, pairs)[0]
 
 
 def _noise(keys: Array, x_0: Array) -> Array:
-    """The noise that a walk begins with: steps draw from fold_in(key, 1) on."""
+    """The initial noise; the steps draw from fold_in(key, 1) onwards."""
     return prng.normal(prng.fold_in(keys, 0), x_0.shape[1:])
 
 
@@ -99,59 +99,57 @@ def img2img(
     sampler: Sampler,
     denoise: Denoiser,
     schedule: Schedule,
-    times: np.ndarray,
+    timesteps: np.ndarray,
     x_0: Array,
     keys: Array,
     self_condition: bool = False,
 ) -> Array:
-    """Image to image: noises x_0 up to times[0], and walks back from there.
+    """Image to image (SDEdit): adds noise to x_0 up to timesteps[0], then denoises.
 
-    The later times[0], the less is left of x_0.
+    The larger timesteps[0], the less of x_0 remains.
 
     Args:
-      sampler: how to go from one time to the next.
-      denoise: as for sampling.sample.
-      schedule: log-SNR of time.
-      times: [N], falling, each in [1, T].
-      x_0: [B, ...], what to start from.
-      keys: [B], one an example.
-      self_condition: as for sampling.sample.
+      sampler, denoise, schedule: as in sampling.sample.
+      timesteps: [N], decreasing, each in [1, T].
+      x_0: [B, ...], the input.
+      keys: [B], one per example.
+      self_condition: as in sampling.sample.
 
     Returns:
       [B, ...].
 
     Source: Meng et al. 2022 (SDEdit), algorithm 1, arXiv:2108.01073.
     """
-    x_t = process.q_sample(x_0, schedule(jnp.asarray(times)[0]), _noise(keys, x_0))
-    options = {"self_condition": self_condition}
-    return sampling.sample(sampler, denoise, schedule, times, x_t, keys, **options)[0]
+    x_t = process.q_sample(x_0, schedule(jnp.asarray(timesteps)[0]), _noise(keys, x_0))
+    rest = timesteps, x_t, keys, 0, self_condition
+    return sampling.sample(sampler, denoise, schedule, *rest)[0]
 
 
 def interpolate(
     sampler: Sampler,
     denoise: Denoiser,
     schedule: Schedule,
-    times: np.ndarray,
+    timesteps: np.ndarray,
     x_0: Array,
     other: Array,
     weight: Array,
     keys: Array,
     self_condition: bool = False,
 ) -> Array:
-    """Mixes two pictures under noise, and walks back from there.
+    """Interpolates between two noised examples, then denoises.
 
-        x_t = (1 - w) q_sample(x_0, eps) + w q_sample(other, eps),  t = times[0]
+        x_t = (1 - w) q_sample(x_0, eps) + w q_sample(other, eps),  t = timesteps[0]
 
-    The noise is the same for both, so that this is the mixture of the clean pictures,
-    noised: it keeps its amplitude, and details of the mixture are drawn anew.
+    Both share the noise, so this equals adding noise to the interpolated clean data:
+    the noise keeps its amplitude, and details are sampled anew.
 
     Args:
-      sampler, denoise, schedule, times: as for `img2img`.
-      x_0: [B, ...], at weight 0.
-      other: [B, ...], at weight 1.
+      sampler, denoise, schedule, timesteps: as in `img2img`.
+      x_0: [B, ...], the result at weight 0.
+      other: [B, ...], the result at weight 1.
       weight: [] or [B].
-      keys: [B], one an example.
-      self_condition: as for sampling.sample.
+      keys: [B], one per example.
+      self_condition: as in sampling.sample.
 
     Returns:
       [B, ...].
@@ -160,19 +158,17 @@ def interpolate(
     """
     weight = process.align(weight, x_0)
     mixed = (1 - weight) * x_0 + weight * other
-    return img2img(sampler, denoise, schedule, times, mixed, keys, self_condition)
+    return img2img(sampler, denoise, schedule, timesteps, mixed, keys, self_condition)
 
 
 def known(denoise: Denoiser, x_0: Array, mask: Array) -> Denoiser:
-    """A denoiser that says what is known of x_0 where the mask is true."""
+    """A denoiser that predicts the known x_0 wherever the mask is true."""
 
-    def changed(x_t: Array, t: Array, *shown: Array) -> Any:
-        found = denoise(x_t, t, *shown)
-        if isinstance(found, tuple):
-            return jnp.where(mask, x_0, found[0]), found[1]
-        return jnp.where(mask, x_0, found)
+    def replaced(x_t: Array, t: Array, self_cond: Array | None) -> Denoised:
+        denoised = denoise(x_t, t, self_cond)
+        return denoised._replace(x_0=jnp.where(mask, x_0, denoised.x_0))
 
-    return changed
+    return replaced
 
 
 def inpainting(
@@ -181,21 +177,20 @@ def inpainting(
     mask: Array,
     num_resamplings: int,
 ) -> Sampler:
-    """A sampler that, after each step to s, puts in q(x_s | x_0) of what is known.
+    """A sampler that replaces the known part by q(x_s | x_0) after each step to s.
 
-    The unknown part was drawn beside another known part than it now has. Resampling
-    noises x_s back to t and repeats the step, so that the two come to agree.
+    The unknown part was drawn given a different known part. Resampling adds noise to
+    x_s, back to t, and repeats the step, which makes the two parts consistent.
 
     Args:
-      sampler: of the unknown part; each of its steps is taken num_resamplings times.
-      x_0: [B, ...], of which only the known part is looked at.
+      sampler: for the unknown part; each of its steps runs num_resamplings times.
+      x_0: [B, ...], of which only the known part is used.
       mask: bool, broadcastable to x_0; true where x_0 is known.
-      num_resamplings: 1 is mere replacement; 10 in the paper, which jumps back over ten
-        steps at once where this goes back over one.
+      num_resamplings: 1 is replacement without resampling; the paper uses 10, and jumps
+        back ten steps at a time where this jumps back one.
 
     Returns:
-      A sampler for walks of x_0's batch; it leaves predictions of x_0 as they are, see
-      `known`.
+      A sampler for x_0's batch. It does not change predictions of x_0, see `known`.
 
     Source: Lugmayr et al. 2022 (RePaint), algorithm 1, arXiv:2201.09865.
     """
@@ -205,10 +200,8 @@ def inpainting(
 
         def once(number, carry):
             _, x_s, _ = carry
-            mine = jax.vmap(
-                lambda key: jax.random.split(jax.random.fold_in(key, number), 3)
-            )
-            step_keys, known_keys, back_keys = mine(keys).T
+            split = jax.vmap(lambda key: jax.random.split(key, 3))
+            step_keys, known_keys, back_keys = split(prng.fold_in(keys, number)).T
             back = process.q_step(x_s, l_s, l_t, prng.normal(back_keys, x_t.shape[1:]))
             start = jnp.where(number == 0, x_t, back)
             new, x_s, x_0_hat = sampler.step(
@@ -228,7 +221,7 @@ def inpaint(
     sampler: Sampler,
     denoise: Denoiser,
     schedule: Schedule,
-    times: np.ndarray,
+    timesteps: np.ndarray,
     x_0: Array,
     mask: Array,
     keys: Array,
@@ -236,34 +229,35 @@ def inpaint(
     num_frames: int = 0,
     self_condition: bool = False,
 ) -> tuple[Array, Array]:
-    """Draws the unknown part of x_0 beside the known one.
+    """Samples the unknown part of x_0 given the known part.
 
-    Known entries come out bit for bit, in the frames too: all that a walk returns was
-    said by its denoiser, and that is told them (`known`). In samplers with one call a
-    step that changes nothing else: a step is entrywise in x_0_hat, and known entries of
-    x_s are replaced after it. A second call sees the known part already.
+    Known entries are returned bit for bit, in the frames too, because the denoiser
+    predicts them (`known`). For samplers with one call per step this has no other
+    effect: a step is elementwise in x_0_hat, and known entries of x_s are replaced
+    after it. A second call per step already sees the known part.
 
     Args:
-      sampler, denoise, schedule, times: as for sampling.sample.
+      sampler, denoise, schedule, timesteps: as in sampling.sample.
       x_0: [B, ...].
       mask: bool, broadcastable to x_0; true where x_0 is known.
-      keys: [B], one an example.
-      num_resamplings: see `inpainting`; N knots cost 1 + (N - 1) num_resamplings steps.
-      num_frames: as for sampling.sample.
-      self_condition: as for sampling.sample.
+      keys: [B], one per example.
+      num_resamplings: see `inpainting`; N timesteps cost 1 + (N - 1) num_resamplings
+        steps.
+      num_frames: as in sampling.sample.
+      self_condition: as in sampling.sample.
 
     Returns:
-      x_0 completed, [B, ...], and the frames, [B, num_frames, ...].
+      The completed x_0, [B, ...], and the frames, [B, num_frames, ...].
 
     Source: Lugmayr et al. 2022, algorithm 1, arXiv:2201.09865.
     """
     eps = _noise(keys, x_0)
-    noised = process.q_sample(x_0, schedule(jnp.asarray(times)[0]), eps)
+    noised = process.q_sample(x_0, schedule(jnp.asarray(timesteps)[0]), eps)
     return sampling.sample(
         inpainting(sampler, x_0, mask, num_resamplings),
         known(denoise, x_0, mask),
         schedule,
-        times,
+        timesteps,
         jnp.where(mask, noised, eps),
         keys,
         num_frames,

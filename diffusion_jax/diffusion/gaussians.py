@@ -1,4 +1,4 @@
-"""Diagonal normal distributions. Results are in nats, one value an entry."""
+"""Diagonal normal distributions. Results are in nats, elementwise."""
 
 import math
 
@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# 256 grey levels spread over [-1, 1]: half the distance between two of them, the
-# values beyond which a bin is open, and the least probability a bin is given.
+# 256 levels in [-1, 1]: half the distance between two neighbours, the values beyond
+# which a bin extends to infinity, and the smallest probability assigned to a bin.
 HALF_BIN = 1.0 / 255.0
 OPEN_END = 0.999
 MIN_PROBABILITY = 1e-12
 
-# The log-odds of the cumulative standard normal, nearly: SLOPE (x + CUBIC x^3).
+# The log-odds of the standard normal CDF, approximately: SLOPE (x + CUBIC x^3).
 LOGIT_SLOPE = 2 * math.sqrt(2 / math.pi)
 LOGIT_CUBIC = 0.044715
 
@@ -20,7 +20,7 @@ LOGIT_CUBIC = 0.044715
 def normal_kl(
     mean_1: Array, log_variance_1: Array, mean_2: Array, log_variance_2: Array
 ) -> Array:
-    """KL(N(mean_1, variance_1) || N(mean_2, variance_2)), by entry.
+    """KL(N(mean_1, variance_1) || N(mean_2, variance_2)), elementwise.
 
         1/2 (lv_2 - lv_1 + exp(lv_1 - lv_2) + (m_1 - m_2)^2 exp(-lv_2) - 1)
 
@@ -28,7 +28,7 @@ def normal_kl(
       mean_1, log_variance_1, mean_2, log_variance_2: broadcastable.
 
     Returns:
-      Nats, of the broadcast shape, at least 0.
+      Nats, the broadcast shape, at least 0.
 
     Source: Kingma and Welling 2014, appendix B, arXiv:1312.6114.
     """
@@ -38,7 +38,7 @@ def normal_kl(
 
 
 def normal_logit(x: Array) -> Array:
-    """Log-odds of the cumulative standard normal F, to 3e-4 in F: the authors' choice.
+    """Log-odds of the standard normal CDF F, accurate to 3e-4 in F (authors' choice).
 
         F(x) = sigmoid(u) = 1/2 (1 + tanh(u/2)),  u = 2 sqrt(2/pi) (x + 0.044715 x^3)
 
@@ -58,12 +58,12 @@ def discretized_log_likelihood(x: Array, mean: Array, log_variance: Array) -> Ar
       log_variance: broadcastable to x.
 
     Returns:
-      Nats, of x's shape, at most 0, at least log(1e-12).
+      Nats, x's shape, in [log(1e-12), 0].
 
     Source: Ho et al. 2020, equation 13, arXiv:2006.11239.
     """
-    # F(b) - F(a) has no digits left where the two are near each other, or near 1. In
-    # log-odds it is F(b) (1 - F(a)) (1 - exp(u(a) - u(b))), which keeps them all.
+    # F(b) - F(a) cancels if both are close to each other or to 1. In log-odds u it is
+    # F(b) (1 - F(a)) (1 - exp(u(a) - u(b))), which does not.
     scale = jnp.exp(-0.5 * log_variance)
     centre, half = (x - mean) * scale, HALF_BIN * scale
     cubic = LOGIT_CUBIC * (3 * jnp.square(centre) + jnp.square(half))
@@ -78,10 +78,10 @@ def discretized_log_likelihood(x: Array, mean: Array, log_variance: Array) -> Ar
 
 
 def sum_over_data(values: Array) -> Array:
-    """Sums [B, ...] over all but the batch: [B]."""
+    """Sums [B, ...] over all axes but the first: [B]."""
     return jax.vmap(jnp.sum)(values)
 
 
 def mean_over_data(values: Array) -> Array:
-    """Averages [B, ...] over all but the batch: [B]."""
+    """Averages [B, ...] over all axes but the first: [B]."""
     return jax.vmap(jnp.mean)(values)

@@ -1,4 +1,4 @@
-"""Langevin dynamics: walks that need nothing but the score, plain and annealed."""
+"""Langevin dynamics, which needs only the score: plain, annealed, as a corrector."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ def langevin_step(x: Array, score: Array, step_size: Array, noise: Array) -> Arr
 
         x + step_size score + sqrt(2 step_size) noise
 
-    As the step size goes to 0 and steps go on, x comes from the density with that
-    score; with a finite one, its variance is too large by about step_size / 2.
+    In the limit of many small steps x follows the density with that score; a finite
+    step size makes the variance too large by about step_size / 2.
 
     Args:
       x: [B, ...].
@@ -29,16 +29,15 @@ def langevin_step(x: Array, score: Array, step_size: Array, noise: Array) -> Arr
     return x + step_size * score + jnp.sqrt(2 * step_size) * noise
 
 
-def _corrected(keys, denoise, x_t, t, l_t, num_steps, snr):
-    """Langevin steps at time t; returns x_t and the last prediction of x_0."""
+def _correct(keys, denoise, x_t, t, l_t, num_steps, snr):
+    """Runs Langevin steps at time t; returns x_t and the last prediction of x_0."""
 
     def step(carry, number):
         x_t, _ = carry
-        x_0 = denoise(x_t, t)
+        x_0 = denoise(x_t, t).x_0
         score = process.score_from_eps(process.eps_from_x0(x_t, x_0, l_t), l_t)
         step_size = 2 * snr**2 * jax.nn.sigmoid(-l_t)
-        noise_keys = fold_in(keys, number)
-        noise = normal(noise_keys, x_t.shape[1:])
+        noise = normal(fold_in(keys, number), x_t.shape[1:])
         return (langevin_step(x_t, score, step_size, noise), x_0), None
 
     carry = (x_t, jnp.zeros_like(x_t))
@@ -46,49 +45,49 @@ def _corrected(keys, denoise, x_t, t, l_t, num_steps, snr):
 
 
 def predictor_corrector(num_corrections: int = 1, snr: float = 0.16) -> Sampler:
-    """An ancestral step (fixedsmall) to s, and Langevin steps there.
+    """An ancestral step (fixedsmall) to s, then Langevin steps at s.
 
-    A step costs 1 + num_corrections calls.
+    A step costs 1 + num_corrections network calls.
 
         step_size = 2 snr^2 sigma_s^2
 
-    Where the score is that of the noise alone, of length |z| / sigma, the step size is
-    that of the paper, 2 (snr |z| / |score|)^2; so fixed, it suits few dimensions too,
-    and an example does not depend on its batch.
+    This is the paper's 2 (snr |z| / |score|)^2 for a score of length |z| / sigma, that
+    of pure noise. A fixed value also works in few dimensions, and makes each example
+    independent of its batch.
 
     Args:
-      num_corrections: Langevin steps at every time.
-      snr: their signal-to-noise ratio.
+      num_corrections: Langevin steps at each time.
+      snr: signal-to-noise ratio of a Langevin step.
 
     Source: Song et al. 2021, algorithms 3 and 5, arXiv:2011.13456.
     """
 
     def step(state, keys, denoise, schedule, x_t, t, s):
         l_s, l_t = schedule(s), schedule(t)
-        x_0 = denoise(x_t, t)
+        x_0 = denoise(x_t, t).x_0
         mean = process.posterior_mean(x_0, x_t, l_s, l_t)
         keys = jax.vmap(jax.random.split)(keys)
         noise = normal(keys[:, 0], x_t.shape[1:])
         x_s = mean + jnp.sqrt(process.posterior_variance(l_s, l_t)) * noise
-        x_s, _ = _corrected(keys[:, 1], denoise, x_s, s, l_s, num_corrections, snr)
+        x_s, _ = _correct(keys[:, 1], denoise, x_s, s, l_s, num_corrections, snr)
         return state, x_s, x_0
 
     return Sampler(init=lambda x_t: (), step=step)
 
 
 def annealed(num_corrections: int = 3, snr: float = 0.3) -> Sampler:
-    """Langevin steps at t, then on to s with x_t / alpha as it is: no equation solved.
+    """Langevin steps at t, then on to s with x_t / alpha unchanged.
 
     Args:
-      num_corrections: Langevin steps, and calls, at every time.
-      snr: of a step; see `predictor_corrector`.
+      num_corrections: Langevin steps, and network calls, at each time.
+      snr: signal-to-noise ratio of a Langevin step, see `predictor_corrector`.
 
     Source: Song and Ermon 2019, algorithm 1, arXiv:1907.05600.
     """
 
     def step(state, keys, denoise, schedule, x_t, t, s):
         l_s, l_t = schedule(s), schedule(t)
-        x_t, x_0 = _corrected(keys, denoise, x_t, t, l_t, num_corrections, snr)
+        x_t, x_0 = _correct(keys, denoise, x_t, t, l_t, num_corrections, snr)
         return state, process.alpha(l_s) / process.alpha(l_t) * x_t, x_0
 
     return Sampler(init=lambda x_t: (), step=step, needs_signal=True)

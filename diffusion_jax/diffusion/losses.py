@@ -1,4 +1,4 @@
-"""Losses: one value an example, [B]; the caller takes the mean."""
+"""Losses: one value per example, [B]; the caller takes the mean."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,18 +9,19 @@ from jax import Array
 
 from diffusion_jax.diffusion import gaussians, process
 from diffusion_jax.diffusion.schedules import Schedule
+from diffusion_jax.lookup import lookup
 
 
 def simple(target: Array, output: Array) -> Array:
     """L_simple, the squared error of the network's output.
 
-        mean over the image of (target - output)^2
+        mean over the data of (target - output)^2
 
-    The mean, as in the authors' code, not the sum of equation 14: clipping at norm 1
-    and the losses that people quote belong to this scale.
+    The mean, as in the authors' code, not the sum of equation 14: gradient clipping at
+    norm 1 and published losses refer to this scale.
 
     Args:
-      target: [B, ...], what the network should have said; eps in the paper.
+      target: [B, ...], the regression target; eps in the paper.
       output: [B, ...].
 
     Returns:
@@ -31,22 +32,21 @@ def simple(target: Array, output: Array) -> Array:
     return gaussians.mean_over_data(jnp.square(target - output))
 
 
-def prior_term(x_0: Array, schedule: Schedule, num_timesteps: int) -> Array:
-    """L_T = KL(q(x_T | x_0) || N(0, I)), what is left of the data at T.
+def prior_term(x_0: Array, schedule: Schedule) -> Array:
+    """L_T = KL(q(x_T | x_0) || N(0, I)), the information about the data left at T.
 
     Args:
       x_0: [B, ...].
-      schedule: log-SNR of time.
-      num_timesteps: T.
+      schedule: log-SNR as a function of time.
 
     Returns:
-      Nats, [B], summed over the image.
+      Nats, [B], summed over the data.
 
     Source: Ho et al. 2020, equation 5, first term.
     """
-    logsnr = schedule(jnp.asarray(num_timesteps))
+    logsnr = schedule(schedule.num_timesteps)
     mean = process.alpha(logsnr) * x_0
-    # log sigma^2 = log1p(-alpha^2) keeps its digits where alpha is small.
+    # log sigma^2 = log1p(-alpha^2) is accurate for small alpha.
     log_variance = jnp.log1p(-jnp.square(process.alpha(logsnr)))
     return gaussians.sum_over_data(gaussians.normal_kl(mean, log_variance, 0.0, 0.0))
 
@@ -61,18 +61,18 @@ def transition_term(
 ) -> Array:
     """L_{t-1} = KL(q(x_s | x_t, x_0) || p(x_s | x_t)), s = t - 1 >= 1.
 
-    p is the posterior of the predicted x_0, with its own variance.
+    p has the posterior mean of the predicted x_0, and its own variance.
 
     Args:
       x_0: [B, ...].
-      x_t: [B, ...], drawn from q(x_t | x_0).
+      x_t: [B, ...], a sample of q(x_t | x_0).
       x_0_hat: [B, ...], predicted from x_t.
       logsnr_s: [] or [B].
       logsnr_t: [] or [B].
-      log_variance: [], [B] or of x_0's shape: of p(x_s | x_t).
+      log_variance: of p(x_s | x_t), [], [B] or x_0's shape.
 
     Returns:
-      Nats, [B], summed over the image.
+      Nats, [B], summed over the data.
 
     Source: Ho et al. 2020, equation 5, middle terms, and equation 8.
     """
@@ -89,15 +89,15 @@ def transition_term(
 
 
 def decoder_term(x_0: Array, x_0_hat: Array, log_variance: Array) -> Array:
-    """L_0 = -log p(x_0 | x_1), with p a normal integrated over each grey level.
+    """L_0 = -log p(x_0 | x_1), with p a normal integrated over each 8-bit level.
 
     Args:
       x_0: [B, ...], on 256 levels in [-1, 1].
-      x_0_hat: [B, ...], predicted from x_1; it is the mean of p(x_0 | x_1).
-      log_variance: [], [B] or of x_0's shape: of p(x_0 | x_1).
+      x_0_hat: [B, ...], predicted from x_1; the mean of p(x_0 | x_1).
+      log_variance: of p(x_0 | x_1), [], [B] or x_0's shape.
 
     Returns:
-      Nats, [B], summed over the image.
+      Nats, [B], summed over the data.
 
     Source: Ho et al. 2020, equation 13.
     """
@@ -108,31 +108,30 @@ def decoder_term(x_0: Array, x_0_hat: Array, log_variance: Array) -> Array:
 
 
 def reverse_log_variance(
-    variance: str, schedule: Schedule, t: Array, values: Array | None = None
+    variance: str, schedule: Schedule, t: Array, model_var_values: Array | None = None
 ) -> Array:
-    """Log-variance of p(x_{t-1} | x_t), for the bound.
+    """Log-variance of p(x_{t-1} | x_t), for the variational bound.
 
-    At t = 1 the fixed choices are beta-tilde_2, as in the authors' code: the
-    posterior's variance there is 0, and the decoder needs a width. The lower end of
-    the learned range is moved alike.
+    At t = 1 the fixed choices are beta-tilde_2, as in the authors' code: the posterior
+    variance is 0 there, but the decoder needs a positive one. The lower end of the
+    learned range is changed in the same way.
 
     Args:
-      variance: a name of process.VARIANCES or process.LEARNED_VARIANCES.
-      schedule: log-SNR of time, of at least two times.
-      t: integers in 1..T; any shape, [B] where the variance is learned.
-      values: [B, ...], what the network said of it; None where it is fixed.
+      variance: a name in process.VARIANCES or process.LEARNED_VARIANCES.
+      schedule: log-SNR as a function of time, T at least 2.
+      t: integers in 1..T, any shape; [B] for a learned variance.
+      model_var_values: [B, ...], the network's variance output; None for a fixed one.
 
     Returns:
-      Of t's shape, or of values' shape.
+      t's shape, or model_var_values' shape.
 
     Raises:
-      ValueError: the name is unknown.
+      ValueError: the variance is unknown.
 
     Source: Ho et al. 2020, section 3.2; Nichol and Dhariwal 2021, equation 15.
     """
     known = process.VARIANCES | process.LEARNED_VARIANCES
-    if variance not in known:
-        raise ValueError(f"Unknown variance {variance!r}. Known: {', '.join(known)}.")
+    lookup(known, variance, "diffusion.variance")
     later = jnp.maximum(t, 2)
 
     def fixed(name: str) -> Array:
@@ -142,12 +141,12 @@ def reverse_log_variance(
         )
         return jnp.log(jnp.where(t == 1, first, at_later))
 
-    if values is None:
+    if model_var_values is None:
         return fixed(variance)
     small = fixed("fixedsmall")
     large = jnp.log(process.step_variance(schedule(t - 1), schedule(t)))
-    ends = (process.align(end, values) for end in (small, large))
-    return process.LEARNED_VARIANCES[variance](values, *ends)
+    ends = (process.align(end, model_var_values) for end in (small, large))
+    return process.LEARNED_VARIANCES[variance](model_var_values, *ends)
 
 
 def vlb_term(
@@ -158,18 +157,18 @@ def vlb_term(
     schedule: Schedule,
     log_variance: Array,
 ) -> Array:
-    """The bound's term of time t: L_{t-1} where t > 1, L_0 where t = 1.
+    """The term of the variational bound at time t: L_{t-1} for t > 1, L_0 for t = 1.
 
     Args:
       x_0: [B, ...], on 256 levels in [-1, 1].
-      x_t: [B, ...], drawn from q(x_t | x_0).
+      x_t: [B, ...], a sample of q(x_t | x_0).
       x_0_hat: [B, ...], predicted from x_t.
       t: integers [B] in 1..T.
-      schedule: log-SNR of time.
-      log_variance: [B] or of x_0's shape: of p(x_{t-1} | x_t).
+      schedule: log-SNR as a function of time.
+      log_variance: of p(x_{t-1} | x_t), [B] or x_0's shape.
 
     Returns:
-      Nats, [B], summed over the image.
+      Nats, [B], summed over the data.
 
     Source: Ho et al. 2020, equation 5.
     """
@@ -182,19 +181,19 @@ def vlb_term(
 
 
 def continuous_weight(t: Array, schedule: Schedule) -> Array:
-    """Weight of an error of x_0 in the bound over real time, as T grows without end.
+    """Weight of the squared error of x_0 in the continuous-time bound (T -> infinity).
 
         -1/2 dlogsnr/dt SNR(t)
 
     The integral over t of weight times (x_0 - x_0_hat)^2 is the bound, in nats; it
-    depends on the schedule through the log-SNR at the ends alone.
+    depends on the schedule only through the log-SNR at both ends.
 
     Args:
       t: in [1, T], any shape.
-      schedule: log-SNR of time.
+      schedule: log-SNR as a function of time.
 
     Returns:
-      Of t's shape, a unit of time.
+      t's shape, per unit of time.
 
     Source: Kingma et al. 2021, equation 17, arXiv:2107.00630.
     """
@@ -204,7 +203,7 @@ def continuous_weight(t: Array, schedule: Schedule) -> Array:
 
 
 def min_snr_weight(logsnr: Array, gamma: float = 5.0) -> Array:
-    """Weight of an error of x_0 that stops growing near the data: min(SNR, gamma).
+    """Weight of the squared error of x_0, bounded near the data: min(SNR, gamma).
 
     Source: Hang et al. 2023, section 3.4, arXiv:2303.09556.
     """
@@ -212,7 +211,7 @@ def min_snr_weight(logsnr: Array, gamma: float = 5.0) -> Array:
 
 
 def edm_weight(logsnr: Array) -> Array:
-    """Weight of an error of x_0 that is 1 in units of EDM's network: 1 / c_out^2.
+    """Weight of the squared error of x_0 that gives EDM's output weight 1: 1 / c_out^2.
 
     Source: Karras et al. 2022, table 1, arXiv:2206.00364.
     """
@@ -220,17 +219,17 @@ def edm_weight(logsnr: Array) -> Array:
 
 
 class ModelOutput(NamedTuple):
-    """A noised example and what the network said of it: what a loss looks at.
+    """A noised example and the network's prediction for it: the input of a loss.
 
     Attributes:
       x_0: [B, ...].
-      x_t: [B, ...], drawn from q(x_t | x_0).
+      x_t: [B, ...], a sample of q(x_t | x_0).
       t: [B].
-      target: [B, ...], what the network should have said.
-      output: [B, ...], what it said.
-      x_0_hat: [B, ...], the x_0 that follows from the output.
+      target: [B, ...], the regression target of the output.
+      output: [B, ...], the network's output, without model_var_values.
+      x_0_hat: [B, ...], the x_0 that the output implies.
       gain: [B], |d x_0_hat / d output|.
-      values: [B, ...], what it said of the variance; None where that is fixed.
+      model_var_values: [B, ...], or None if the variance is fixed.
     """
 
     x_0: Array
@@ -240,82 +239,56 @@ class ModelOutput(NamedTuple):
     output: Array
     x_0_hat: Array
     gain: Array
-    values: Array | None
+    model_var_values: Array | None
 
 
-class Chain(NamedTuple):
-    """What a loss needs to know of the two chains.
+def weighted(p: ModelOutput, weight: Array) -> Array:
+    """Mean over the data of weight (x_0 - x_0_hat)^2, from the output's error.
 
-    Attributes:
-      schedule: log-SNR of time.
-      variance: of p(x_s | x_t), a name.
-    """
-
-    schedule: Schedule
-    variance: str
-
-
-def weighted(guess: ModelOutput, weight: Array) -> Array:
-    """Mean over the image of weight (x_0 - x_0_hat)^2, by way of the output's error.
-
-    So computed, nothing is divided by an alpha near 0.
+    Computed this way, nothing is divided by an alpha near 0.
 
     Args:
-      guess: what the network said.
-      weight: [B], of an error of x_0.
+      p: the network's prediction.
+      weight: [B], of the squared error of x_0.
 
     Returns:
       [B].
     """
-    return weight * jnp.square(guess.gain) * simple(guess.target, guess.output)
+    return weight * jnp.square(p.gain) * simple(p.target, p.output)
 
 
-def _bits(nats: Array, x_0: Array) -> Array:
-    return nats / (x_0[0].size * jnp.log(2.0))  # the authors' scale: bits/dim
+def _vlb(p: ModelOutput, schedule: Schedule, variance: str) -> Array:
+    log_variance = reverse_log_variance(variance, schedule, p.t, p.model_var_values)
+    nats = vlb_term(p.x_0, p.x_t, p.x_0_hat, p.t, schedule, log_variance)
+    return nats / (p.x_0[0].size * jnp.log(2.0))  # the authors' scale: bits/dim
 
 
-def _bound(guess: ModelOutput, chain: Chain) -> Array:
-    log_variance = reverse_log_variance(
-        chain.variance, chain.schedule, guess.t, guess.values
-    )
-    nats = vlb_term(
-        guess.x_0, guess.x_t, guess.x_0_hat, guess.t, chain.schedule, log_variance
-    )
-    return _bits(nats, guess.x_0)
-
-
-def _hybrid(guess: ModelOutput, chain: Chain) -> Array:
-    """L_simple + 0.001 L_bound, where the bound teaches the variance alone.
+def _hybrid(p: ModelOutput, schedule: Schedule, variance: str) -> Array:
+    """L_simple + 0.001 L_vlb, where L_vlb trains only the variance.
 
     Source: Nichol and Dhariwal 2021, equation 16, arXiv:2102.09672.
     """
-    frozen = guess._replace(x_0_hat=jax.lax.stop_gradient(guess.x_0_hat))
-    scale = HYBRID_WEIGHT * chain.schedule.num_timesteps
-    return simple(guess.target, guess.output) + scale * _bound(frozen, chain)
-
-
-def _continuous(guess: ModelOutput, chain: Chain) -> Array:
-    weight = continuous_weight(guess.t, chain.schedule)
-    return weighted(guess, weight) / jnp.log(2.0)
+    frozen = p._replace(x_0_hat=jax.lax.stop_gradient(p.x_0_hat))
+    vlb = _vlb(frozen, schedule, variance)
+    scale = HYBRID_WEIGHT * schedule.num_timesteps
+    return simple(p.target, p.output) + scale * vlb
 
 
 HYBRID_WEIGHT = 0.001
 
-# "bound" is in bits/dim of one time: the whole bound without its prior is T times its
-# mean. "continuous" alike, over the T - 1 units of real time. "simple" of the score has
-# a target that grows as 1/sigma: min_snr or edm suit it better.
-LOSSES: dict[str, Callable[[ModelOutput, Chain], Array]] = {
-    "simple": lambda guess, _: simple(guess.target, guess.output),
-    "bound": _bound,
+# (p, schedule, variance of p(x_s | x_t) by name) -> [B]. "vlb" is in bits/dim
+# per time: its mean times T is the bound without its prior. "continuous" likewise, over
+# T - 1 units of continuous time. "simple" of the score has a target that grows as
+# 1/sigma: prefer min_snr or edm.
+LOSSES: dict[str, Callable[[ModelOutput, Schedule, str], Array]] = {
+    "simple": lambda p, schedule, variance: simple(p.target, p.output),
+    "vlb": _vlb,
     "hybrid": _hybrid,
-    "continuous": _continuous,
-    "min_snr": lambda guess, chain: weighted(
-        guess, min_snr_weight(chain.schedule(guess.t))
+    "continuous": lambda p, schedule, variance: (
+        weighted(p, continuous_weight(p.t, schedule)) / jnp.log(2.0)
     ),
-    "edm": lambda guess, chain: weighted(guess, edm_weight(chain.schedule(guess.t))),
+    "min_snr": lambda p, schedule, variance: weighted(p, min_snr_weight(schedule(p.t))),
+    "edm": lambda p, schedule, variance: weighted(p, edm_weight(schedule(p.t))),
 }
 NEED_SIGNAL = ("continuous", "edm")  # at T
-LEARN_VARIANCE = (
-    "bound",
-    "hybrid",
-)  # those that can teach a variance; whole times alone
+LEARN_VARIANCE = ("vlb", "hybrid")  # can train a variance; discrete times only

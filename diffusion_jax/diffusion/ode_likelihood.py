@@ -1,6 +1,6 @@
-"""Likelihood by the probability-flow ODE: of the model itself, not a bound on it.
+"""Exact likelihood by the probability-flow ODE, in contrast to the variational bound.
 
-In log-SNR l the flow and its divergence are, for a denoiser x_0_hat,
+In log-SNR l the ODE and its divergence are, for a denoiser x_0_hat,
 
     dx/dl = alpha/2 (x_0_hat - alpha x),  div = alpha/2 (tr dx_0_hat/dx - alpha D)
 """
@@ -12,15 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from diffusion_jax import prng
 from diffusion_jax.diffusion import gaussians, process
-from diffusion_jax.diffusion.sampling import Denoiser
+from diffusion_jax.diffusion.denoiser import Denoiser
 from diffusion_jax.diffusion.schedules import Schedule
 
-LEVELS = 127.5  # grey levels in a unit of x_0
+LEVELS = 127.5  # 8-bit levels per unit of x_0
 
 
 def basis_probes(shape: tuple[int, ...]) -> Array:
-    """Probes of the exact trace: sqrt(D) times each of the D unit vectors.
+    """Probes for the exact trace: sqrt(D) times each of the D unit vectors.
 
     Returns:
       f32[D, 1, *shape].
@@ -30,7 +31,7 @@ def basis_probes(shape: tuple[int, ...]) -> Array:
 
 
 def random_probes(keys: Array, num_probes: int, shape: tuple[int, ...]) -> Array:
-    """Probes of Hutchinson's estimate: entries -1 or 1, an example's from its key.
+    """Probes for Hutchinson's estimator: entries -1 or 1, drawn per example.
 
     Returns:
       f32[num_probes, B, *shape].
@@ -45,23 +46,24 @@ def random_probes(keys: Array, num_probes: int, shape: tuple[int, ...]) -> Array
 
 
 def dequantize(keys: Array, x_0: Array) -> Array:
-    """Spreads each of the 256 levels in [-1, 1] evenly over its bin, 1/127.5 wide.
+    """Adds uniform noise over the bin of each of 256 levels in [-1, 1], 1/127.5 wide.
 
     Source: Theis et al. 2016, section 3.1, arXiv:1511.01844.
     """
-    draw = jax.vmap(lambda key: jax.random.uniform(key, x_0.shape[1:], x_0.dtype))
-    return x_0 + (draw(keys) - 0.5) / LEVELS
+    return x_0 + (prng.uniform(keys, x_0.shape[1:]) - 0.5) / LEVELS
 
 
-def _velocity(denoise: Denoiser, probes: Array, x: Array, t: Array, logsnr: Array):
-    """dx/dl and its divergence [B], with one linearisation for all the probes."""
-    x_0, push = jax.linearize(lambda x: denoise(x, t).astype(x.dtype), x)
+def _velocity(
+    denoise: Denoiser, probes: Array, x: Array, t: Array, logsnr: Array
+) -> tuple[Array, Array]:
+    """dx/dl and its divergence [B], with one linearisation for all probes."""
+    x_0, jvp = jax.linearize(lambda x: denoise(x, t, None).x_0.astype(x.dtype), x)
 
-    def along(probe: Array) -> Array:
+    def quadratic_form(probe: Array) -> Array:
         probe = jnp.broadcast_to(probe, x.shape).astype(x.dtype)
-        return gaussians.sum_over_data(probe * push(probe))
+        return gaussians.sum_over_data(probe * jvp(probe))
 
-    trace = jnp.mean(lax.map(along, probes), axis=0)
+    trace = jnp.mean(lax.map(quadratic_form, probes), axis=0)
     alpha, size = process.alpha(logsnr), math.prod(x.shape[1:])
     return alpha / 2 * (x_0 - alpha * x), alpha / 2 * (trace - alpha * size)
 
@@ -69,23 +71,23 @@ def _velocity(denoise: Denoiser, probes: Array, x: Array, t: Array, logsnr: Arra
 def log_likelihood(
     denoise: Denoiser,
     schedule: Schedule,
-    times: np.ndarray,
+    timesteps: np.ndarray,
     x_1: Array,
     probes: Array,
 ) -> Array:
-    """Log-density of data at the last of the times, by Heun's rule in log-SNR.
+    """Log-density of data at the last timestep, by Heun's method in log-SNR.
 
         log p(x_1) = log N(x_T; 0, I) + integral of div from l_1 to l_T
 
     Args:
-      denoise: predicts x_0 alone; smooth, so not clipped.
-      schedule: log-SNR of time, with signal left at times[0].
-      times: [N], falling; two calls of the denoiser for each of the N - 1 steps. The
-        density at times[0] is taken for N(0, I), as every sampler takes it.
-      x_1: [B, ...], at times[-1], where there is little noise.
-      probes: [k, B or 1, ...], whose mean of v v^T is, or is expected to be, the
-        identity: `basis_probes` make the trace exact, `random_probes` unbiased. They
-        are the same all along the way, so that the path is that of one ODE.
+      denoise: predicts x_0, without self-conditioning; differentiable, so without
+        thresholding.
+      schedule: log-SNR as a function of time, finite at timesteps[0].
+      timesteps: [N], decreasing; each of the N - 1 steps costs two network calls. The
+        density at timesteps[0] is assumed to be N(0, I), as in sampling.
+      x_1: [B, ...], at timesteps[-1], where there is little noise.
+      probes: [k, B or 1, ...], with E[v v^T] = I: `basis_probes` give the exact trace,
+        `random_probes` an unbiased estimate. The same probes are used at every step.
 
     Returns:
       Nats, [B], summed over the data.
@@ -93,27 +95,24 @@ def log_likelihood(
     Source: Song et al. 2021, equation 39, arXiv:2011.13456; Chen et al. 2018,
     theorem 1, arXiv:1806.07366.
     """
-    rising = jnp.asarray(times)[::-1]
+    increasing = jnp.asarray(timesteps)[::-1]
 
-    def velocity(x: Array, t: Array):
-        return _velocity(denoise, probes, x, t, schedule(t))
-
-    def step(carry, knot):
+    def step(carry, ends):
         x, integral = carry
-        s, t = knot
+        s, t = ends
         change = schedule(t) - schedule(s)
-        # Both slopes out of one piece of code, which is compiled once.
+        # A scan over both slopes, so that the network is compiled once.
         start = (x, (jnp.zeros_like(x), jnp.zeros_like(integral)))
 
         def slope(carry, time):
             at, (total, total_div) = carry
-            v, div = velocity(at, time)
+            v, div = _velocity(denoise, probes, at, time, schedule(time))
             return (x + change * v, (total + v / 2, total_div + div / 2)), None
 
         (_, (mean, mean_div)), _ = lax.scan(slope, start, jnp.stack([s, t]))
         return (x + change * mean, integral + change * mean_div), None
 
     carry = (x_1, jnp.zeros(x_1.shape[0], x_1.dtype))
-    (x_T, integral), _ = lax.scan(step, carry, (rising[:-1], rising[1:]))
+    (x_T, integral), _ = lax.scan(step, carry, (increasing[:-1], increasing[1:]))
     log_prior = -0.5 * (jnp.square(x_T) + math.log(2 * math.pi))
     return gaussians.sum_over_data(log_prior) + integral

@@ -1,8 +1,8 @@
-"""The forward process, its posterior, and what a network may predict.
+"""The forward process, its posterior, and the parametrisations of a network's output.
 
-Every function takes log-SNRs: scalars, or one an example ([B]), beside images
-[B, ...]. From a time t to any earlier s, and with alpha^2 = sigmoid(logsnr) and
-sigma^2 = sigmoid(-logsnr), one set of formulas serves every stride.
+Every function takes log-SNRs, scalar or one per example ([B]), and data [B, ...] of any
+rank. With alpha^2 = sigmoid(logsnr) and sigma^2 = sigmoid(-logsnr), the same formulas
+hold from a time t to any earlier s.
 """
 
 from collections.abc import Callable
@@ -51,9 +51,9 @@ def q_sample(x_0: Array, logsnr: Array, eps: Array) -> Array:
 
 
 def q_step(x_s: Array, logsnr_s: Array, logsnr_t: Array, eps: Array) -> Array:
-    """Draws from q(x_t | x_s), one step of the forward chain when s = t - 1.
+    """Draws from q(x_t | x_s), one step of the forward chain if s = t - 1.
 
-        x_t = alpha_t/alpha_s x_s + sqrt(beta) eps,  beta as in `step_variance`
+        x_t = alpha_t/alpha_s x_s + sqrt(beta) eps,  beta from `step_variance`
 
     Args:
       x_s: [B, ...], data at the earlier time s.
@@ -71,7 +71,7 @@ def q_step(x_s: Array, logsnr_s: Array, logsnr_t: Array, eps: Array) -> Array:
 
 
 def signal_gain(logsnr_s: Array, logsnr_t: Array) -> Array:
-    """How much of the log-SNR's change is new signal, c = 1 - SNR_t / SNR_s.
+    """The relative gain in SNR from t to s, c = 1 - SNR_t / SNR_s.
 
     Source: Kingma et al. 2021, equation 33 (their -expm1), arXiv:2107.00630.
     """
@@ -79,7 +79,7 @@ def signal_gain(logsnr_s: Array, logsnr_t: Array) -> Array:
 
 
 def step_variance(logsnr_s: Array, logsnr_t: Array) -> Array:
-    """Variance of q(x_t | x_s): beta_t when s = t - 1 (fixedlarge).
+    """Variance of q(x_t | x_s): beta_t if s = t - 1 (fixedlarge).
 
         1 - alpha_bar_t / alpha_bar_s = c sigma_t^2
 
@@ -89,7 +89,7 @@ def step_variance(logsnr_s: Array, logsnr_t: Array) -> Array:
 
 
 def posterior_variance(logsnr_s: Array, logsnr_t: Array) -> Array:
-    """Variance of q(x_s | x_t, x_0): beta-tilde_t when s = t - 1 (fixedsmall).
+    """Variance of q(x_s | x_t, x_0): beta-tilde_t if s = t - 1 (fixedsmall).
 
         c sigma_s^2
 
@@ -103,15 +103,14 @@ def posterior_coefficients(logsnr_s: Array, logsnr_t: Array) -> tuple[Array, Arr
 
         c alpha_s  and  exp((logsnr_t - logsnr_s) / 2) sigma_s / sigma_t
 
-    Written so that pure data (logsnr_s = inf) and pure noise (logsnr_t = -inf) are
-    finite.
+    Finite for clean data (logsnr_s = inf) and pure noise (logsnr_t = -inf).
 
     Args:
       logsnr_s: any shape, at the earlier time s.
-      logsnr_t: of that shape, smaller.
+      logsnr_t: the same shape, smaller.
 
     Returns:
-      The two weights, of that shape.
+      The two weights, the same shape.
 
     Source: Ho et al. 2020, equation 7.
     """
@@ -123,7 +122,7 @@ def posterior_mean(x_0: Array, x_t: Array, logsnr_s: Array, logsnr_t: Array) -> 
     """Mean of q(x_s | x_t, x_0) for any s < t.
 
     Args:
-      x_0: [B, ...], clean data or its prediction.
+      x_0: [B, ...], clean or predicted.
       x_t: [B, ...].
       logsnr_s: [] or [B].
       logsnr_t: [] or [B], smaller.
@@ -174,7 +173,7 @@ def x0_from_mu(x_t: Array, mu: Array, logsnr_s: Array, logsnr_t: Array) -> Array
 
 
 def score_from_eps(eps: Array, logsnr: Array) -> Array:
-    """The score, grad log q(x_t), from the noise: -eps / sigma.
+    """The score, grad log q(x_t | x_0), from the noise: -eps / sigma.
 
     Source: Song et al. 2021, section 3.3, arXiv:2011.13456; Vincent 2011.
     """
@@ -198,8 +197,8 @@ def preconditioning(
         c_skip = d^2 / (level^2 + d^2),  c_out = level d / sqrt(level^2 + d^2),
         c_in = 1 / sqrt(level^2 + d^2),  d = sigma_data
 
-    They are for x_t / alpha, which is the data with noise of that level. With
-    sigma_data = 1 the network's output is -v.
+    They apply to x_t / alpha, data with noise of that level. With sigma_data = 1 the
+    network's output is -v.
 
     Source: Karras et al. 2022, table 1, arXiv:2206.00364.
     """
@@ -223,15 +222,15 @@ def x0_from_edm(x_t: Array, output: Array, logsnr: Array) -> Array:
 
 
 class Prediction(NamedTuple):
-    """What a network is asked for: the target in training, and the way back to x_0.
+    """A parametrisation of the network: its target, and the inverse that gives x_0.
 
     Attributes:
       target: (x_0, eps, x_t, logsnr_s, logsnr_t) -> [B, ...], with s = t - 1.
       to_x0: (x_t, output, logsnr_s, logsnr_t) -> x_0, [B, ...].
       gain: (logsnr_s, logsnr_t) -> |d x_0 / d output|.
-      input_scale: logsnr_t -> factor on x_t before the network sees it.
-      needs_signal: whether x_0 cannot be told from pure noise, logsnr = -inf.
-      discrete_time: whether it speaks of s = t - 1, and so of whole times alone.
+      input_scale: logsnr_t -> factor on x_t at the network's input.
+      needs_signal: whether to_x0 is undefined for pure noise, logsnr = -inf.
+      discrete_time: whether it refers to s = t - 1, so that t must be an integer.
     """
 
     target: Callable[[Array, Array, Array, Array, Array], Array]
@@ -242,9 +241,9 @@ class Prediction(NamedTuple):
     discrete_time: bool = False
 
 
-# What Ho et al. 2020 found on CIFAR-10 (section 3.2 and table 2): eps with L_simple
-# draws best; mu is as good only under the true bound, and unstable as a plain squared
-# error; x0 drew worse early on.
+# Ho et al. 2020 on CIFAR-10 (section 3.2 and table 2): eps with L_simple gives the best
+# samples; mu works only with the true bound and is unstable with a plain squared error;
+# x0 gave worse samples early in their experiments.
 PREDICTIONS: dict[str, Prediction] = {
     "eps": Prediction(
         target=lambda x_0, eps, x_t, l_s, l_t: eps,
@@ -283,32 +282,32 @@ PREDICTIONS: dict[str, Prediction] = {
     ),
 }
 
-# Variance of p(x_s | x_t) by name, from (logsnr_s, logsnr_t).
+# (logsnr_s, logsnr_t) -> variance of p(x_s | x_t).
 VARIANCES: dict[str, Callable[[Array, Array], Array]] = {
     "fixedsmall": posterior_variance,
     "fixedlarge": step_variance,
 }
 
 
-def learned_range(values: Array, log_small: Array, log_large: Array) -> Array:
-    """Log-variance between the two fixed ones, as the network's second half says.
+def learned_range(model_var_values: Array, log_small: Array, log_large: Array) -> Array:
+    """Log-variance interpolated between the two fixed ones.
 
-        f log beta + (1 - f) log beta-tilde,  f = (values + 1) / 2
+        f log beta + (1 - f) log beta-tilde,  f = (model_var_values + 1) / 2
 
     Args:
-      values: [B, ...], about -1..1, not bounded.
-      log_small: log of the posterior's variance, broadcastable.
+      model_var_values: [B, ...], roughly in [-1, 1], not bounded.
+      log_small: log of the posterior variance, broadcastable.
       log_large: log of the forward step's variance, broadcastable.
 
     Source: Nichol and Dhariwal 2021, equation 15, arXiv:2102.09672.
     """
-    fraction = (values + 1) / 2
+    fraction = (model_var_values + 1) / 2
     return fraction * log_large + (1 - fraction) * log_small
 
 
-# Log-variance where the network says it in a second half of its channels, from
-# (values, log of the posterior's variance, log of the forward step's).
+# (model_var_values, log posterior variance, log forward step variance) -> log-variance,
+# for a network that outputs model_var_values in the second half of its channels.
 LEARNED_VARIANCES: dict[str, Callable[[Array, Array, Array], Array]] = {
-    "learned": lambda values, log_small, log_large: values,
+    "learned": lambda model_var_values, log_small, log_large: model_var_values,
     "learned_range": learned_range,
 }

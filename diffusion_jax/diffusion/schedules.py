@@ -1,8 +1,8 @@
-"""Noise schedules: log-SNR as a function of time, out of a table or a curve.
+"""Noise schedules: log-SNR as a function of time, from a table or a formula.
 
-Time runs 0..T, and 0 is clean data; between whole times a schedule is defined from 1
-on. A table of T betas holds beta_t at index t - 1 and is float64 on the host, until
-`from_betas` makes the functions that run on the device.
+Time runs 0..T, and 0 is clean data; at non-integer times a schedule is defined from 1
+on. A table of T betas holds beta_t at index t - 1, in float64 on the host; `from_betas`
+turns it into functions that run on the device.
 """
 
 import dataclasses
@@ -15,18 +15,20 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion_jax.lookup import lookup
+
 BETA_FIRST = 1e-4
 BETA_LAST = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How much noise there is at a time: called with t it returns log-SNR.
+    """The noise level at each time: schedule(t) is the log-SNR.
 
     Attributes:
-      logsnr: time, 0 or in [1, T], integer or real, any shape -> log-SNR, falling from
-        +inf at 0, of that shape.
-      time: its inverse: log-SNR -> real time; what lies outside goes to the nearest
+      logsnr: time, 0 or in [1, T], integer or float, any shape -> log-SNR of the same
+        shape, decreasing from +inf at 0.
+      time: its inverse, log-SNR -> float time; values out of range map to the nearest
         time with a finite log-SNR, +inf to 0, and -inf to T.
       num_timesteps: T.
     """
@@ -43,7 +45,7 @@ class Schedule:
 def linear(
     num_timesteps: int, first: float = BETA_FIRST, last: float = BETA_LAST
 ) -> np.ndarray:
-    """Variances that grow linearly.
+    """Linearly increasing variances.
 
         beta_t = first + (last - first) (t - 1) / (T - 1)
 
@@ -63,7 +65,7 @@ def linear(
 def quad(
     num_timesteps: int, first: float = BETA_FIRST, last: float = BETA_LAST
 ) -> np.ndarray:
-    """Variances whose square roots grow linearly: f64[T].
+    """Variances whose square roots increase linearly: f64[T].
 
     Source: the authors' code for Ho et al. 2020.
     """
@@ -71,7 +73,7 @@ def quad(
 
 
 def const(num_timesteps: int, last: float = BETA_LAST) -> np.ndarray:
-    """The same variance at all times: f64[T].
+    """A constant variance: f64[T].
 
     Source: the authors' code for Ho et al. 2020.
     """
@@ -92,7 +94,7 @@ def warmup(
     first: float = BETA_FIRST,
     last: float = BETA_LAST,
 ) -> np.ndarray:
-    """Linear over the first fraction of the times, then constant: f64[T].
+    """Linear over the first fraction of times, then constant: f64[T].
 
     Source: the authors' code for Ho et al. 2020 (warmup10 and warmup50).
     """
@@ -112,8 +114,8 @@ def cosine(
 
     Args:
       num_timesteps: T.
-      offset: s, which keeps beta_1 from vanishing.
-      max_beta: the cap that keeps the last beta below 1.
+      offset: s, which prevents a vanishing beta_1.
+      max_beta: an upper limit, which keeps the last beta below 1.
 
     Returns:
       f64[T].
@@ -126,7 +128,7 @@ def cosine(
 
 
 def alpha_bar(betas: np.ndarray) -> np.ndarray:
-    """The share of the signal's variance that is left.
+    """The fraction of the signal's variance that remains.
 
         alpha_bar_t = prod_{s <= t} (1 - beta_s)
 
@@ -141,18 +143,18 @@ def alpha_bar(betas: np.ndarray) -> np.ndarray:
     return np.cumprod(1.0 - np.asarray(betas, np.float64))
 
 
-def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
-    """Stretches a table so that nothing of the signal is left at T.
+def rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
+    """Rescales a table so that no signal is left at T.
 
         sqrt(alpha_bar) <- (sqrt(alpha_bar) - a_T) a_1 / (a_1 - a_T)
 
-    with a_1 and a_T the first and the last of the old sqrt(alpha_bar).
+    with a_1 and a_T the first and the last of the original sqrt(alpha_bar).
 
     Args:
       betas: [T], T at least 2.
 
     Returns:
-      f64[T] with the old first beta; the last one is 1.
+      f64[T] with the original first beta; the last one is 1.
 
     Source: Lin et al. 2024, algorithm 1, arXiv:2305.08891.
     """
@@ -163,18 +165,18 @@ def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
 
 
 def from_betas(betas: np.ndarray) -> Schedule:
-    """Turns a table of variances into a log-SNR of time.
+    """Turns a table of variances into log-SNR as a function of time.
 
         logsnr(t) = log(alpha_bar_t / (1 - alpha_bar_t)),  logsnr(0) = +inf
 
-    and a straight line between whole times. A last beta of 1 is pure noise at T:
+    and linear between integer times. A last beta of 1 gives pure noise at T:
     logsnr(T) = -inf.
 
     Args:
       betas: [T], each in (0, 1), the last one in (0, 1]; host float64, outside jit.
 
     Raises:
-      ValueError: betas is not a table, or a beta lies outside its range.
+      ValueError: betas is not a table, or a beta is out of range.
 
     Source: Kingma et al. 2021, section 3.1, arXiv:2107.00630.
     """
@@ -190,15 +192,15 @@ def from_betas(betas: np.ndarray) -> Schedule:
             f"(beta_{betas.size}) may be 1."
         )
     remaining = alpha_bar(betas)
-    with np.errstate(divide="ignore"):  # log(0) = -inf is meant
+    with np.errstate(divide="ignore"):  # log(0) = -inf is intended
         table = np.append(np.inf, np.log(remaining) - np.log1p(-remaining))
-    whole = np.flatnonzero(np.isfinite(table))
+    finite = np.flatnonzero(np.isfinite(table))
 
     def logsnr(t: ArrayLike) -> Array:
         t, values = jnp.asarray(t), jnp.asarray(table, jnp.result_type(float))
         if jnp.issubdtype(t.dtype, jnp.integer):
             return values[t]
-        # The piece that begins at t, or ends there where t is T: a slope everywhere.
+        # The segment that starts at t, or the last one at T: a slope at every t.
         below = jnp.clip(jnp.floor(t).astype(jnp.int32), 1, max(betas.size - 1, 1))
         at, after = values[below], values[jnp.minimum(below + 1, betas.size)]
         slope = jnp.where((t == below) & jnp.isneginf(after), 0.0, after - at)
@@ -206,8 +208,8 @@ def from_betas(betas: np.ndarray) -> Schedule:
 
     def time(logsnr: ArrayLike) -> Array:
         logsnr, dtype = jnp.asarray(logsnr), jnp.result_type(float)
-        levels, times = (jnp.asarray(x, dtype) for x in (-table[whole], whole))
-        t = jnp.interp(-logsnr, levels, times) if whole.size else betas.size
+        levels, times = (jnp.asarray(x, dtype) for x in (-table[finite], finite))
+        t = jnp.interp(-logsnr, levels, times) if finite.size else betas.size
         t = jnp.where(jnp.isneginf(logsnr), betas.size, t)
         return jnp.where(jnp.isposinf(logsnr), 0, t).astype(dtype)
 
@@ -217,7 +219,7 @@ def from_betas(betas: np.ndarray) -> Schedule:
 def _curve(
     logsnr: Callable[[Array], Array], time: Callable[[Array], Array], num_timesteps: int
 ) -> Schedule:
-    """A schedule out of formulas that hold for times in [1, T]."""
+    """Builds a schedule from formulas that hold for times in [1, T]."""
 
     def logsnr_from_0(t: ArrayLike) -> Array:
         t = jnp.asarray(t, jnp.result_type(float))
@@ -238,34 +240,34 @@ def sigmoid(
     start: float = -3.0,
     end: float = 3.0,
     tau: float = 1.0,
-    floor: float = 1e-9,
+    min_alpha_bar: float = 1e-9,
 ) -> Schedule:
-    """A curve whose alpha_bar is a falling sigmoid, stretched to run from 1 to 0.
+    """alpha_bar is a decreasing sigmoid, rescaled to run from 1 to 0.
 
         alpha_bar = (S(end) - S(x)) / (S(end) - S(start)),  S(x) = sigmoid(x / tau),
-        x = start + (end - start) t/T, and at least `floor`
+        x = start + (end - start) t/T, and at least `min_alpha_bar`
 
     Args:
       num_timesteps: T.
-      image_size: not used.
-      start: where on the sigmoid time 0 lies.
-      end: where T lies.
-      tau: its width.
-      floor: of alpha_bar, reached at T alone.
+      image_size: unused.
+      start: the sigmoid's argument at time 0.
+      end: the sigmoid's argument at T.
+      tau: the sigmoid's width.
+      min_alpha_bar: reached only at T.
 
     Source: Chen 2023, algorithm 1 (sigmoid_schedule), arXiv:2301.10972.
     """
-    # S(a) - S(b) = sinh((a - b) / 2 tau) / (2 cosh(a / 2 tau) cosh(b / 2 tau)): a
-    # quotient of such differences keeps its digits at both ends.
+    # S(a) - S(b) = sinh((a - b) / 2 tau) / (2 cosh(a / 2 tau) cosh(b / 2 tau)): a ratio
+    # of such differences is accurate at both ends.
     half = (end - start) / (2 * tau)
     shift = math.log(math.cosh(start / (2 * tau)) / math.cosh(end / (2 * tau)))
-    least = math.log(floor) - math.log1p(-floor)
+    min_logsnr = math.log(min_alpha_bar) - math.log1p(-min_alpha_bar)
 
     def logsnr(t: Array) -> Array:
         left = jnp.sinh(half * (num_timesteps - t) / num_timesteps)
-        left = jnp.maximum(left, jnp.finfo(left.dtype).tiny)  # 0 at T has no slope
+        left = jnp.maximum(left, jnp.finfo(left.dtype).tiny)  # log(0) has no slope
         gone = jnp.sinh(half * t / num_timesteps)
-        return jnp.maximum(jnp.log(left) - jnp.log(gone) + shift, least)
+        return jnp.maximum(jnp.log(left) - jnp.log(gone) + shift, min_logsnr)
 
     def time(l_t: Array) -> Array:
         cosh_of_half, sinh_of_half = math.cosh(half), math.sinh(half)
@@ -276,35 +278,35 @@ def sigmoid(
 
 
 def shifted_cosine(
-    num_timesteps: int, image_size: int, base_size: int = 64, least: float = -15.0
+    num_timesteps: int, image_size: int, base_size: int = 64, min_logsnr: float = -15.0
 ) -> Schedule:
-    """The cosine curve without an offset, moved by resolution.
+    """The cosine curve without an offset, shifted according to resolution.
 
         logsnr = -2 log tan(angle) + 2 log(base_size / image_size)
 
-    with angle = t/T arctan(exp(-least / 2)). A larger picture shows more of its signal
-    through the same noise; the shift keeps what its coarse version shows.
+    with angle = t/T arctan(exp(-min_logsnr / 2)). At equal noise a larger image reveals
+    more of its signal; the shift keeps the SNR of its low-resolution version constant.
 
     Args:
       num_timesteps: T.
-      image_size: side of the picture in pixels.
-      base_size: side at which nothing is moved.
-      least: log-SNR at T before it is moved.
+      image_size: see `make`.
+      base_size: the image_size that needs no shift.
+      min_logsnr: log-SNR at T before the shift.
 
     Source: Hoogeboom et al. 2023, section 3.1, arXiv:2301.11093; their angle at time 0
-    is not quite 0, here 0 is clean data.
+    is slightly above 0, here time 0 is clean data.
     """
     shift = 2 * math.log(base_size / image_size)
-    rest = math.atan(math.exp(least / 2))
-    whole = math.pi / 2 - rest
+    rest = math.atan(math.exp(min_logsnr / 2))
+    max_angle = math.pi / 2 - rest
 
     def logsnr(t: Array) -> Array:
         u, left = t / num_timesteps, (num_timesteps - t) / num_timesteps
-        cos = jnp.sin(left * whole + rest)  # sin of pi/2 - angle: exact near 0
-        return 2 * (jnp.log(cos) - jnp.log(jnp.sin(u * whole))) + shift
+        cos = jnp.sin(left * max_angle + rest)  # = cos(angle), accurate near 0
+        return 2 * (jnp.log(cos) - jnp.log(jnp.sin(u * max_angle))) + shift
 
     def time(l_t: Array) -> Array:
-        return jnp.arctan(jnp.exp(-0.5 * (l_t - shift))) / whole * num_timesteps
+        return jnp.arctan(jnp.exp(-0.5 * (l_t - shift))) / max_angle * num_timesteps
 
     return _curve(logsnr, time, num_timesteps)
 
@@ -316,17 +318,17 @@ def edm(
     sigma_max: float = 80.0,
     rho: float = 7.0,
 ) -> Schedule:
-    """EDM's noise levels, as ratios of noise to signal: times 1..T are Karras' knots.
+    """EDM's noise levels sigma / alpha: times 1..T are the steps of Karras et al.
 
         logsnr = -2 log level,
-        level(t)^(1/rho) runs evenly from sigma_min at 1 to sigma_max at T
+        level(t)^(1/rho) is linear from sigma_min at 1 to sigma_max at T
 
     Args:
       num_timesteps: T, at least 2.
-      image_size: not used.
-      sigma_min: noise over signal at time 1.
-      sigma_max: noise over signal at T.
-      rho: how much closer levels lie near the data.
+      image_size: unused.
+      sigma_min: the level at time 1.
+      sigma_max: the level at T.
+      rho: larger values put more levels near the data.
 
     Source: Karras et al. 2022, equation 5, arXiv:2206.00364.
     """
@@ -345,36 +347,36 @@ def edm(
 def make(
     name: str, num_timesteps: int, image_size: int = 64, zero_terminal_snr: bool = False
 ) -> Schedule:
-    """Builds the schedule of that name with T = num_timesteps.
+    """Builds a schedule by name, with T = num_timesteps.
 
     Args:
-      name: of SCHEDULES (tables) or CURVES.
+      name: a name in SCHEDULES (tables) or CURVES (formulas).
       num_timesteps: T.
-      image_size: side of the pictures; some curves depend on it.
-      zero_terminal_snr: whether to stretch a table to pure noise at T.
+      image_size: the image's side in pixels, which shifted_cosine depends on; for
+        non-square images the geometric mean of height and width, for other data the
+        default of 64, which means no shift.
+      zero_terminal_snr: whether to rescale a table to pure noise at T.
 
     Raises:
-      ValueError: the name is unknown, there are too few times, or a curve was to be
-        stretched.
+      ValueError: the name is unknown, T is too small, or a curve cannot be rescaled.
     """
-    if name not in SCHEDULES | CURVES:
+    row = lookup(SCHEDULES | CURVES, name, "diffusion.schedule")
+    minimum = 2 if zero_terminal_snr or name in CURVES else 1
+    if num_timesteps < minimum:
         raise ValueError(
-            f"Unknown schedule {name!r}. Known ones: {', '.join(SCHEDULES | CURVES)}."
-        )
-    least = 2 if zero_terminal_snr or name in CURVES else 1
-    if num_timesteps < least:
-        raise ValueError(
-            f"num_timesteps must be at least {least}, not {num_timesteps}."
+            f"diffusion.num_timesteps must be at least {minimum}, not {num_timesteps}."
         )
     if name in SCHEDULES:
-        betas = SCHEDULES[name](num_timesteps)
-        return from_betas(zero_terminal_snr(betas) if zero_terminal_snr else betas)
+        betas = row(num_timesteps)
+        return from_betas(
+            rescale_zero_terminal_snr(betas) if zero_terminal_snr else betas
+        )
     if zero_terminal_snr:
         raise ValueError(
-            f"zero_terminal_snr stretches a table of betas, and {name!r} is a curve. "
-            f"Tables: {', '.join(SCHEDULES)}."
+            "diffusion.zero_terminal_snr rescales a table of betas, but "
+            f"diffusion.schedule {name!r} is a curve: use {', '.join(SCHEDULES)}."
         )
-    return CURVES[name](num_timesteps, image_size)
+    return row(num_timesteps, image_size)
 
 
 # Tables: T -> betas f64[T].
@@ -388,7 +390,7 @@ SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
     "cosine": cosine,
 }
 
-# Curves: (T, side of the pictures) -> schedule.
+# Curves: (T, image_size) -> schedule.
 CURVES: dict[str, Callable[[int, int], Schedule]] = {
     "sigmoid": sigmoid,
     "shifted_cosine": shifted_cosine,

@@ -7,12 +7,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion_jax import prng
 from diffusion_jax.diffusion.schedules import Schedule
 from diffusion_jax.prng import example_keys
 
+HISTORY = 10  # losses kept per time
+UNIFORM_SHARE = 0.001
+
 
 def uniform(keys: Array, num_timesteps: int) -> Array:
-    """t ~ Uniform{1, ..., T}, one for each of the keys [B]: i32[B].
+    """t ~ Uniform{1, ..., T}, one per key: [B] -> i32[B].
 
     Source: Ho et al. 2020, algorithm 1, line 3, arXiv:2006.11239.
     """
@@ -20,12 +24,12 @@ def uniform(keys: Array, num_timesteps: int) -> Array:
 
 
 def antithetic(key: Array, index: Array, num_timesteps: int) -> Array:
-    """Uniform times in pairs that mirror each other: examples 2k and 2k + 1.
+    """Uniform times in mirrored pairs: examples 2k and 2k + 1.
 
         t_{2k} = t,  t_{2k+1} = T + 1 - t
 
     Args:
-      key: of the step.
+      key: the step's key.
       index: i32[B], global indices.
       num_timesteps: T.
 
@@ -39,44 +43,40 @@ def antithetic(key: Array, index: Array, num_timesteps: int) -> Array:
 
 
 class TimestepSampler(NamedTuple):
-    """How training draws its times, as a triple of pure functions.
+    """How training draws its times, as three pure functions.
 
     Attributes:
-      init: T -> memory, what it has to keep.
-      draw: (key, index i32[B], schedule, memory) -> (t [B], weight f32[B]); the loss
+      init: T -> state, () if there is none.
+      sample: (key, index i32[B], schedule, state) -> (t [B], weight f32[B]); the loss
         of an example is multiplied by its weight.
-      remember: (memory, t [B], loss [B]) -> memory, after a step, of all examples.
-      whole: whether times are whole numbers.
+      update: (state, t [B], loss [B]) -> state, after each step, with the whole batch.
+      discrete: whether times are integers.
     """
 
     init: Callable[[int], Any]
-    draw: Callable[[Array, Array, Schedule, Any], tuple[Array, Array]]
-    remember: Callable[[Any, Array, Array], Any]
-    whole: bool
+    sample: Callable[[Array, Array, Schedule, Any], tuple[Array, Array]]
+    update: Callable[[Any, Array, Array], Any]
+    discrete: bool
 
 
-def _forgetful(times: Callable[..., Array], whole: bool) -> TimestepSampler:
-    """A draw without a memory and with weight 1, out of (key, index, schedule) -> t."""
+def _stateless(times: Callable[..., Array], discrete: bool) -> TimestepSampler:
+    """A sampler with weight 1 and no state, from (key, index, schedule) -> t."""
 
-    def draw(key, index, schedule, memory):
+    def sample(key, index, schedule, state):
         t = times(key, index, schedule)
         return t, jnp.ones(t.shape)
 
-    return TimestepSampler(lambda T: (), draw, lambda memory, t, loss: memory, whole)
-
-
-HISTORY = 10  # losses kept of each time
-UNIFORM_SHARE = 0.001
+    return TimestepSampler(lambda T: (), sample, lambda state, t, loss: state, discrete)
 
 
 def second_moment() -> TimestepSampler:
-    """Draws times where the loss is large, and weighs them so that its mean is kept.
+    """Importance sampling: draws t in proportion to its root mean squared loss.
 
-        p_t ~ sqrt(mean of the last 10 losses squared), mixed with a 0.001 of uniform;
+        p_t ~ sqrt(mean of the last 10 squared losses), mixed with 0.001 of uniform;
         weight 1 / (T p_t)
 
-    Uniform until every time has been seen ten times. Its memory: loss f32[T, 10],
-    newest last, and count i32[T].
+    Uniform until every time has ten losses. State: loss f32[T, 10], newest last, and
+    count i32[T].
 
     Source: Nichol and Dhariwal 2021, equation 18, arXiv:2102.09672.
     """
@@ -87,66 +87,64 @@ def second_moment() -> TimestepSampler:
             "count": jnp.zeros(num_timesteps, jnp.int32),
         }
 
-    def draw(key, index, schedule, memory):
-        root = jnp.sqrt(jnp.mean(jnp.square(memory["loss"]), axis=1))
+    def sample(key, index, schedule, state):
+        root = jnp.sqrt(jnp.mean(jnp.square(state["loss"]), axis=1))
         num_timesteps = len(root)
         p = root / jnp.maximum(jnp.sum(root), jnp.finfo(root.dtype).tiny)
         p = (1 - UNIFORM_SHARE) * p + UNIFORM_SHARE / num_timesteps
-        p = jnp.where(jnp.all(memory["count"] == HISTORY), p, 1 / num_timesteps)
-        u = jax.vmap(jax.random.uniform)(example_keys(key, index))
-        ends = jnp.cumsum(p)
-        place = jnp.searchsorted(ends, u * ends[-1], side="right")
+        p = jnp.where(jnp.all(state["count"] == HISTORY), p, 1 / num_timesteps)
+        cdf, u = jnp.cumsum(p), prng.uniform(example_keys(key, index))
+        place = jnp.searchsorted(cdf, u * cdf[-1], side="right")
         place = jnp.minimum(place, num_timesteps - 1)
         return place + 1, 1 / (num_timesteps * p[place])
 
-    def remember(memory, t, loss):
-        def insert(memory, example):
+    def update(state, t, loss):
+        def insert(state, example):
             t, loss = example
-            row = jnp.append(memory["loss"][t - 1, 1:], loss)
-            count = jnp.minimum(memory["count"][t - 1] + 1, HISTORY)
+            row = jnp.append(state["loss"][t - 1, 1:], loss)
+            count = jnp.minimum(state["count"][t - 1] + 1, HISTORY)
             return {
-                "loss": memory["loss"].at[t - 1].set(row),
-                "count": memory["count"].at[t - 1].set(count),
+                "loss": state["loss"].at[t - 1].set(row),
+                "count": state["count"].at[t - 1].set(count),
             }, None
 
-        return jax.lax.scan(insert, memory, (t, loss))[0]
+        return jax.lax.scan(insert, state, (t, loss))[0]
 
-    return TimestepSampler(init, draw, remember, whole=True)
+    return TimestepSampler(init, sample, update, discrete=True)
 
 
 def continuous(key: Array, index: Array, num_timesteps: int) -> Array:
-    """Real t ~ Uniform[1, T], one an example: f32[B].
+    """t ~ Uniform[1, T], one per example: f32[B].
 
     Source: Kingma et al. 2021, section 4, arXiv:2107.00630.
     """
-    u = jax.vmap(jax.random.uniform)(example_keys(key, index))
-    return 1 + (num_timesteps - 1) * u
+    return 1 + (num_timesteps - 1) * prng.uniform(example_keys(key, index))
 
 
 def lognormal(
     key: Array, index: Array, schedule: Schedule, mean: float = -1.2, std: float = 1.2
 ) -> Array:
-    """Real times whose noise over signal is log-normal: f32[B].
+    """Continuous times with a log-normal noise level sigma / alpha: f32[B].
 
         log(level) ~ N(mean, std^2),  logsnr = -2 log(level)
 
     Source: Karras et al. 2022, table 1, arXiv:2206.00364.
     """
-    z = jax.vmap(jax.random.normal)(example_keys(key, index))
+    z = prng.normal(example_keys(key, index), ())
     return schedule.time(-2 * (mean + std * z))
 
 
 TIMESTEP_SAMPLERS: dict[str, TimestepSampler] = {
-    "uniform": _forgetful(
+    "uniform": _stateless(
         lambda key, index, s: uniform(example_keys(key, index), s.num_timesteps),
-        True,
+        discrete=True,
     ),
-    "antithetic": _forgetful(
-        lambda key, index, s: antithetic(key, index, s.num_timesteps), True
+    "antithetic": _stateless(
+        lambda key, index, s: antithetic(key, index, s.num_timesteps), discrete=True
     ),
     "second_moment": second_moment(),
-    "continuous": _forgetful(
-        lambda key, index, s: continuous(key, index, s.num_timesteps), False
+    "continuous": _stateless(
+        lambda key, index, s: continuous(key, index, s.num_timesteps), discrete=False
     ),
-    "lognormal": _forgetful(lognormal, False),
+    "lognormal": _stateless(lognormal, discrete=False),
 }

@@ -1,12 +1,12 @@
-"""What eval.metric names: figures of a trained run.
+"""Evaluators: what eval.metric names, a task run over data and its metrics.
 
-A measure is made from a config and a method, which reads the data and refuses what does
-not fit, and then looks at any state. Training and the evaluate command use the same.
+An evaluator is made from a config and a method, which opens the data and refuses what
+does not fit; it then evaluates any variables. Training and --mode=evaluate share it.
 """
 
 import pathlib
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from diffusion_jax import methods
 from diffusion_jax.evaluators import (
@@ -16,37 +16,36 @@ from diffusion_jax.evaluators import (
     samples,
     translation,
 )
-from diffusion_jax.evaluators.base import Measure, Record
+from diffusion_jax.evaluators.base import Evaluator, Record
+from diffusion_jax.lookup import lookup
 
-__all__ = ["MEASURES", "Measure", "Record", "make"]
+__all__ = ["EVALUATORS", "Evaluator", "Record", "make"]
 
 
 def make(
-    config: ml_collections.ConfigDict, method: methods.Method, workdir: pathlib.Path
-) -> Measure:
-    """Makes what eval.metric names.
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Evaluator:
+    """Makes the evaluator that eval.metric names.
 
     Raises:
-      FileNotFoundError: data or a classifier are not there.
-      ValueError: the family has no such measure, or it does not fit the config.
+      FileNotFoundError: the data or a classifier are missing.
+      ValueError: the family has no such metric, or it does not fit the config.
     """
-    name = config.eval.measure
-    if name not in method.measures:
-        raise ValueError(
-            f"Unknown eval.metric {name!r} of a {config.method}. Known ones: "
-            f"{', '.join(method.measures)}."
-        )
-    return MEASURES[name](config, method, workdir)
+    tasks = methods.FAMILIES[config.method].tasks
+    table = {name: row[1] for name, row in EVALUATORS.items() if row[0] <= tasks.keys()}
+    make_named = lookup(table, config.eval.metric, f"eval.metric of a {config.method}")
+    return make_named(config, method, workdir)
 
 
-MEASURES = {
-    "bound": likelihood.make_bound,
-    "rate_distortion": likelihood.make_rate_distortion,
-    "ode_likelihood": likelihood.make_ode_likelihood,
-    "samples": samples.make_samples,
-    "modes": samples.make_modes,
-    "elbo": autoencoder.make_elbo,
-    "reconstruction": autoencoder.make_reconstruction,
-    "translation": translation.make_translation,
-    "accuracy": accuracy.make_accuracy,
+# The tasks that a family needs to have, and the function that makes the evaluator.
+EVALUATORS = {
+    "vlb": ({"vlb"}, likelihood.make_vlb),
+    "rate_distortion": ({"vlb"}, likelihood.make_rate_distortion),
+    "ode_likelihood": ({"log_likelihood"}, likelihood.make_ode_likelihood),
+    "elbo": ({"elbo"}, autoencoder.make_elbo),
+    "reconstruction": ({"reconstruct", "traverse"}, autoencoder.make_reconstruction),
+    "translation": ({"translate"}, translation.make_translation),
+    "accuracy": ({"classify"}, accuracy.make_accuracy),
+    "samples": ({"sample"}, samples.make_samples),
+    "modes": ({"sample"}, samples.make_modes),
 }

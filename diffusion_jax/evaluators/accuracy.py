@@ -1,26 +1,25 @@
-"""How often a classifier is right."""
+"""The accuracy of a classifier."""
 
 import pathlib
 from collections.abc import Iterator
 
-import ml_collections
+from ml_collections import ConfigDict
 
-from diffusion_jax import methods, runs
-from diffusion_jax.evaluators.base import Measure, Record, over_epoch
-from diffusion_jax.training.state import TrainState
+from diffusion_jax import inference, methods
+from diffusion_jax.evaluators.base import Evaluator, Record, over_held_out
+from diffusion_jax.training.state import Variables
 
 
 def make_accuracy(
-    config: ml_collections.ConfigDict, method: methods.Method, workdir: pathlib.Path
-) -> Measure:
-    """The share of eval.split that gets another class than its own."""
-    run = methods.make_evaluate(method, config.eval.seed)
-    source = runs.open_held_out(config)
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Evaluator:
+    """Makes an evaluator of the share of eval.split that is misclassified."""
+    classify = over_held_out(config, method, "classify")
 
-    def measure(state: TrainState) -> Iterator[Record]:
-        seen = over_epoch(run, state, config, kept=("label",))
-        wrong = seen["probabilities"].argmax(axis=1) != seen["label"]
-        found = {"error": float(wrong.mean()), "accuracy": float(1 - wrong.mean())}
-        yield Record(found, {"split": config.eval.split, "num_examples": len(source)})
+    def evaluate(variables: Variables) -> Iterator[Record]:
+        rows = inference.collect(classify(variables), "probabilities", "label")
+        error = float((rows["probabilities"].argmax(axis=1) != rows["label"]).mean())
+        settings = {"split": config.eval.split, "num_examples": len(rows["label"])}
+        yield Record({"error": error, "accuracy": 1 - error}, settings)
 
-    return measure
+    return evaluate

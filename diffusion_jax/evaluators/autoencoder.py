@@ -1,90 +1,99 @@
-"""What autoencoders keep of a picture."""
+"""Evaluators of autoencoders: the ELBO and the reconstruction error."""
 
+import math
 import pathlib
 from collections.abc import Iterator
 
-import ml_collections
 import numpy as np
+from ml_collections import ConfigDict
 
-from diffusion_jax import methods, runs
-from diffusion_jax.data import sources
+from diffusion_jax import inference, methods, runs
+from diffusion_jax.data import loader
+from diffusion_jax.data.base import Source
 from diffusion_jax.evaluators.base import (
     MAX_VALUES,
-    Measure,
+    Evaluator,
     Record,
     check_held_out,
-    mean_and_error,
-    over_epoch,
-    read,
+    over_held_out,
 )
 from diffusion_jax.metrics import latents
-from diffusion_jax.training.state import TrainState
+from diffusion_jax.metrics.statistics import mean_and_error
+from diffusion_jax.training.state import Variables
 
 
 def make_elbo(
-    config: ml_collections.ConfigDict, method: methods.Method, workdir: pathlib.Path
-) -> Measure:
-    """Minus the bound of eval.split in nats, its parts, and what the latents do.
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Evaluator:
+    """Makes an evaluator of the negative ELBO of eval.split in nats.
 
-    Grey pixels that are not drawn as coins (vae.binarize) have no Bernoulli likelihood:
-    there these are the loss's own nats, and bound nothing.
+    Grey pixels that are not binarised (vae.binarize) have no Bernoulli likelihood: the
+    figures are then the loss's own nats, and not a bound.
     """
-    run = methods.make_evaluate(method, config.eval.seed)
-    runs.open_held_out(config)  # refused before anything is compiled
+    elbo = over_held_out(config, method, "elbo")
 
-    def measure(state: TrainState) -> Iterator[Record]:
-        measured = over_epoch(run, state, config)
-        nats, error = mean_and_error(measured["reconstruction"] + measured["kl"])
-        found = {
+    def evaluate(variables: Variables) -> Iterator[Record]:
+        names = "reconstruction", "kl", "importance_bound", "latent"
+        rows = inference.collect(elbo(variables), *names)
+        nats, error = mean_and_error(rows["reconstruction"] + rows["kl"])
+        metrics = {
             "negative_elbo": nats,
             "standard_error": error,
-            "reconstruction": mean_and_error(measured["reconstruction"])[0],
-            "kl": mean_and_error(measured["kl"])[0],
-            "negative_importance_bound": -mean_and_error(measured["importance_bound"])[
-                0
-            ],
-            "active_units": latents.active_units(measured["code"]),
+            "reconstruction": mean_and_error(rows["reconstruction"])[0],
+            "kl": mean_and_error(rows["kl"])[0],
+            "negative_importance_bound": -mean_and_error(rows["importance_bound"])[0],
+            "active_units": latents.active_units(rows["latent"]),
             "num_latents": method.num_latents,
         }
         settings = {
             "split": config.eval.split,
-            "num_examples": len(measured["kl"]),
+            "num_examples": len(rows["kl"]),
             "num_importance": config.eval.num_importance,
             **config.vae,
             "seed": config.eval.seed,
         }
-        yield Record(found, settings)
+        yield Record(metrics, settings)
 
-    return measure
+    return evaluate
 
 
 def make_reconstruction(
-    config: ml_collections.ConfigDict, method: methods.Method, workdir: pathlib.Path
-) -> Measure:
-    """The squared error of eval.split, a mean over values in [0, 1], and where pictures
-    are small that of as many principal components of the train split."""
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Evaluator:
+    """Makes an evaluator of the squared reconstruction error of eval.split.
+
+    The error is a mean over values in [0, 1]. Where images are small, that of as many
+    principal components of the training data is reported for comparison.
+    """
     check_held_out(config)
-    run = methods.make_evaluate(method, config.eval.seed)
-    held_out, of_pca = runs.open_held_out(config), {}
-    if np.prod(method.image_shape) <= MAX_VALUES:
-        train, test = _vectors(runs.open_train(config)), _vectors(held_out)
+    reconstruct = over_held_out(config, method, "reconstruct")
+    pca = {}
+    if math.prod(method.field.shape) <= MAX_VALUES:
+        train, test = (
+            _vectors(source, method.data)
+            for source in (runs.open_train(config), runs.open_held_out(config))
+        )
         num = min(method.num_latents, train.shape[1])
-        of_pca = {"squared_error_of_pca": latents.pca_mse(train, test, num)}
+        pca = {"squared_error_of_pca": latents.pca_mse(train, test, num)}
 
-    def measure(state: TrainState) -> Iterator[Record]:
-        measured = over_epoch(run, state, config)
-        mean, error = mean_and_error(measured["squared_error"])
-        found = {
-            "squared_error": mean,
-            "standard_error": error,
-            **of_pca,
-        }
-        num = len(measured["squared_error"])
-        yield Record(found, {"split": config.eval.split, "num_examples": num})
+    def evaluate(variables: Variables) -> Iterator[Record]:
+        errors = np.concatenate(
+            [_squared_errors(batch["rows"]) for batch in reconstruct(variables)]
+        )
+        mean, error = mean_and_error(errors)
+        metrics = {"squared_error": mean, "standard_error": error, **pca}
+        settings = {"split": config.eval.split, "num_examples": len(errors)}
+        yield Record(metrics, settings)
 
-    return measure
+    return evaluate
 
 
-def _vectors(source: sources.Source) -> np.ndarray:
-    images, _ = read(source, np.arange(len(source)))
-    return (images.reshape(len(images), -1) + 1) / 2
+def _squared_errors(rows: np.ndarray) -> np.ndarray:
+    """[N, 2, ...] in [-1, 1] -> the mean squared difference in [0, 1], [N]."""
+    difference = (rows[:, 1] - rows[:, 0]) / 2
+    return np.square(difference).reshape(len(rows), -1).mean(axis=1)
+
+
+def _vectors(source: Source, name: str) -> np.ndarray:
+    x = loader.to_batch(source, np.arange(len(source)))[name]
+    return (x.reshape(len(x), -1) + 1) / 2

@@ -1,76 +1,56 @@
-"""What a measure is, and what several of them need."""
+"""What an evaluator is, and what several of them share."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import ml_collections
-import numpy as np
+from ml_collections import ConfigDict
 
-from diffusion_jax import runs
-from diffusion_jax.data import sources, transforms
-from diffusion_jax.data.loader import Loader
-from diffusion_jax.training.state import TrainState
+from diffusion_jax import inference, methods, runs
+from diffusion_jax.inference import Arrays
+from diffusion_jax.training.state import Variables
 
-MAX_VALUES = 4096  # in a picture whose covariance is taken: a matrix of that side
+MAX_VALUES = 4096  # of an example whose covariance is computed: a matrix of that side
 
 
 class Record(NamedTuple):
-    """What was measured, and how.
+    """Metrics, and the settings they depend on.
 
     Attributes:
-      found: figures by name; the first is the score, less is better.
-      settings: what they depend on.
+      metrics: by name; the first one is the score, lower is better.
+      settings: by name.
     """
 
-    found: dict[str, Any]
+    metrics: dict[str, Any]
     settings: dict[str, Any]
 
 
-# A settled state -> records: one, or one for each way of drawing in eval.sweep.
-Measure = Callable[[TrainState], Iterator[Record]]
+# Variables, ready for inference -> one record, or one for each value in eval.sweep.
+Evaluator = Callable[[Variables], Iterator[Record]]
 
 
-def epoch(config: ml_collections.ConfigDict) -> Iterator[dict[str, np.ndarray]]:
-    """Yields eval.split once, in batches."""
+def over_held_out(
+    config: ConfigDict, method: methods.Method, task_name: str
+) -> Callable[[Variables], Iterator[Arrays]]:
+    """Makes a function that runs a task over every example of eval.split.
+
+    Raises:
+      FileNotFoundError: the data are missing.
+      ValueError: the data or the task's options do not fit the config.
+    """
     source = runs.open_held_out(config)
-    return Loader(source, config.eval.batch_size, 0).epoch()
+    task = methods.make_task(config, method, task_name)
+    stream = inference.make_stream(task, config.eval.batch_size, config.eval.seed)
+    return lambda variables: stream(variables, source, len(source))
 
 
-def over_epoch(
-    run: Callable[[TrainState, dict], dict[str, np.ndarray]],
-    state: TrainState,
-    config: ml_collections.ConfigDict,
-    kept: Sequence[str] = (),
-) -> dict[str, np.ndarray]:
-    """Measures every example of eval.split; returns all, [N, ...], and beside them
-    those arrays of the batches that are to be kept."""
-    rows = []
-    for batch in epoch(config):
-        measured = run(state, batch) | {name: batch[name] for name in kept}
-        rows.append({name: x[batch["weight"] > 0] for name, x in measured.items()})
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-
-
-def read(source: sources.Source, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images [n,H,W,C] as networks see them, f32, and their labels i32[n]."""
-    batch = sources.read(source, indices)
-    return transforms.to_input(batch["image"]), batch["label"]
-
-
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """The mean of [N], and its standard error over the examples."""
-    values = values.astype(np.float64)
-    return float(values.mean()), float(values.std() / np.sqrt(len(values)))
-
-
-def check_held_out(config: ml_collections.ConfigDict) -> None:
-    """Refuses a measure on what was trained on.
+def check_held_out(config: ConfigDict) -> None:
+    """Refuses to evaluate on the training data.
 
     Raises:
       ValueError: eval.split is data.train_split.
     """
     if config.eval.split == config.data.train_split:
         raise ValueError(
-            f"eval.split and data.train_split are both {config.eval.split!r}: real "
-            "pictures have to be held out for this measure."
+            f"eval.split and data.train_split are both {config.eval.split!r}: this "
+            "eval.metric needs held-out data."
         )

@@ -1,4 +1,4 @@
-"""A trained classifier, asked what it makes of pictures."""
+"""Feature extractors: trained classifiers that look at the samples of other models."""
 
 import logging
 import pathlib
@@ -7,79 +7,76 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_jax import methods, runs
+from diffusion_jax import inference, methods, runs
+from diffusion_jax.data.base import ArraySource
 
 BATCH_SIZE = 500
+LOGGER = logging.getLogger(__name__)
 
 
 class FeatureExtractor(NamedTuple):
-    """A classifier of real pictures.
+    """A classifier of real images.
 
     Attributes:
-      name: of its config: its features are called after it.
-      look: pictures f32[N,H,W,C] in [-1, 1] -> ("features" f32[N, F], "probabilities"
-        f32[N, K]).
+      name: of its config; a Fréchet distance is named after it.
+      extract: images f32[N, H, W, C] in [-1, 1] -> "features" f32[N, F] and
+        "probabilities" f32[N, K].
       num_classes: K.
     """
 
     name: str
-    look: Callable[[np.ndarray], dict[str, np.ndarray]]
+    extract: Callable[[np.ndarray], dict[str, np.ndarray]]
     num_classes: int
 
 
 def open_feature_extractor(
     workdir: str,
     source: str,
-    image_shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     key: str = "eval.classifier",
 ) -> FeatureExtractor:
     """Opens the run of a classifier.
 
     Args:
-      workdir: of its training.
-      source: of the pictures that it will be shown, as in data.source.
-      image_shape: of the pictures that it will be shown.
-      key: of the config, that names the workdir.
+      workdir: the run's folder.
+      source: of the images that it will be given, as in data.source.
+      shape: of these images, (H, W, C).
+      key: the config key that names the workdir.
 
     Raises:
-      FileNotFoundError: nobody has trained it.
-      ValueError: it is no classifier, or of pictures of another shape.
+      FileNotFoundError: there is no such run.
+      ValueError: the run is not a classifier, or was trained on another shape.
     """
     folder = pathlib.Path(workdir)
     if not (folder / runs.CONFIG).exists():
-        # The classifier of those pictures, or of their negatives.
+        # The classifier of those images, or of their negatives.
         name = folder.name.removeprefix("inverted_")
         raise FileNotFoundError(
             f"There is no classifier in {key} = {workdir}. Train it first: "
             f"python -m diffusion_jax.main --config=configs/{name}.py "
             f"--config.data.source={source} --workdir={workdir} (or correct the path, "
-            f"or measure without one: --config.{key}=)."
+            f"or evaluate without a classifier: --config.{key}=)."
         )
     config = runs.stored_config(folder)
     if config.method != "classifier":
         raise ValueError(
-            f"The run in {key} = {workdir} is a {config.method}, and no classifier."
+            f"The run in {key} = {workdir} is a {config.method}, not a classifier."
         )
-    method, state = runs.load(config, folder, "last")
-    if method.image_shape != image_shape:
+    run = runs.load(config, folder, "last")
+    if run.method.field.shape != tuple(shape):
         raise ValueError(
-            f"The classifier in {workdir} looks at pictures of the shape "
-            f"{method.image_shape}, and these have {image_shape}: set {key} to the "
-            f"folder of one trained on these, or to nothing: --config.{key}=."
+            f"The classifier in {workdir} was trained on images of shape "
+            f"{run.method.field.shape}, and these have shape {tuple(shape)}: set {key} "
+            "to the folder of one trained on these, or to nothing: "
+            f"--config.{key}=."
         )
-    logging.getLogger(__name__).info("Judged by %s, step %d.", workdir, state.step)
-    run = methods.make_evaluate(method, seed=0)
+    LOGGER.info("Features: %s, step %d.", workdir, run.step)
+    name, task = run.method.data, methods.make_task(config, run.method, "classify")
+    stream = inference.make_stream(task, BATCH_SIZE, seed=0)
 
-    def look(images: np.ndarray) -> dict[str, np.ndarray]:
-        index = np.arange(-(-len(images) // BATCH_SIZE) * BATCH_SIZE)
-        chunks = np.minimum(index, len(images) - 1).reshape(-1, BATCH_SIZE)
-        seen = [
-            run(state, {"index": chunk.astype(np.int32), "image": images[chunk]})
-            for chunk in chunks
-        ]
-        return {
-            name: np.concatenate([x[name] for x in seen])[: len(images)]
-            for name in seen[0]
-        }
+    def extract(images: np.ndarray) -> dict[str, np.ndarray]:
+        source = ArraySource({name: images}, {name: run.method.field}, "samples")
+        rows = stream(run.variables, source, len(images))
+        return inference.collect(rows, "features", "probabilities")
 
-    return FeatureExtractor(config.name, look, config.model.num_classes)
+    return FeatureExtractor(config.name, extract, config.model.num_classes)

@@ -1,77 +1,77 @@
-"""Measures of likelihood of a diffusion model."""
+"""Evaluators of the likelihood of a diffusion model."""
 
 import functools
-import logging
+import math
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from diffusion_jax import methods
-from diffusion_jax.evaluators.base import Measure, Record, epoch
+from diffusion_jax.evaluators.base import Evaluator, Record, over_held_out
 from diffusion_jax.metrics import likelihood
-from diffusion_jax.outputs import plots
+from diffusion_jax.outputs import plots, writers
 from diffusion_jax.training import parallel
-from diffusion_jax.training.state import TrainState
-
-LOGGER = logging.getLogger(__name__)
+from diffusion_jax.training.state import Variables
 
 
-def make_bound(
-    config: ml_collections.ConfigDict, method: methods.Method, workdir: pathlib.Path
-) -> Measure:
-    """Bits/dim of eval.split, with its three parts."""
-    run = methods.make_evaluate(method, config.eval.seed)
-    epoch(config)  # refused before anything is compiled
+def make_vlb(
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Evaluator:
+    """Makes an evaluator of bits/dim of eval.split, split into the three VLB terms."""
+    vlb = over_held_out(config, method, "vlb")
+    num_values = math.prod(method.field.shape)
 
-    def measure(state: TrainState) -> Iterator[Record]:
-        evaluate = functools.partial(run, state)
-        found = likelihood.bits_per_dim(evaluate, epoch(config))
-        yield Record(found, {"clipped": True, **_settings(config)})
+    def evaluate(variables: Variables) -> Iterator[Record]:
+        metrics = likelihood.bits_per_dim(vlb(variables), num_values)
+        yield Record(metrics, {"clipped": True, **_settings(config)})
 
-    return measure
+    return evaluate
 
 
 def make_rate_distortion(
-    config: ml_collections.ConfigDict, method: methods.Method, workdir: pathlib.Path
-) -> Measure:
-    """Writes the curve of progressive compression of eval.split, and says its end.
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Evaluator:
+    """Makes an evaluator of progressive compression: distortion against rate.
 
-    Files rate_distortion.csv and rate_distortion.png; the rate leaves out the decoder,
-    which a receiver of the exact picture would need as well.
+    It writes the curve of eval.split to rate_distortion.csv and rate_distortion.png and
+    reports its end. The rate leaves out the decoder term, which a receiver of the exact
+    image would need as well.
     """
-    run = methods.make_evaluate(method, config.eval.seed)
-    num_timesteps = config.diffusion.num_timesteps
+    vlb = over_held_out(config, method, "vlb")
+    rate_distortion = functools.partial(
+        likelihood.rate_distortion,
+        num_values=math.prod(method.field.shape),
+        num_timesteps=config.diffusion.num_timesteps,
+    )
 
-    def measure(state: TrainState) -> Iterator[Record]:
-        evaluate = functools.partial(run, state)
-        columns = likelihood.rate_distortion(evaluate, epoch(config), num_timesteps)
+    def evaluate(variables: Variables) -> Iterator[Record]:
+        columns = rate_distortion(vlb(variables))
         if parallel.process_index() == 0:
             path = workdir / "rate_distortion.csv"
-            likelihood.write_csv(path, columns)
-            LOGGER.info("Table: %s", path)
-            if plots.save_rate_distortion(path.with_suffix(".png"), columns):
-                LOGGER.info("Plot: %s", path.with_suffix(".png"))
-        found = {name: float(columns[name][-1]) for name in ("rate", "distortion")}
+            writers.write_csv(path, columns)
+            plots.save_rate_distortion(path.with_suffix(".png"), columns)
+        metrics = {name: float(columns[name][-1]) for name in ("rate", "distortion")}
         settings = {"num_rows": len(columns["rate"]), "clipped": True}
-        yield Record(found, settings | _settings(config))
+        yield Record(metrics, settings | _settings(config))
 
-    return measure
+    return evaluate
 
 
 def make_ode_likelihood(
-    config: ml_collections.ConfigDict, method: methods.Method, workdir: pathlib.Path
-) -> Measure:
-    """Bits/dim of eval.split by the probability-flow ODE.
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Evaluator:
+    """Makes an evaluator of bits/dim of eval.split by the probability-flow ODE.
 
-    With Heun's rule over the knots of sample.num_steps and sample.spacing, T and 1, and
-    uniform dequantisation; eval.num_probes = 0 is the exact trace.
+    Heun's rule over the timesteps of sample.num_steps and sample.spacing, T and 1, with
+    uniform dequantisation; eval.num_probes = 0 computes the exact trace.
     """
-    run = methods.make_measure(method.log_likelihood, config.eval.seed)
+    log_likelihood = over_held_out(config, method, "log_likelihood")
+    num_values = math.prod(method.field.shape)
 
-    def measure(state: TrainState) -> Iterator[Record]:
-        log_density = functools.partial(run, state)
-        found = likelihood.density_bits_per_dim(log_density, epoch(config))
+    def evaluate(variables: Variables) -> Iterator[Record]:
+        metrics = likelihood.density_bits_per_dim(log_likelihood(variables), num_values)
         settings = {
             "num_probes": config.eval.num_probes,
             "num_steps": config.sample.num_steps,
@@ -79,12 +79,12 @@ def make_ode_likelihood(
             "dequantization": "uniform",
             "clipped": False,
         }
-        yield Record(found, settings | _settings(config))
+        yield Record(metrics, settings | _settings(config))
 
-    return measure
+    return evaluate
 
 
-def _settings(config: ml_collections.ConfigDict) -> dict:
+def _settings(config: ConfigDict) -> dict[str, Any]:
     return {
         "split": config.eval.split,
         "num_terms": config.eval.num_terms,

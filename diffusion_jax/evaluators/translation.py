@@ -1,33 +1,39 @@
-"""What becomes of pictures between two domains."""
+"""The evaluator of image-to-image translation between two domains."""
 
 import pathlib
 from collections.abc import Iterator
 
-import ml_collections
 import numpy as np
+from ml_collections import ConfigDict
 
-from diffusion_jax import methods, runs
-from diffusion_jax.evaluators.base import Measure, Record, over_epoch
-from diffusion_jax.measures.extractor import open_feature_extractor
-from diffusion_jax.training.state import TrainState
+from diffusion_jax import methods
+from diffusion_jax.evaluators.base import Evaluator, Record, over_held_out
+from diffusion_jax.evaluators.feature_extractors import open_feature_extractor
+from diffusion_jax.training.state import Variables
+
+# Columns of the task's rows.
+A, TO_B, BACK_A, B, TO_A, BACK_B = range(6)
 
 
 def make_translation(
-    config: ml_collections.ConfigDict, method: methods.Method, workdir: pathlib.Path
-) -> Measure:
-    """Where classifiers know the domains, whether the class is kept; where the held-out
-    pictures are pairs, how far a translation is from its partner; and cycles.
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Evaluator:
+    """Makes an evaluator of translations between the two eval splits.
 
-    Distances are mean absolute differences in units of [0, 1]. A low cycle distance
-    alone says nothing: two translators may agree on a code of their own. So the score
-    is the share of classes lost, or the distance to the partner, where there is one.
+    Where classifiers of the domains are given: whether translation keeps the class.
+    Where the splits are paired: how far a translation is from its partner. And how far
+    the cycle ends from where it started. Distances are mean absolute differences in
+    units of [0, 1].
+
+    A low cycle distance by itself means little: the generators may agree on a code of
+    their own. So the score is the share of classes lost, or the distance to the
+    partner, where these are known.
     """
     options = config.eval
-    runs.open_held_out(config)  # refused before anything is compiled
-    run = methods.make_evaluate(method, options.seed)
-    judges = {
+    translate = over_held_out(config, method, "translate")
+    extractors = {
         name: open_feature_extractor(
-            options[key], source, method.image_shape, f"eval.{key}"
+            options[key], source, method.field.shape, f"eval.{key}"
         )
         for name, key, source in (
             ("a", "classifier", config.data.source),
@@ -36,35 +42,49 @@ def make_translation(
         if options[key]
     }
 
-    def translate(state: TrainState, batch: dict) -> dict[str, np.ndarray]:
-        measured = run(state, batch)
-        if judges or options.paired:
-            return measured
-        return {name: measured[name] for name in ("cycle_a", "cycle_b")}  # the small
+    def of_batch(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The metrics of each example by name, [b] each."""
+        rows, by_example = batch["rows"], {}
+        for name, other, column in (("a", "b", TO_A), ("b", "a", TO_B)):
+            if name in extractors:
+                seen = extractors[name].extract(rows[:, column])
+                predicted = seen["probabilities"].argmax(axis=1)
+                by_example[f"class_kept_to_{name}"] = (
+                    predicted == batch[f"label_{other}"]
+                )
+        if options.paired:
+            by_example["distance_to_pair_a"] = _distance(rows[:, TO_A], rows[:, A])
+            by_example["distance_to_pair_b"] = _distance(rows[:, TO_B], rows[:, B])
+        by_example["cycle_a"] = _distance(rows[:, BACK_A], rows[:, A])
+        by_example["cycle_b"] = _distance(rows[:, BACK_B], rows[:, B])
+        return by_example
 
-    kept = ["label_a", "label_b"] + ["image_a", "image_b"] * options.paired
+    def evaluate(variables: Variables) -> Iterator[Record]:
+        batches = [of_batch(batch) for batch in translate(variables)]
+        columns = {
+            name: np.concatenate([batch[name] for batch in batches])
+            for name in batches[0]
+        }
+        by_domain = {name: float(x.mean()) for name, x in columns.items()}
 
-    def measure(state: TrainState) -> Iterator[Record]:
-        seen = over_epoch(translate, state, config, kept)
-        same, gap = {}, {}
-        for name, other in (("a", "b"), ("b", "a")):
-            if name in judges:
-                called = judges[name].look(seen[f"to_{name}"])["probabilities"]
-                right = called.argmax(axis=1) == seen[f"label_{other}"]
-                same[f"class_kept_to_{name}"] = float(right.mean())
-            if options.paired:
-                distance = np.abs(seen[f"to_{name}"] - seen[f"image_{name}"])
-                gap[f"distance_to_pair_{name}"] = float(distance.mean() / 2)
-        cycles = {name: float(seen[name].mean() / 2) for name in ("cycle_a", "cycle_b")}
-        found = {"class_lost": 1 - float(np.mean(list(same.values())))} if same else {}
-        found |= {"distance_to_pair": float(np.mean(list(gap.values())))} if gap else {}
-        found |= {"cycle": float(np.mean(list(cycles.values())))}
-        found |= same | gap | cycles
+        def mean(prefix: str) -> list[float]:
+            values = [by_domain.get(f"{prefix}_{name}") for name in "ab"]
+            values = [value for value in values if value is not None]
+            return [float(np.mean(values))] if values else []
+
+        metrics = {"class_lost": 1 - x for x in mean("class_kept_to")}
+        metrics |= {"distance_to_pair": x for x in mean("distance_to_pair")}
+        metrics |= {"cycle": x for x in mean("cycle")}
         settings = {
             "splits": [options.split, options.split_b],
-            "num_pairs": len(seen["cycle_a"]),
+            "num_pairs": len(columns["cycle_a"]),
             "classifiers": [options.classifier, options.classifier_b],
         }
-        yield Record(found, settings)
+        yield Record(metrics | by_domain, settings)
 
-    return measure
+    return evaluate
+
+
+def _distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Mean absolute difference of each example in units of [0, 1], [B]."""
+    return np.abs(x - y).reshape(len(x), -1).mean(axis=1) / 2

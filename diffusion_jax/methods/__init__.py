@@ -1,52 +1,57 @@
-"""Families: a network married to its mathematics, built from a config."""
+"""Model families: networks, their losses, and what a trained model can do."""
 
-import ml_collections
+import dataclasses
+from typing import Any
 
+from ml_collections import ConfigDict
+
+from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import autoencoder, classifier, cyclegan, gan
-from diffusion_jax.methods.base import (
-    Method,
-    check_positive,
-    choose,
-    make_draw,
-    make_evaluate,
-    make_measure,
-    make_settle,
-)
-from diffusion_jax.methods.ddpm import config
+from diffusion_jax.methods.base import Family, Fields, Method, Task
+from diffusion_jax.methods.ddpm import config as ddpm
+from diffusion_jax.methods.ddpm import tasks as ddpm_tasks
 
-__all__ = [
-    "METHODS",
-    "Method",
-    "make",
-    "make_draw",
-    "make_evaluate",
-    "make_measure",
-    "make_settle",
-]
+__all__ = ["FAMILIES", "Method", "Task", "make", "make_task"]
 
 
-def make(config: ml_collections.ConfigDict) -> Method:
-    """Builds the family that the config names, and checks what can be checked.
+def make(config: ConfigDict, fields: Fields) -> Method:
+    """Builds the family that a config names.
+
+    Args:
+      config: of the run.
+      fields: of the data that it is trained on.
 
     Raises:
-      ValueError: a name is unknown or values do not go together; it says which.
-      TypeError: a group of the config has a key too many or too few.
+      ValueError: a name is unknown, or values do not fit each other or the data.
+      TypeError: a group of the config has unknown or missing keys.
     """
-    make_family = choose(METHODS, config.method, "method")
-    for group, name in SIZES:
-        if name in config[group]:
-            check_positive(**{f"{group}__{name}": config[group][name]})
-    return make_family(config)
+    return lookup(FAMILIES, config.method, "method").make(config, fields)
 
 
-SIZES = (("sample", "num_images"), ("sample", "batch_size"), ("eval", "batch_size"))
+def make_task(config: ConfigDict, method: Method, name: str, **options: Any) -> Task:
+    """Makes a task of a method with the options in the groups sample and eval.
+
+    Args:
+      config: of the run.
+      method: that the config describes.
+      name: of the task.
+      **options: values that take precedence over the config's.
+
+    Raises:
+      ValueError: the family has no such task, or an option is invalid.
+    """
+    tasks = FAMILIES[config.method].tasks
+    options_class, make_named = lookup(tasks, name, f"task of a {config.method} model")
+    values = {**config.eval, **config.sample, **options}
+    names = [field.name for field in dataclasses.fields(options_class)]
+    return make_named(method, options_class(**{name: values[name] for name in names}))
 
 
-METHODS = {
-    "ddpm": config.make_ddpm,
-    "autoencoder": autoencoder.make_autoencoder,
-    "vae": autoencoder.make_vae,
-    "gan": gan.make_gan,
-    "cyclegan": cyclegan.make_cyclegan,
-    "classifier": classifier.make_classifier,
+FAMILIES = {
+    "ddpm": Family(ddpm.make, ddpm_tasks.TASKS),
+    "autoencoder": autoencoder.AUTOENCODER,
+    "vae": autoencoder.VAE_FAMILY,
+    "gan": gan.FAMILY,
+    "cyclegan": cyclegan.FAMILY,
+    "classifier": classifier.FAMILY,
 }

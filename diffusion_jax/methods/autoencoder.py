@@ -1,341 +1,325 @@
 """The autoencoder, and the variational autoencoder (Kingma and Welling 2014)."""
 
 import dataclasses
-from typing import ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
+import numpy as np
 from jax import Array
+from ml_collections import ConfigDict, config_dict
 
 from diffusion_jax import prng
+from diffusion_jax.data.base import Field
+from diffusion_jax.lookup import lookup
+from diffusion_jax.methods import config as common
 from diffusion_jax.methods import latent_tasks
 from diffusion_jax.methods.base import (
-    Aux,
+    GROUP,
     Batch,
-    Method,
+    Family,
+    Fields,
+    NoOptions,
     PyTree,
-    View,
-    check_positive,
-    check_view,
-    choose,
+    SingleNetwork,
+    Task,
+    check_at_least,
+    data_field,
+    make_network,
+    single_phase,
+    with_axis,
 )
 from diffusion_jax.models import AUTOENCODERS
-from diffusion_jax.objectives import variational as bound
-from diffusion_jax.objectives.variational import Likelihood
-from diffusion_jax.training import optimizers
-from diffusion_jax.training.state import Phase
+from diffusion_jax.objectives import variational
+from diffusion_jax.objectives.variational import LIKELIHOODS, Likelihood
+from diffusion_jax.training.state import Loss, Variables
 
-GROUP = "net"
-MOMENTUM = 0.9  # of what an autoencoder knows of its codes, a batch
-MIN_VARIANCE = 1e-6  # of a code that says nothing
+MOMENTUM = 0.9  # of the running moments of an autoencoder's latents, per step
+MIN_VARIANCE = 1e-6  # of a latent that is constant
 
 
 @dataclasses.dataclass(frozen=True)
-class Autoencoder(Method):
-    """An encoder and a decoder, trained to give back what they were shown.
+class Autoencoder(SingleNetwork):
+    """An encoder and a decoder, trained to reconstruct their input.
 
-    The code of a picture is its latent. Training keeps the codes' mean and spread, so
-    that latents are in standard units, and a sample is what the decoder makes of a
-    normal with the codes' own moments: an autoencoder promises no more.
+    Training keeps the latents' mean and variance, so that `encode` returns them in
+    standard units, and a sample decodes a normal with the latents' own moments: an
+    autoencoder has no better prior.
 
     Attributes:
-      phases: one, which trains the group "net".
-      network: with encode and decode, a row of models.AUTOENCODERS.
-      image_shape: (H, W, C).
       num_latents: Z.
-      likelihood: what the decoder's output says of a picture.
-      noise_scale: standard deviation of a Gaussian likelihood, in units of [-1, 1].
+      likelihood: of the data given the decoder's output.
+      noise_scale: standard deviation of a Gaussian likelihood, in units of the data.
     """
 
-    phases: tuple[Phase, ...]
-    network: nn.Module
-    image_shape: tuple[int, int, int]
     num_latents: int
     likelihood: Likelihood
     noise_scale: float
 
-    measures: ClassVar[tuple[str, ...]] = ("reconstruction", "samples")
+    inputs = ()  # no conditions
 
     @property
-    def views(self) -> dict[str, View]:
-        """Reconstructions, and the latent space."""
-        return {"reconstruction": self.reconstruction} | latent_tasks.views(self)
+    def encoder_inputs(self) -> tuple[str, ...]:
+        """The encoder reads the data."""
+        return (self.data,)
 
-    def init(self, key: Array) -> tuple[dict[str, PyTree], dict[str, PyTree], PyTree]:
-        """Initialises the network, and the codes' moments as those of a normal."""
-        params = _init(self, key)
+    def init(self, key: Array) -> tuple[Variables, PyTree]:
+        """Initialises the network, and the latents' moments as those of a normal."""
+        variables, aux = super().init(key)
         ones = jnp.ones(self.num_latents)
-        return params, {GROUP: {"mean": 0 * ones, "square": ones}}, ()
+        return Variables(
+            variables.params, {GROUP: {"mean": 0 * ones, "square": ones}}
+        ), aux
 
     def loss(
         self,
         phase: str,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        extra: PyTree,
+        variables: Variables,
+        aux: PyTree,
         batch: Batch,
         key: Array,
         step: Array,
-    ) -> tuple[Array, Aux]:
-        """Minus the log-likelihood of a picture, given its own code."""
-        target = self.likelihood.target(batch["image"])
-        code, _ = _encode(self, params, batch["image"])
-        nats = -self._log_likelihood(params, target, code)
-        moments = {"mean": jnp.mean(code, 0), "square": jnp.mean(jnp.square(code), 0)}
+    ) -> Loss:
+        """-log p(x | z(x)), with z the encoder's output."""
+        x = batch[self.data]
+        z, _ = self.apply(variables, x, method="encode")
+        nats = -self.log_likelihood(variables, self.likelihood.target(x), z)
+        moments = {"mean": jnp.mean(z, 0), "square": jnp.mean(jnp.square(z), 0)}
         moments = jax.tree.map(
             lambda old, new: MOMENTUM * old + (1 - MOMENTUM) * new,
-            model_state[GROUP],
+            variables.state[GROUP],
             jax.lax.stop_gradient(moments),
         )
-        return jnp.mean(nats), Aux({}, {GROUP: moments}, None)
+        return Loss(jnp.mean(nats), state={GROUP: moments})
 
-    def _log_likelihood(self, params, target: Array, z: Array) -> Array:
-        output = _decode(self, params, z)
+    def log_likelihood(self, variables: Variables, target: Array, z: Array) -> Array:
+        """Returns log p(target | z) in nats, [B]."""
+        output = self.apply(variables, z, method="decode")
         return self.likelihood.log_likelihood(target, output, self.noise_scale)
 
-    def evaluate(
-        self,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        batch: Batch,
-        key: Array,
-    ) -> dict[str, Array]:
-        """Of each picture: "squared_error", a mean over its values in units of [0, 1],
-        f32[B], and "code", f32[B, Z]."""
-        code, _ = _encode(self, params, batch["image"])
-        return {
-            "squared_error": _squared_error(self, params, batch["image"], code),
-            "code": code,
-        }
+    def encode(self, variables: Variables, batch: Batch, key: Array) -> Array:
+        """Returns the latent of each example in standard units, [B, Z]."""
+        z, _ = self.apply(variables, batch[self.data], method="encode")
+        mean, scale = _moments(variables)
+        return (z - mean) / scale
 
-    def encode(
-        self,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        batch: Batch,
-        key: Array,
-    ) -> Array:
-        """The code of each picture in standard units, [B, Z]."""
-        code, _ = _encode(self, params, batch["image"])
-        mean, scale = _standard(model_state[GROUP])
-        return (code - mean) / scale
+    def decode(self, variables: Variables, z: Array, batch: Batch) -> Array:
+        """Returns the expected data [B, ...] of latents in standard units."""
+        mean, scale = _moments(variables)
+        return self.expected_data(variables, z * scale + mean)
 
-    def decode(
-        self,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        z: Array,
-        batch: Batch,
-    ) -> Array:
-        """The expected pictures [B,H,W,C] of codes in standard units."""
-        mean, scale = _standard(model_state[GROUP])
-        return self.likelihood.picture(_decode(self, params, z * scale + mean))
-
-    def reconstruction(
-        self,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        batch: Batch,
-        key: Array,
-    ) -> Array:
-        """Each picture and what its code gives back: [B, 2, H, W, C]."""
-        z = self.encode(params, model_state, batch, key)
-        back = self.decode(params, model_state, z, batch)
-        return jnp.stack([batch["image"], back], axis=1)
-
-    def sample(
-        self,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        index: Array,
-        key: Array,
-    ) -> Batch:
-        """The picture of a normal latent: image [n,H,W,C] in [-1, 1]."""
-        z = prng.normal(prng.example_keys(key, index), (self.num_latents,))
-        return {"image": self.decode(params, model_state, z, {"index": index})}
+    def expected_data(self, variables: Variables, z: Array) -> Array:
+        """Returns E[x | z] of the decoder's own latents."""
+        return self.likelihood.mean(self.apply(variables, z, method="decode"))
 
 
 @dataclasses.dataclass(frozen=True)
 class VAE(Autoencoder):
-    """An autoencoder whose code is a distribution, held near a standard normal.
+    """An autoencoder whose latent is a distribution, held near a standard normal.
 
     Attributes:
-      beta: weight of the divergence; 1 is the bound (Higgins et al. 2017).
-      binarize: draw each pixel as a coin, afresh in every step and measure.
-      num_importance: draws of the importance-weighted bound.
+      beta: weight of the KL divergence; 1 is the ELBO (Higgins et al. 2017).
+      binarize: draw each pixel from a Bernoulli, anew in every step and evaluation.
     """
 
     beta: float
     binarize: bool
-    num_importance: int
 
-    measures: ClassVar[tuple[str, ...]] = ("elbo", "reconstruction", "samples")
-
-    def init(self, key: Array) -> tuple[dict[str, PyTree], dict[str, PyTree], PyTree]:
+    def init(self, key: Array) -> tuple[Variables, PyTree]:
         """Initialises the network."""
-        return _init(self, key), {}, ()
+        return SingleNetwork.init(self, key)
 
     def loss(
         self,
         phase: str,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        extra: PyTree,
+        variables: Variables,
+        aux: PyTree,
         batch: Batch,
         key: Array,
         step: Array,
-    ) -> tuple[Array, Aux]:
-        """Minus the bound: -log p(x|z) + beta KL(q(z|x) || p(z)), with one draw of z.
+    ) -> Loss:
+        """The negative ELBO, -log p(x|z) + beta KL(q(z|x) || p(z)), with one draw of z.
 
         Source: Kingma and Welling 2014, equation 10, arXiv:1312.6114.
         """
         keys = prng.example_keys(key, batch["index"])
-        image = self._shown(batch["image"], prng.fold_in(keys, 0))
-        mean, logvar = _encode(self, params, image)
+        x = self.binarized(batch[self.data], prng.fold_in(keys, 0))
+        mean, logvar = self.apply(variables, x, method="encode")
         eps = prng.normal(prng.fold_in(keys, 1), (self.num_latents,))
-        z = bound.reparameterize(mean, logvar, eps)
-        nats = -self._log_likelihood(params, self.likelihood.target(image), z)
-        by_latent = bound.kl_to_standard_normal(mean, logvar)
+        z = variational.reparameterize(mean, logvar, eps)
+        nats = -self.log_likelihood(variables, self.likelihood.target(x), z)
+        by_latent = variational.kl_to_standard_normal(mean, logvar)
         kl = jnp.sum(by_latent, axis=1)
         metrics = {"reconstruction": jnp.mean(nats), "kl": jnp.mean(kl)}
-        return jnp.mean(nats + self.beta * kl), Aux(metrics, model_state, None)
+        return Loss(jnp.mean(nats + self.beta * kl), metrics)
 
-    def _shown(self, image: Array, keys: Array) -> Array:
-        """The picture, or one drawn from it pixel by pixel, of -1 and 1."""
+    def binarized(self, x: Array, keys: Array) -> Array:
+        """Draws -1 or 1 for each pixel with P(1) = (x + 1) / 2, if `binarize`."""
         if not self.binarize:
-            return image
-        u = jax.vmap(lambda key: jax.random.uniform(key, self.image_shape))(keys)
-        return jnp.where(u < (image + 1) / 2, 1.0, -1.0)
+            return x
+        return jnp.where(prng.uniform(keys, x.shape[1:]) < (x + 1) / 2, 1.0, -1.0)
 
-    def evaluate(
-        self,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        batch: Batch,
-        key: Array,
-    ) -> dict[str, Array]:
-        """Of each picture, f32[B], nats: "reconstruction" and "kl", of one draw of z,
-        and "importance_bound"; and as for an autoencoder "squared_error" and "code",
-        the posterior's mean."""
+    def encode(self, variables: Variables, batch: Batch, key: Array) -> Array:
+        """Returns the posterior mean of each example, [B, Z]."""
+        return self.apply(variables, batch[self.data], method="encode")[0]
+
+    def decode(self, variables: Variables, z: Array, batch: Batch) -> Array:
+        """Returns the expected data [B, ...] of latents."""
+        return self.expected_data(variables, z)
+
+
+@dataclasses.dataclass(frozen=True)
+class ELBOOptions:
+    """Options of the ELBO.
+
+    Attributes:
+      num_importance: draws of the importance-weighted bound, at least 1.
+    """
+
+    num_importance: int
+
+
+def make_reconstruct(method: Autoencoder, options: NoOptions) -> Task:
+    """Returns the task with the output "rows" [B, 2, ...]: x and its reconstruction."""
+
+    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+        z = method.encode(variables, batch, key)
+        x = batch[method.data]
+        return {"rows": jnp.stack([x, method.decode(variables, z, batch)], axis=1)}
+
+    outputs = {"rows": with_axis(method.field, 2, "column")}
+    return Task(run, (method.data,), outputs)
+
+
+def make_elbo(method: VAE, options: ELBOOptions) -> Task:
+    """Estimates the ELBO and the importance-weighted bound of each example, in nats.
+
+    Returns:
+      A task with the outputs "reconstruction" and "kl", of one draw of z, and
+      "importance_bound", [B] each, and "latent" [B, Z], the posterior mean.
+    """
+    check_at_least(1, eval__num_importance=options.num_importance)
+
+    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         keys = prng.example_keys(key, batch["index"])
-        image = self._shown(batch["image"], prng.fold_in(keys, 0))
-        target = self.likelihood.target(image)
-        mean, logvar = _encode(self, params, image)
+        x = method.binarized(batch[method.data], prng.fold_in(keys, 0))
+        target = method.likelihood.target(x)
+        mean, logvar = method.apply(variables, x, method="encode")
 
         def draw(number: Array) -> tuple[Array, Array]:
-            eps = prng.normal(prng.fold_in(keys, number), (self.num_latents,))
-            z = bound.reparameterize(mean, logvar, eps)
-            log_likelihood = self._log_likelihood(params, target, z)
-            weight = bound.log_importance_weight(log_likelihood, z, mean, logvar)
-            return log_likelihood, weight
+            eps = prng.normal(prng.fold_in(keys, number), (method.num_latents,))
+            z = variational.reparameterize(mean, logvar, eps)
+            nats = method.log_likelihood(variables, target, z)
+            return nats, variational.log_importance_weight(nats, z, mean, logvar)
 
-        numbers = jnp.arange(1, self.num_importance + 1)
+        numbers = jnp.arange(1, options.num_importance + 1)
         log_likelihoods, log_weights = jax.lax.map(draw, numbers)
-        by_latent = bound.kl_to_standard_normal(mean, logvar)
+        by_latent = variational.kl_to_standard_normal(mean, logvar)
         return {
             "reconstruction": -log_likelihoods[0],
             "kl": jnp.sum(by_latent, axis=1),
-            "importance_bound": bound.importance_bound(log_weights),
-            "squared_error": _squared_error(self, params, batch["image"], mean),
-            "code": mean,
+            "importance_bound": variational.importance_bound(log_weights),
+            "latent": mean,
         }
 
-    def encode(
-        self,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        batch: Batch,
-        key: Array,
-    ) -> Array:
-        """The mean of the posterior of each picture, [B, Z]."""
-        return _encode(self, params, batch["image"])[0]
-
-    def decode(
-        self,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        z: Array,
-        batch: Batch,
-    ) -> Array:
-        """The expected pictures [B,H,W,C] of latents."""
-        return self.likelihood.picture(_decode(self, params, z))
+    scalars = ("reconstruction", "kl", "importance_bound")
+    outputs = {name: Field((), np.float32, "scalar") for name in scalars}
+    outputs["latent"] = Field((method.num_latents,), np.float32, "vector")
+    return Task(run, (method.data,), outputs)
 
 
-def _init(method: Autoencoder, key: Array) -> dict[str, PyTree]:
-    x = jnp.zeros((1, *method.image_shape))
-    return {GROUP: method.network.init(key, x)["params"]}
-
-
-def _encode(method: Autoencoder, params, image: Array) -> tuple[Array, Array | None]:
-    encode = type(method.network).encode
-    return method.network.apply({"params": params[GROUP]}, image, method=encode)
-
-
-def _decode(method: Autoencoder, params, z: Array) -> Array:
-    decode = type(method.network).decode
-    return method.network.apply({"params": params[GROUP]}, z, method=decode)
-
-
-def _squared_error(method: Autoencoder, params, image: Array, code: Array) -> Array:
-    back = method.likelihood.picture(_decode(method, params, code))
-    axes = tuple(range(1, image.ndim))
-    return jnp.mean(jnp.square((back - image) / 2), axis=axes)
-
-
-def _standard(moments: PyTree) -> tuple[Array, Array]:
-    """Mean and standard deviation of the codes, [1, Z] each."""
+def _moments(variables: Variables) -> tuple[Array, Array]:
+    """Mean and standard deviation of the latents, [1, Z] each."""
+    moments = variables.state[GROUP]
     mean = moments["mean"][None]
     variance = moments["square"][None] - jnp.square(mean)
     return mean, jnp.sqrt(jnp.maximum(variance, MIN_VARIANCE))
 
 
-def make_autoencoder(config: ml_collections.ConfigDict) -> Autoencoder:
-    """Builds an autoencoder from the groups model, autoencoder, optim, sample."""
-    return Autoencoder(**_parts(config, config.autoencoder, variational=False))
-
-
-def make_vae(config: ml_collections.ConfigDict) -> VAE:
-    """Builds a variational autoencoder from the groups model, vae, optim, sample."""
-    options, num_importance = config.vae, config.eval.num_importance
-    if options.beta < 0:
-        raise ValueError(f"vae.beta must be at least 0, not {options.beta}.")
-    check_positive(eval__num_importance=num_importance)
-    if options.binarize and options.likelihood != "bernoulli":
-        raise ValueError(
-            f"vae.binarize draws coins, and vae.likelihood {options.likelihood!r} is "
-            "not about coins: choose bernoulli, or binarize=False."
-        )
-    return VAE(
-        **_parts(config, options, variational=True),
-        beta=options.beta,
-        binarize=options.binarize,
-        num_importance=num_importance,
+def _defaults(method: str) -> ConfigDict:
+    """What both families share, with the networks of Kingma and Welling 2014."""
+    config = common.defaults(method)
+    config.model = config_dict.create(
+        name="dense",  # or conv, with channels and strides instead of hidden
+        hidden=(500,),  # widths of the encoder's hidden layers; the decoder mirrors it
+        num_latents=20,  # Z
     )
-
-
-def _parts(config, options, variational: bool) -> dict:
-    """What both have, by the names of Autoencoder's attributes."""
-    data, model = config.data, dict(config.model)
-    image_shape = (data.image_size, data.image_size, data.num_channels)
-    network_class = choose(AUTOENCODERS, model.pop("name"), "model.name")
-    likelihood = choose(
-        bound.LIKELIHOODS, options.likelihood, f"{config.method}.likelihood"
+    config[method] = config_dict.create(
+        likelihood="gaussian",  # or bernoulli
+        noise_scale=1.0,  # of gaussian: standard deviation, in units of [-1, 1]
     )
+    return config
+
+
+def autoencoder_defaults() -> ConfigDict:
+    """Returns the defaults of an autoencoder."""
+    config = _defaults("autoencoder")
+    config.sample.task, config.eval.metric = "reconstruct", "reconstruction"
+    return config
+
+
+def vae_defaults() -> ConfigDict:
+    """Returns the defaults of a VAE: 784-500-20-500-784 for MNIST."""
+    config = _defaults("vae")
+    config.vae.likelihood = "bernoulli"
+    config.vae.beta = 1.0  # weight of the KL divergence, at least 0
+    config.vae.binarize = False  # draw pixels from a Bernoulli, anew in every step
+    config.eval.metric = "elbo"
+    config.eval.num_importance = 100  # draws of the importance-weighted bound
+    return config
+
+
+def tiny(config: ConfigDict) -> None:
+    """Makes a config a smoke run of seconds on a CPU."""
+    common.make_tiny(config)
+    if config.model.name == "conv":
+        config.model.update(channels=(4, 4), strides=(1, 2))
+    else:
+        config.model.hidden = (16,)
+    if config.method == "vae":
+        config.model.num_latents, config.eval.num_importance = 3, 2
+
+
+def _options(config: ConfigDict, fields: Fields, variational: bool) -> dict:
+    """The attributes of an Autoencoder by name."""
+    options, num_latents = config[config.method], config.model.num_latents
+    data, field = data_field(fields)
+    check_at_least(1, model__num_latents=num_latents)
     if not options.noise_scale > 0:
         raise ValueError(
             f"{config.method}.noise_scale must be above 0, not {options.noise_scale}."
         )
-    check_positive(model__num_latents=model["num_latents"])
-    network = network_class(image_shape=image_shape, variational=variational, **model)
-    check_view(config.sample.view, [*latent_tasks.NAMES, "reconstruction"])
-    latent_tasks.check(config.sample.view, model["num_latents"])
+    likelihood = f"{config.method}.likelihood"
     return {
-        "phases": (Phase("net", (GROUP,), optimizers.make_plain(**config.optim)),),
-        "network": network,
-        "image_shape": image_shape,
-        "num_latents": model["num_latents"],
-        "likelihood": likelihood,
+        "phases": single_phase(config),
+        "network": make_network(
+            AUTOENCODERS, config, data_shape=field.shape, variational=variational
+        ),
+        "data": data,
+        "field": field,
+        "num_latents": num_latents,
+        "likelihood": lookup(LIKELIHOODS, options.likelihood, likelihood),
         "noise_scale": options.noise_scale,
     }
+
+
+def make_autoencoder(config: ConfigDict, fields: Fields) -> Autoencoder:
+    """Builds an autoencoder from the groups model, autoencoder and optim."""
+    return Autoencoder(**_options(config, fields, variational=False))
+
+
+def make_vae(config: ConfigDict, fields: Fields) -> VAE:
+    """Builds a VAE from the groups model, vae and optim."""
+    vae = config.vae
+    check_at_least(0, vae__beta=vae.beta)
+    if vae.binarize and vae.likelihood != "bernoulli":
+        raise ValueError(
+            "vae.binarize draws pixels from a Bernoulli, which vae.likelihood "
+            f"{vae.likelihood!r} is not: choose bernoulli, or binarize=False."
+        )
+    options = _options(config, fields, variational=True)
+    return VAE(**options, beta=vae.beta, binarize=vae.binarize)
+
+
+TASKS = latent_tasks.TASKS | {"reconstruct": (NoOptions, make_reconstruct)}
+AUTOENCODER = Family(make_autoencoder, TASKS)
+VAE_FAMILY = Family(make_vae, TASKS | {"elbo": (ELBOOptions, make_elbo)})

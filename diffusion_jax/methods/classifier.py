@@ -1,88 +1,78 @@
-"""A classifier of real pictures, whose features measure what other families draw."""
+"""A classifier of real images, whose features measure the samples of other models."""
 
-import dataclasses
-from typing import ClassVar
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
+import numpy as np
 import optax
 from jax import Array
+from ml_collections import ConfigDict, config_dict
 
-from diffusion_jax.methods.base import Aux, Batch, Method, PyTree, choose
+from diffusion_jax.data.base import Field
+from diffusion_jax.methods import base
+from diffusion_jax.methods import config as common
 from diffusion_jax.models import CLASSIFIERS
-from diffusion_jax.training import optimizers
-from diffusion_jax.training.state import Phase
-
-GROUP = "net"
+from diffusion_jax.training.state import Loss, Variables
 
 
-@dataclasses.dataclass(frozen=True)
-class Classifier(Method):
-    """A network that names the class of a picture.
-
-    Attributes:
-      phases: one, which trains the group "net".
-      network: picture -> logits, and -> features by its method of that name.
-      image_shape: (H, W, C).
-    """
-
-    phases: tuple[Phase, ...]
-    network: nn.Module
-    image_shape: tuple[int, int, int]
-
-    measures: ClassVar[tuple[str, ...]] = ("accuracy",)
-
-    def init(self, key: Array) -> tuple[dict[str, PyTree], dict[str, PyTree], PyTree]:
-        """Initialises the network."""
-        x = jnp.zeros((1, *self.image_shape))
-        return {GROUP: self.network.init(key, x)["params"]}, {}, ()
+class Classifier(base.SingleNetwork):
+    """A network whose output are logits, and which has a method `features`."""
 
     def loss(
         self,
         phase: str,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        extra: PyTree,
-        batch: Batch,
+        variables: Variables,
+        aux: base.PyTree,
+        batch: base.Batch,
         key: Array,
         step: Array,
-    ) -> tuple[Array, Aux]:
-        """-log p(label | picture)."""
-        logits = self.network.apply({"params": params[GROUP]}, batch["image"])
-        nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        right = jnp.mean(jnp.argmax(logits, axis=1) == batch["label"])
-        return jnp.mean(nats), Aux({"accuracy": right}, model_state, None)
-
-    def evaluate(
-        self,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        batch: Batch,
-        key: Array,
-    ) -> dict[str, Array]:
-        """Of each picture: "features" f32[B, F] and "probabilities" f32[B, K]."""
-        variables = {"params": params[GROUP]}
-        features = type(self.network).features
-        logits = self.network.apply(variables, batch["image"])
-        return {
-            "features": self.network.apply(variables, batch["image"], method=features),
-            "probabilities": jax.nn.softmax(logits),
-        }
+    ) -> Loss:
+        """-log p(label | data)."""
+        logits, label = self.apply(variables, batch[self.data]), batch["label"]
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        accuracy = jnp.mean(jnp.argmax(logits, axis=1) == label)
+        return Loss(jnp.mean(nats), {"accuracy": accuracy})
 
 
-def make_classifier(config: ml_collections.ConfigDict) -> Classifier:
-    """Builds a classifier from the groups model and optim."""
-    data, model = config.data, dict(config.model)
-    network_class = choose(CLASSIFIERS, model.pop("name"), "model.name")
-    if model["num_classes"] < 2:
-        raise ValueError(
-            f"model.num_classes = {model['num_classes']}: there is nothing to tell "
-            "apart below two classes."
-        )
-    return Classifier(
-        phases=(Phase("net", (GROUP,), optimizers.make_plain(**config.optim)),),
-        network=network_class(**model),
-        image_shape=(data.image_size, data.image_size, data.num_channels),
+def make_classify(method: Classifier, options: base.NoOptions) -> base.Task:
+    """Returns the task with outputs "features" [B, F] and "probabilities" [B, K]."""
+
+    def run(variables: Variables, batch: base.Batch, key: Array) -> dict[str, Array]:
+        x = batch[method.data]
+        features = method.apply(variables, x, method="features")
+        probabilities = jax.nn.softmax(method.apply(variables, x))
+        return {"features": features, "probabilities": probabilities}
+
+    network = method.network
+    sizes = {"features": network.num_features, "probabilities": network.num_classes}
+    outputs = {k: Field((n,), np.float32, "vector") for k, n in sizes.items()}
+    return base.Task(run, (method.data,), outputs)
+
+
+def defaults() -> ConfigDict:
+    """Returns a small convolutional classifier of ten classes."""
+    config = common.defaults("classifier")
+    config.model = config_dict.create(
+        name="conv",
+        channels=(32, 64),  # of the convolutions; each halves the size
+        num_features=64,  # width of the hidden layer
+        num_classes=10,  # at least 2
     )
+    config.data.batch_size = 64
+    config.eval.metric = "accuracy"
+    return config
+
+
+def tiny(config: ConfigDict) -> None:
+    """Makes a config a smoke run of seconds on a CPU."""
+    common.make_tiny(config)
+    config.model.update(channels=(8,), num_features=8)
+
+
+def make(config: ConfigDict, fields: base.Fields) -> Classifier:
+    """Builds a classifier from the groups model and optim."""
+    base.check_at_least(2, model__num_classes=config.model.num_classes)
+    network = base.make_network(CLASSIFIERS, config)
+    return Classifier(base.single_phase(config), network, *base.data_field(fields))
+
+
+FAMILY = base.Family(make, {"classify": (base.NoOptions, make_classify)})

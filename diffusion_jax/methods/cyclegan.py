@@ -1,233 +1,262 @@
 """CycleGAN (Zhu et al. 2017): translation between two unpaired domains."""
 
 import dataclasses
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 from jax import Array
+from ml_collections import ConfigDict, config_dict
 
 from diffusion_jax import prng
+from diffusion_jax.data.base import Field
+from diffusion_jax.lookup import lookup
+from diffusion_jax.methods import config as common
 from diffusion_jax.methods.base import (
-    Aux,
     Batch,
+    Family,
+    Fields,
     Method,
+    NoOptions,
     PyTree,
-    View,
-    check_positive,
-    check_view,
-    choose,
+    Task,
+    check_at_least,
+    make_network,
+    with_axis,
 )
-from diffusion_jax.methods.gan import accuracies
+from diffusion_jax.methods.gan import discriminator_metrics
 from diffusion_jax.models import IMAGE_TO_IMAGE
 from diffusion_jax.models.translation import PatchDiscriminator
-from diffusion_jax.objectives import adversarial, image_pool
-from diffusion_jax.objectives.adversarial import GANLoss
+from diffusion_jax.objectives import image_pool
+from diffusion_jax.objectives.adversarial import GAN_LOSSES, GANLoss
 from diffusion_jax.training import optimizers
-from diffusion_jax.training.state import Phase
+from diffusion_jax.training.state import Loss, Phase, Variables
 
-# Parameter groups: from a to b and back, and who judges pictures of a and of b.
+# Parameter groups: the generators a -> b and b -> a, the discriminators of a and of b.
 AB, BA, DA, DB = "ab", "ba", "da", "db"
 GEN, DISC = "gen", "disc"  # phases
-VIEW = "translations"
 
 
 @dataclasses.dataclass(frozen=True)
 class CycleGAN(Method):
-    """Two translators, there and back, and a discriminator of patches in each domain.
+    """Two generators, one in each direction, and a PatchGAN discriminator per domain.
 
-    In a step the generators move first. The pictures that they made then go through
-    the pools, and what comes out is judged beside real ones.
+    In a step the generators are updated first. Their images then pass through the image
+    pools, whose output the discriminators compare with real images.
 
     Attributes:
       phases: "gen" trains "ab" and "ba", "disc" trains "da" and "db".
-      translator: picture -> picture, the same network in both directions.
-      discriminator: picture -> scores of its patches.
-      image_shape: (H, W, C), of both domains.
-      batch_size: pairs in a step, over all devices.
-      game: what each side minimises.
-      cycle_weight: of coming back, lambda in the paper.
-      identity_weight: of leaving alone what is there already, as a share of the former.
-      pool_size: past pictures remembered in each domain.
+      generator: image -> image, the same network in both directions.
+      discriminator: image -> scores of its patches.
+      field: of the images of both domains.
+      batch_size: pairs per step, over all devices.
+      gan_loss: what each side minimises.
+      cycle_weight: of the cycle-consistency loss, lambda in the paper.
+      identity_weight: of the identity loss, as a multiple of cycle_weight.
+      pool_size: past images kept for each domain.
     """
 
     phases: tuple[Phase, ...]
-    translator: nn.Module
+    generator: nn.Module
     discriminator: nn.Module
-    image_shape: tuple[int, int, int]
+    field: Field
     batch_size: int
-    game: GANLoss
+    gan_loss: GANLoss
     cycle_weight: float
     identity_weight: float
     pool_size: int
 
-    measures: ClassVar[tuple[str, ...]] = ("translation",)
+    def init(self, key: Array) -> tuple[Variables, PyTree]:
+        """Initialises the four networks, two empty pools and their last outputs.
 
-    @property
-    def views(self) -> dict[str, View]:
-        """Pictures, there, and back again."""
-        return {VIEW: self.translations}
-
-    def init(self, key: Array) -> tuple[dict[str, PyTree], dict[str, PyTree], PyTree]:
-        """Initialises the four networks, two empty pools, and what they gave last.
-
-        That is as many pictures as a batch has: a checkpoint belongs to its batch size.
+        The outputs have the size of a batch, so a checkpoint belongs to a batch size.
 
         Raises:
-          ValueError: the pictures' size does not fit a network.
+          ValueError: the images' size does not fit a network.
         """
         keys = jax.random.split(key, 4)
-        x = jnp.zeros((1, *self.image_shape))
-        networks = (
-            (AB, self.translator),
-            (BA, self.translator),
-            (DA, self.discriminator),
-            (DB, self.discriminator),
-        )
+        x = jnp.zeros((1, *self.field.shape))
+        networks = {
+            AB: self.generator,
+            BA: self.generator,
+            DA: self.discriminator,
+            DB: self.discriminator,
+        }
         params = {
             group: network.init(k, x)["params"]
-            for (group, network), k in zip(networks, keys, strict=True)
+            for (group, network), k in zip(networks.items(), keys, strict=True)
         }
-        pool = image_pool.empty(self.pool_size, self.image_shape)
-        shown = jnp.zeros((self.batch_size, *self.image_shape))
-        extra = {name: {"pool": pool, "shown": shown} for name in "ab"}
+        pool = image_pool.empty(self.pool_size, self.field.shape)
+        shown = jnp.zeros((self.batch_size, *self.field.shape))
+        aux = {name: {"pool": pool, "shown": shown} for name in "ab"}
         # Copies: buffers shared between the two could not both be donated.
-        return params, {}, jax.tree.map(jnp.copy, extra)
+        return Variables(params, {}), jax.tree.map(jnp.copy, aux)
 
-    def translate(self, params: dict[str, PyTree], group: str, x: Array) -> Array:
-        """Translates x [B,H,W,C] with the generator of a group, "ab" or "ba"."""
-        return self.translator.apply({"params": params[group]}, x)
+    def translate(self, variables: Variables, group: str, x: Array) -> Array:
+        """Translates x [B, H, W, C] with a generator, "ab" or "ba"."""
+        return self.generator.apply({"params": variables.params[group]}, x)
 
-    def _judge(self, params, group: str, x: Array) -> Array:
-        return self.discriminator.apply({"params": params[group]}, x)
+    def _scores(self, variables: Variables, group: str, x: Array) -> Array:
+        return self.discriminator.apply({"params": variables.params[group]}, x)
 
     def loss(
         self,
         phase: str,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        extra: PyTree,
+        variables: Variables,
+        aux: PyTree,
         batch: Batch,
         key: Array,
         step: Array,
-    ) -> tuple[Array, Aux]:
+    ) -> Loss:
         """The loss of the generators, or that of the discriminators."""
         if phase == GEN:
-            return self._generators(params, batch, key)
+            return self._generator_loss(variables, batch, key)
         position = batch["index"] % self.batch_size  # in the whole batch
-        real = {name: batch[f"image_{name}"] for name in "ab"}
-        fake = {name: extra[name]["shown"][position] for name in "ab"}
-        value, found = 0.0, []
+        value, metrics = 0.0, []
         for name, group in (("a", DA), ("b", DB)):
-            scores = self._judge(params, group, real[name])
-            others = self._judge(params, group, fake[name])
-            value += jnp.mean(self.game.discriminator(scores, others))
-            found.append(accuracies(self.game, scores, others))
-        metrics = jax.tree.map(lambda a, b: (a + b) / 2, *found)
-        return value, Aux(metrics, {}, None)
+            fake = aux[name]["shown"][position]
+            real = self._scores(variables, group, batch[f"image_{name}"])
+            fake = self._scores(variables, group, fake)
+            value += jnp.mean(self.gan_loss.discriminator(real, fake))
+            metrics.append(discriminator_metrics(self.gan_loss, real, fake))
+        return Loss(value, jax.tree.map(lambda a, b: (a + b) / 2, *metrics))
 
-    def _generators(self, params, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        """The adversarial, the cycle and the identity terms, in both directions.
+    def _generator_loss(self, variables: Variables, batch: Batch, key: Array) -> Loss:
+        """The adversarial, cycle and identity terms, in both directions.
 
             L_GAN(AB, D_B) + L_GAN(BA, D_A) + lambda (|BA(AB(a)) - a| + |AB(BA(b)) - b|
                 + w (|AB(b) - b| + |BA(a) - a|)),  |.| the mean over values
 
         Source: Zhu et al. 2017, equations 1 to 3 and section 5.2, arXiv:1703.10593.
         """
-        a, b = batch["image_a"], batch["image_b"]
-        fake_b, fake_a = self.translate(params, AB, a), self.translate(params, BA, b)
-        fooling = jnp.mean(self.game.generator(self._judge(params, DB, fake_b)))
-        fooling += jnp.mean(self.game.generator(self._judge(params, DA, fake_a)))
-        cycle = jnp.mean(jnp.abs(self.translate(params, BA, fake_b) - a))
-        cycle += jnp.mean(jnp.abs(self.translate(params, AB, fake_a) - b))
-        value = fooling + self.cycle_weight * cycle
-        metrics = {"adversarial": fooling, "cycle": cycle}
-        if self.identity_weight:
-            same = jnp.mean(jnp.abs(self.translate(params, AB, b) - b))
-            same += jnp.mean(jnp.abs(self.translate(params, BA, a) - a))
-            value += self.cycle_weight * self.identity_weight * same
-            metrics["identity"] = same
-        keys = jax.random.key_data(prng.example_keys(key, batch["index"]))
-        made = {"a": fake_a, "b": fake_b, "keys": keys}
-        return value, Aux(metrics, {}, jax.lax.stop_gradient(made))
 
-    def remember(self, extra: PyTree, observed: PyTree) -> PyTree:
-        """Sends what the generators made through the pools."""
-        if observed is None:  # the discriminators make nothing
-            return extra
-        keys = jax.random.wrap_key_data(observed["keys"])
-        pairs = jax.vmap(jax.random.split)(keys)
+        def translate(group: str, x: Array) -> Array:
+            return self.translate(variables, group, x)
+
+        def distance(x: Array, y: Array) -> Array:
+            return jnp.mean(jnp.abs(x - y))
+
+        a, b = batch["image_a"], batch["image_b"]
+        fake_b, fake_a = translate(AB, a), translate(BA, b)
+        scores = (
+            self._scores(variables, DB, fake_b),
+            self._scores(variables, DA, fake_a),
+        )
+        adversarial = sum(jnp.mean(self.gan_loss.generator(x)) for x in scores)
+        cycle = distance(translate(BA, fake_b), a) + distance(translate(AB, fake_a), b)
+        value = adversarial + self.cycle_weight * cycle
+        metrics = {"adversarial": adversarial, "cycle": cycle}
+        if self.identity_weight:
+            identity = distance(translate(AB, b), b) + distance(translate(BA, a), a)
+            value += self.cycle_weight * self.identity_weight * identity
+            metrics["identity"] = identity
+        keys = jax.random.key_data(prng.example_keys(key, batch["index"]))
+        observed = {"a": fake_a, "b": fake_b, "keys": keys}
+        return Loss(value, metrics, observed=jax.lax.stop_gradient(observed))
+
+    def after_step(
+        self, variables: Variables, aux: PyTree, observed: PyTree
+    ) -> tuple[dict[str, PyTree], PyTree]:
+        """Sends the generated images through the pools."""
+        if observed is None:  # after the discriminators' phase
+            return variables.state, aux
+        keys = jax.vmap(jax.random.split)(jax.random.wrap_key_data(observed["keys"]))
         new = {}
         for number, name in enumerate("ab"):
             pool, shown = image_pool.query(
-                extra[name]["pool"], observed[name], pairs[:, number]
+                aux[name]["pool"], observed[name], keys[:, number]
             )
             new[name] = {"pool": pool, "shown": shown}
-        return new
+        return variables.state, new
 
-    def evaluate(
-        self,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        batch: Batch,
-        key: Array,
-    ) -> dict[str, Array]:
-        """Of each pair: the translations "to_a" and "to_b" f32[B,H,W,C], and "cycle_a"
-        and "cycle_b" f32[B], the mean |x - back again| in units of [-1, 1]."""
+
+def make_translate(method: CycleGAN, options: NoOptions) -> Task:
+    """Returns the task with the output "rows" [B, 6, ...]: a, in b, and back; b, in a,
+    and back."""
+
+    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         a, b = batch["image_a"], batch["image_b"]
-        to_b, to_a = self.translate(params, AB, a), self.translate(params, BA, b)
-        return {
-            "to_a": to_a,
-            "to_b": to_b,
-            "cycle_a": mean_distance(self.translate(params, BA, to_b), a),
-            "cycle_b": mean_distance(self.translate(params, AB, to_a), b),
-        }
+        to_b = method.translate(variables, AB, a)
+        to_a = method.translate(variables, BA, b)
+        back_a = method.translate(variables, BA, to_b)
+        back_b = method.translate(variables, AB, to_a)
+        return {"rows": jnp.stack([a, to_b, back_a, b, to_a, back_b], axis=1)}
 
-    def translations(
-        self,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        batch: Batch,
-        key: Array,
-    ) -> Array:
-        """a, in b, and back; b, in a, and back: [B, 6, H, W, C]."""
-        a, b = batch["image_a"], batch["image_b"]
-        to_b, to_a = self.translate(params, AB, a), self.translate(params, BA, b)
-        back_a = self.translate(params, BA, to_b)
-        back_b = self.translate(params, AB, to_a)
-        return jnp.stack([a, to_b, back_a, b, to_a, back_b], axis=1)
+    outputs = {"rows": with_axis(method.field, 6, "column")}
+    return Task(run, ("image_a", "image_b"), outputs)
 
 
-def mean_distance(x: Array, y: Array) -> Array:
-    """Mean absolute difference of each picture: [B, ...] twice -> [B]."""
-    return jnp.mean(jnp.abs(x - y), axis=tuple(range(1, x.ndim)))
-
-
-def make_cyclegan(config: ml_collections.ConfigDict) -> CycleGAN:
-    """Builds a CycleGAN from the groups model, cyclegan, optim, sample."""
-    data, options, model = config.data, config.cyclegan, dict(config.model)
-    translator_class = choose(IMAGE_TO_IMAGE, model.pop("name"), "model.name")
-    discriminator = PatchDiscriminator(
-        base_channels=model.pop("disc_channels"), num_layers=model.pop("disc_layers")
+def defaults() -> ConfigDict:
+    """Returns the values of Zhu et al. 2017 for 256x256 images."""
+    config = common.defaults("cyclegan")
+    config.data.source_b = "inverted:digits"  # the other domain
+    config.data.train_split_b = "train"
+    config.model = config_dict.create(
+        name="resnet",  # or unet, with num_levels instead of blocks and downsamplings
+        base_channels=64,  # at full resolution
+        num_blocks=9,  # residual blocks: 9 for 256 pixels, 6 for 128
+        num_downsamplings=2,
+        disc_channels=64,  # after the first layer
+        disc_layers=3,  # of stride 2; patches of 16, 34, 70 pixels for 1, 2, 3
     )
+    config.cyclegan = config_dict.create(
+        loss="least_squares",  # or another of gan.loss
+        cycle_weight=10.0,  # at least 0
+        identity_weight=0.5,  # as a multiple of cycle_weight, at least 0
+        pool_size=50,  # images per domain; 0: no pool
+    )
+    config.optim.update(learning_rate=2e-4, b1=0.5)
+    config.sample.update(task="translate", num_images=64, batch_size=64)
+    config.eval.update(
+        metric="translation",
+        split_b="test",  # of the other domain
+        paired=False,  # whether the two eval splits hold the same examples in order
+        classifier_b="",  # as classifier, of the other domain
+        sweep=config_dict.create(),
+    )
+    return config
+
+
+def tiny(config: ConfigDict) -> None:
+    """Makes a config a smoke run of seconds on a CPU."""
+    common.make_tiny(config)
+    config.data.update(
+        source_b="inverted:digits", train_split="train_even", train_split_b="train_odd"
+    )
+    config.model.update(base_channels=4, num_blocks=1, disc_channels=4, disc_layers=1)
+    config.model.num_downsamplings = min(1, config.model.num_downsamplings)
+    config.cyclegan.pool_size = 6
+    config.eval.update(split_b="test", classifier_b="")
+
+
+def make(config: ConfigDict, fields: Fields) -> CycleGAN:
+    """Builds a CycleGAN from the groups model, cyclegan and optim."""
+    options, model = config.cyclegan, ConfigDict(config.model)
+    discriminator = PatchDiscriminator(
+        base_channels=model.disc_channels, num_layers=model.disc_layers
+    )
+    del model.disc_channels, model.disc_layers
     for name in ("cycle_weight", "identity_weight", "pool_size"):
-        if options[name] < 0:
-            raise ValueError(f"cyclegan.{name} must be at least 0.")
-    check_positive(data__batch_size=data.batch_size)
-    check_view(config.sample.view, [VIEW])
+        check_at_least(0, **{f"cyclegan__{name}": options[name]})
+    if not {"image_a", "image_b"} <= fields.keys():
+        raise ValueError(
+            "CycleGAN needs two domains: set data.source_b and data.train_split_b."
+        )
+    field = fields["image_a"]
+    optimizer = optimizers.make(**config.optim)
     return CycleGAN(
-        phases=(
-            Phase(GEN, (AB, BA), optimizers.make_plain(**config.optim)),
-            Phase(DISC, (DA, DB), optimizers.make_plain(**config.optim)),
+        phases=(Phase(GEN, (AB, BA), optimizer), Phase(DISC, (DA, DB), optimizer)),
+        generator=make_network(
+            IMAGE_TO_IMAGE, ConfigDict({"model": model}), out_channels=field.shape[-1]
         ),
-        translator=translator_class(out_channels=data.num_channels, **model),
         discriminator=discriminator,
-        image_shape=(data.image_size, data.image_size, data.num_channels),
-        batch_size=data.batch_size,
-        game=choose(adversarial.GAN_LOSSES, options.loss, "cyclegan.loss"),
+        field=field,
+        batch_size=config.data.batch_size,
+        gan_loss=lookup(GAN_LOSSES, options.loss, "cyclegan.loss"),
         cycle_weight=options.cycle_weight,
         identity_weight=options.identity_weight,
         pool_size=options.pool_size,
     )
+
+
+FAMILY = Family(make, {"translate": (NoOptions, make_translate)})

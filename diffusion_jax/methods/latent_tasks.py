@@ -1,11 +1,7 @@
-"""What can be seen of a family with a latent space: rows of decoded latents.
+"""Tasks of families with a latent space: samples, and rows of decoded latents.
 
-Each function takes the latents of examples and a decoder, and returns pictures
-[B, k, H, W, C]; see base.View. Latents are in units in which the data's are about
-standard normal.
+Latents are in units in which those of the data are about standard normal.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
@@ -16,150 +12,136 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax import prng
+from diffusion_jax.data.base import Field
 from diffusion_jax.diffusion import editing
-from diffusion_jax.methods.base import Batch, PyTree, View
+from diffusion_jax.methods.base import Batch, NoOptions, Task, with_axis
+from diffusion_jax.training.state import Variables
 
-NUM_BETWEEN = 9  # pictures from one end to the other, both included
-REACH = 3.0  # standard deviations that a traversal goes to either side
-SIDE = 20  # of the manifold
-JITTER = 0.25  # of the neighbours of an arithmetic result, as in DCGAN's figure 7
+NUM_COLUMNS = 9  # from one end of an interpolation or traversal to the other
+MAX_DEVIATION = 3.0  # standard deviations to either side, in a traversal
+SIDE = 20  # rows and columns of the manifold
 
 
-class Latent(Protocol):
-    """What a family must have for these views."""
+class LatentModel(Protocol):
+    """What a method must have for these tasks.
 
+    Attributes:
+      data: name of the batch's entry that is modelled.
+      field: of it.
+      num_latents: Z.
+      inputs: conditions that `decode` reads from the batch.
+      encoder_inputs: entries that `encode` reads from the batch.
+    """
+
+    data: str
+    field: Field
     num_latents: int
+    inputs: tuple[str, ...]
+    encoder_inputs: tuple[str, ...]
 
-    def encode(
-        self,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        batch: Batch,
-        key: Array,
-    ) -> Array:
-        """The latent of each example, [B, Z]: of its image, or drawn for its index."""
+    def encode(self, variables: Variables, batch: Batch, key: Array) -> Array:
+        """Returns the latent of each example, [B, Z]."""
 
-    def decode(
-        self,
-        params: dict[str, PyTree],
-        model_state: dict[str, PyTree],
-        z: Array,
-        batch: Batch,
-    ) -> Array:
-        """The pictures [B, H, W, C] of latents [B, Z]."""
+    def decode(self, variables: Variables, z: Array, batch: Batch) -> Array:
+        """Returns the data [B, ...] of latents [B, Z]."""
 
 
-Decoder = Callable[[Array], Array]  # z [B, Z] -> pictures [B, H, W, C]
+def make_sample(method: LatentModel, options: NoOptions) -> Task:
+    """Decodes a standard normal latent for each index."""
+
+    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+        keys = prng.example_keys(key, batch["index"])
+        z = prng.normal(keys, (method.num_latents,))
+        return {method.data: method.decode(variables, z, batch)}
+
+    return Task(run, method.inputs, {method.data: method.field})
 
 
-def _decoded(decode: Decoder, latents: Array) -> Array:
-    """Latents [k, B, Z] -> rows [B, k, H, W, C]."""
-    return jnp.moveaxis(jax.lax.map(decode, latents), 0, 1)
+def make_interpolate(method: LatentModel, options: NoOptions) -> Task:
+    """Decodes the straight line from an example's latent to its partner's."""
+    return _between(method, lambda z, other, w: (1 - w) * z + w * other)
 
 
-def interpolation(decode: Decoder, z: Array, other: Array, index: Array) -> Array:
-    """Along the straight line from an example's latent to its partner's."""
-    weights = np.linspace(0, 1, NUM_BETWEEN, dtype=np.float32)
-    return _decoded(decode, jnp.stack([(1 - w) * z + w * other for w in weights]))
-
-
-def slerp(decode: Decoder, z: Array, other: Array, index: Array) -> Array:
-    """Along the arc between the two latents, whose points are as long as draws are.
+def make_slerp(method: LatentModel, options: NoOptions) -> Task:
+    """Decodes the arc between two latents, which keeps the length of normal draws.
 
     Source: White 2016, arXiv:1609.04468.
     """
-    weights = np.linspace(0, 1, NUM_BETWEEN, dtype=np.float32)
-    return _decoded(decode, jnp.stack([editing.slerp(z, other, w) for w in weights]))
+    return _between(method, editing.slerp)
 
 
-def traversal(decode: Decoder, z: Array, other: Array, index: Array) -> Array:
-    """Example i with its latent number i (modulo how many there are) from -3 to 3."""
-    num_latents = z.shape[1]
-    here = jax.nn.one_hot(index % num_latents, num_latents, dtype=bool)
-    values = np.linspace(-REACH, REACH, NUM_BETWEEN, dtype=np.float32)
-    return _decoded(decode, jnp.stack([jnp.where(here, v, z) for v in values]))
+def make_traverse(method: LatentModel, options: NoOptions) -> Task:
+    """Moves latent number i (modulo Z) of example i from -3 to 3."""
+    values = np.linspace(-MAX_DEVIATION, MAX_DEVIATION, NUM_COLUMNS, dtype=np.float32)
+
+    def latents(variables: Variables, batch: Batch, key: Array) -> list[Array]:
+        z, axis = method.encode(variables, batch, key), batch["index"]
+        axis = axis % method.num_latents
+        selected = jax.nn.one_hot(axis, method.num_latents, dtype=bool)
+        return [jnp.where(selected, value, z) for value in values]
+
+    return _rows(method, latents, method.encoder_inputs, NUM_COLUMNS)
 
 
-def manifold(decode: Decoder, z: Array, other: Array, index: Array) -> Array:
-    """Row i of the first two latents at the quantiles of a normal, the others at 0.
+def make_manifold(method: LatentModel, options: NoOptions) -> Task:
+    """Decodes a grid of quantiles of the first two latents, with the others at 0.
 
-    Twenty rows are all of it.
+    Example i is row i of the grid; twenty rows are all of it.
+
+    Raises:
+      ValueError: there is only one latent.
 
     Source: Kingma and Welling 2014, figure 4, arXiv:1312.6114.
     """
-    quantiles = jax.scipy.stats.norm.ppf((jnp.arange(SIDE) + 0.5) / SIDE)
-    down = jnp.zeros_like(z).at[:, 0].set(quantiles[index % SIDE])
-    return _decoded(decode, jnp.stack([down.at[:, 1].set(q) for q in quantiles]))
-
-
-def arithmetic(decode: Decoder, lists: Array, index: Array, key: Array) -> Array:
-    """The mean of each of three lists of latents, a - b + c, and a neighbour of that.
-
-    Args:
-      decode: latents to pictures.
-      lists: [B, 3, m, Z], the same for every example.
-      index: i32[B].
-      key: of the neighbour, one of a cube around the result.
-
-    Source: Radford et al. 2016, section 6.3.2 and figure 7, arXiv:1511.06434.
-    """
-    a, b, c = jnp.moveaxis(jnp.mean(lists, axis=2), 1, 0)
-    keys = prng.example_keys(key, index)
-    step = jax.vmap(lambda k: jax.random.uniform(k, a.shape[1:], minval=-1.0))(keys)
-    result = a - b + c
-    return _decoded(decode, jnp.stack([a, b, c, result, result + JITTER * step]))
-
-
-def views(method: Latent) -> dict[str, View]:
-    """The views of a family with a latent space, by name."""
-
-    def decoder(params, model_state, batch) -> Decoder:
-        return lambda z: method.decode(params, model_state, z, batch)
-
-    def of_pair(view: Callable[..., Array]) -> View:
-        def run(params, model_state, batch, key):
-            names = ("index", "image", "label")
-            partner = {name: batch[f"partner_{name}"] for name in names}
-            z, other = (
-                method.encode(params, model_state, x, key) for x in (batch, partner)
-            )
-            decode = decoder(params, model_state, batch)
-            return view(decode, z, other, batch["index"])
-
-        return run
-
-    def of_lists(params, model_state, batch, key):
-        index, image = batch["concept_index"], batch["concept_image"]
-        several = {
-            "index": index.reshape(-1),
-            "image": image.reshape(-1, *image.shape[3:]),
-        }
-        z = method.encode(params, model_state, several, key)
-        decode = decoder(params, model_state, batch)
-        lists = z.reshape(*index.shape, -1)
-        return arithmetic(decode, lists, batch["index"], key)
-
-    pairs = {name: of_pair(view) for name, view in VIEWS.items()}
-    return pairs | {"arithmetic": of_lists}
-
-
-def check(view: str, num_latents: int) -> None:
-    """Refuses a manifold of one latent.
-
-    Raises:
-      ValueError: the view needs two.
-    """
-    if view == "manifold" and num_latents < 2:
+    if method.num_latents < 2:
         raise ValueError(
-            f"sample.view 'manifold' shows two latents, and there is {num_latents}: "
-            "choose traversal, or more latents."
+            "The task manifold shows two latents, and model.num_latents is "
+            f"{method.num_latents}: choose traverse, or more latents."
         )
 
+    def latents(variables: Variables, batch: Batch, key: Array) -> list[Array]:
+        quantiles = jax.scipy.stats.norm.ppf((jnp.arange(SIDE) + 0.5) / SIDE)
+        index = batch["index"]
+        z = jnp.zeros((len(index), method.num_latents))
+        z = z.at[:, 0].set(quantiles[index % SIDE])
+        return [z.at[:, 1].set(q) for q in quantiles]
 
-VIEWS: dict[str, Callable[..., Array]] = {
-    "interpolation": interpolation,
-    "slerp": slerp,
-    "traversal": traversal,
-    "manifold": manifold,
+    return _rows(method, latents, (), SIDE)
+
+
+def _between(method: LatentModel, path: Callable[..., Array]) -> Task:
+    """Decodes a path from the latent of an example to that of its partner."""
+    weights = np.linspace(0, 1, NUM_COLUMNS, dtype=np.float32)
+    partner_inputs = {f"partner_{name}": name for name in method.encoder_inputs}
+
+    def latents(variables: Variables, batch: Batch, key: Array) -> list[Array]:
+        partner = batch | {own: batch[name] for name, own in partner_inputs.items()}
+        z, other = (method.encode(variables, x, key) for x in (batch, partner))
+        return [path(z, other, w) for w in weights]
+
+    inputs = (*method.encoder_inputs, *partner_inputs)
+    return _rows(method, latents, inputs, NUM_COLUMNS)
+
+
+def _rows(
+    method: LatentModel, latents: Callable, inputs: tuple[str, ...], num_columns: int
+) -> Task:
+    """Makes a task that returns "rows" [B, k, ...] of k decoded latents."""
+
+    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+        z = jnp.stack(latents(variables, batch, key))
+        decoded = jax.lax.map(lambda z: method.decode(variables, z, batch), z)
+        return {"rows": jnp.moveaxis(decoded, 0, 1)}
+
+    inputs = tuple(name for name in (*inputs, *method.inputs) if name != "index")
+    outputs = {"rows": with_axis(method.field, num_columns, "column")}
+    return Task(run, inputs, outputs)
+
+
+TASKS = {
+    "sample": (NoOptions, make_sample),
+    "interpolate": (NoOptions, make_interpolate),
+    "slerp": (NoOptions, make_slerp),
+    "traverse": (NoOptions, make_traverse),
+    "manifold": (NoOptions, make_manifold),
 }
-NAMES = ("samples", *VIEWS, "arithmetic")

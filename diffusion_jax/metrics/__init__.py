@@ -1,1 +1,1 @@
-"""Measures: averages over a data set or over samples, and pictures of them."""
+"""Metrics: numbers computed from NumPy arrays of samples, features or likelihoods."""

@@ -1,56 +1,56 @@
-"""What the codes of autoencoders hold, and what they have to beat."""
+"""Metrics of an autoencoder's latents, and the linear baseline of its error."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-ACTIVE = 0.01  # variance of a latent's posterior mean, the prior's being 1
-BLOCK = 4096  # vectors taken to float64 at once
+MIN_VARIANCE = 0.01  # of an active latent's posterior mean; the prior's variance is 1
+BLOCK_SIZE = 4096  # vectors converted to float64 at a time
 
 
 def active_units(means: np.ndarray) -> int:
-    """Counts the latents whose posterior mean follows the data.
+    """Counts the latents whose posterior mean varies with the input.
 
         variance over x of E_q(z | x)[z_j]  >  0.01
 
     Args:
-      means: [N, Z], the posterior's mean for each of N examples.
+      means: [N, Z], the posterior means of N examples.
 
     Returns:
       A number in 0..Z; 0 is posterior collapse.
 
     Source: Burda et al. 2016, section 5.2, arXiv:1509.00519.
     """
-    return int(np.sum(means.var(axis=0, dtype=np.float64) > ACTIVE))
+    return int(np.sum(means.var(axis=0, dtype=np.float64) > MIN_VARIANCE))
 
 
 def pca_mse(train: np.ndarray, test: np.ndarray, num_components: int) -> float:
-    """The squared error that principal components leave: what a linear code reaches.
+    """Computes the reconstruction error of PCA, fitted on train and applied to test.
 
         |x - m - V V^T (x - m)|^2 / D,  V the leading eigenvectors of train's covariance
 
-    No linear autoencoder with as many latents has a smaller one on the train set.
+    On the training set no linear autoencoder with as many latents has a smaller error.
 
     Args:
-      train: [N, D], N at least 1; m and V are of it. D up to a few thousand.
+      train: [N, D], N at least 1, D up to a few thousand; determines m and V.
       test: [M, D].
       num_components: columns of V, 0..D.
 
     Returns:
-      The mean over the values of test, in their units squared.
+      The mean squared error per value of test.
 
     Raises:
-      ValueError: the number of components is not in 0..D.
+      ValueError: num_components is not in 0..D.
     """
     num_values = train.shape[1]
     if not 0 <= num_components <= num_values:
         raise ValueError(
-            f"Vectors of {num_values} values have 0 to {num_values} principal "
-            f"components, not {num_components}."
+            f"num_components = {num_components} is not possible: vectors of "
+            f"{num_values} values have 0 to {num_values} principal components."
         )
     mean = train.mean(axis=0, dtype=np.float64)
     scatter = sum(block.T @ block for block in _centred(train, mean))
-    _, vectors = np.linalg.eigh(scatter)  # in ascending order
+    _, vectors = np.linalg.eigh(scatter)  # in ascending order of the eigenvalues
     leading = vectors[:, num_values - num_components :]
     error = 0.0
     for block in _centred(test, mean):
@@ -60,6 +60,6 @@ def pca_mse(train: np.ndarray, test: np.ndarray, num_components: int) -> float:
 
 
 def _centred(vectors: np.ndarray, mean: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields new float64 blocks of the vectors, less the mean."""
-    for start in range(0, len(vectors), BLOCK):
-        yield vectors[start : start + BLOCK] - mean[None]
+    """Yields new float64 blocks of the vectors minus the mean."""
+    for start in range(0, len(vectors), BLOCK_SIZE):
+        yield vectors[start : start + BLOCK_SIZE] - mean[None]

@@ -1,81 +1,110 @@
-"""Bits per dimension of a data set, and what they buy."""
+"""Likelihood metrics: bits/dim, and the rate-distortion curve of diffusion models."""
 
-import csv
 import math
-import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from diffusion_jax.metrics.statistics import mean_and_error
+
+Arrays = dict[str, np.ndarray]
+
 TERMS = ("prior", "transitions", "decoder")  # L_T, sum of L_{t-1}, L_0
 COLUMNS = ("reverse_step", "time", "rate", "distortion")
-GREYS = 127.5  # levels in a unit of an image in [-1, 1]
+LEVELS_PER_UNIT = 127.5  # 8-bit levels per unit of an image in [-1, 1]
+NO_EXAMPLES = "There are no examples to evaluate: eval.split is empty."
 
 
-def bits_per_dim(
-    evaluate: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
-    batches: Iterable[dict[str, np.ndarray]],
-) -> dict[str, float]:
-    """Averages the variational bound and its three parts over a data set.
+def bits_per_dim(batches: Iterable[Arrays], num_values: int) -> dict[str, float]:
+    """Averages the variational bound and its three terms over examples.
 
         bits/dim = nats / (H W C log 2)
 
     Args:
-      evaluate: batch -> nats of each example, f32[B], by the names of TERMS.
-      batches: with image [B,H,W,C] and weight [B], 0 for examples that only fill up.
+      batches: with prior, transitions and decoder, each f32[b] in nats.
+      num_values: H W C, values per example.
 
     Returns:
-      bits_per_dim, its parts by name, the standard error of bits_per_dim over the
-      images (it covers the drawn noise and times), and num_examples.
+      bits_per_dim; its three terms by name; standard_error of bits_per_dim over the
+      examples, which covers the sampled noise and timesteps; and num_examples.
 
     Raises:
       ValueError: there are no examples.
 
     Source: Ho et al. 2020, equation 5 and table 1, arXiv:2006.11239.
     """
-    rows = []
-    for batch in batches:
-        nats = evaluate(batch)
-        parts = np.stack([nats[name] for name in TERMS], axis=1).astype(np.float64)
-        bits = parts / (math.prod(batch["image"].shape[1:]) * math.log(2))
-        rows.append(bits[batch["weight"] > 0])
-    if not rows:
-        raise ValueError("There are no examples to measure bits/dim on.")
-    parts = np.concatenate(rows)
-    totals = parts.sum(axis=1)
+    terms = _stack(batches, TERMS) / (num_values * math.log(2))
+    mean, error = mean_and_error(terms.sum(axis=1))
     return {
-        "bits_per_dim": float(totals.mean()),
-        **dict(zip(TERMS, parts.mean(axis=0).tolist(), strict=True)),
-        "standard_error": float(totals.std() / math.sqrt(len(totals))),
-        "num_examples": len(totals),
+        "bits_per_dim": mean,
+        **dict(zip(TERMS, terms.mean(axis=0).tolist(), strict=True)),
+        "standard_error": error,
+        "num_examples": len(terms),
     }
 
 
-def rate_distortion(
-    evaluate: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
-    batches: Iterable[dict[str, np.ndarray]],
-    num_timesteps: int,
-) -> dict[str, np.ndarray]:
-    """How good a picture is after so many bits: progressive lossy compression.
+def density_bits_per_dim(
+    batches: Iterable[Arrays], num_values: int
+) -> dict[str, float]:
+    """Averages the bits/dim of a continuous density over dequantised 8-bit images.
 
-    A receiver who has x_t was sent the prior and the transitions to t, and shows the
-    predicted x_0:
+        bits/dim = -log p(x) / (D log 2) + log2(127.5)
+
+    The last term accounts for the width of a bin, 1/127.5. In expectation over the
+    dequantisation noise this is an upper bound on the bits/dim of the 8-bit image.
+
+    Args:
+      batches: with log_likelihood f32[b] in nats, of x in [-1, 1] with dequantisation
+        noise.
+      num_values: D, values per example.
+
+    Returns:
+      bits_per_dim, its standard_error over the examples, and num_examples.
+
+    Raises:
+      ValueError: there are no examples.
+
+    Source: Theis et al. 2016, section 3.1, arXiv:1511.01844.
+    """
+    nats = -_stack(batches, ["log_likelihood"])[:, 0]
+    bits = nats / (num_values * math.log(2)) + math.log2(LEVELS_PER_UNIT)
+    mean, error = mean_and_error(bits)
+    return {"bits_per_dim": mean, "standard_error": error, "num_examples": len(bits)}
+
+
+def _stack(batches: Iterable[Arrays], names: Sequence[str]) -> np.ndarray:
+    """Returns the named arrays of all batches, f64[N, number of names]."""
+    rows = [np.stack([batch[name] for name in names], axis=1) for batch in batches]
+    if not rows:
+        raise ValueError(NO_EXAMPLES)
+    return np.concatenate(rows).astype(np.float64)
+
+
+def rate_distortion(
+    batches: Iterable[Arrays], num_values: int, num_timesteps: int
+) -> Arrays:
+    """Computes the rate-distortion curve of progressive lossy compression.
+
+    A receiver at time t has received the prior and all transitions down to x_t, and
+    predicts x_0 from it:
 
         rate(t) = L_T + sum of L_{u-1} over u > t,  distortion(t) = RMSE of x_0_hat(x_t)
 
-    With T - 1 strata there is a row for every time. With fewer, a row estimates the
-    means of time, rate and squared error over a stratum of times; unbiased where their
-    number divides T - 1, and but for its rounded ends elsewhere.
+    The timesteps 2..T are divided into k equal strata. With k = T - 1 there is one row
+    per timestep. With fewer, each row estimates the mean time, rate and squared error
+    over its stratum from one random timestep per example. The estimate is unbiased if
+    k divides T - 1; otherwise rounding the ends of the strata biases it slightly.
 
     Args:
-      evaluate: batch -> of each example "prior", "transitions" and "error" (that of
-        x_1) f32[B], and "strata": "nats" of a stratum, the "time" drawn in it and
-        "error" there, [B, k]; stratum j of the times 2..T from the earliest on.
-      batches: with image [B,H,W,C] and weight [B], 0 for examples that only fill up.
+      batches: with prior, transitions and error (the squared error of x_0 predicted at
+        time 1), each f32[b]; and for every stratum, in ascending order, the sampled
+        time, the stratum's nats estimated there, and strata_error (the squared error
+        there), each [b, k].
+      num_values: H W C, values per example.
       num_timesteps: T.
 
     Returns:
-      f64[k + 1] by the names of COLUMNS, noisiest first, the last row of time 1:
+      f64[k + 1] by the names in COLUMNS, from the noisiest timestep down to time 1:
       reverse_step is T - t + 1, rate is in bits/dim, distortion on the scale 0..255.
 
     Raises:
@@ -85,79 +114,36 @@ def rate_distortion(
     """
     count, total = 0, 0.0
     for batch in batches:
-        rows = _rows(evaluate(batch), num_timesteps)[batch["weight"] > 0]
-        size = math.prod(batch["image"].shape[1:])
-        count, total = count + len(rows), total + rows.sum(axis=0)
+        curves = _curves(batch, num_timesteps)
+        count, total = count + len(curves), total + curves.sum(axis=0)
     if not count:
-        raise ValueError("There are no examples to measure rate and distortion on.")
+        raise ValueError(NO_EXAMPLES)
     time, nats, error = (total / count)[::-1].T
     return {
         "reverse_step": num_timesteps - time + 1,
         "time": time,
-        "rate": nats / (size * math.log(2)),
-        "distortion": np.sqrt(error) * GREYS,
+        "rate": nats / (num_values * math.log(2)),
+        "distortion": np.sqrt(error) * LEVELS_PER_UNIT,
     }
 
 
-def _rows(measured: dict, num_timesteps: int) -> np.ndarray:
-    """Time, nats so far and squared error, f64[B, k + 1, 3], of time 1 first."""
-    strata = {key: x.astype(np.float64) for key, x in measured["strata"].items()}
-    nats, time = strata["nats"], strata["time"]
-    width = (num_timesteps - 1) / nats.shape[1]
-    # A time u of a stratum counts for those times t of it that lie below u.
-    earlier = time - 2 - width * np.arange(nats.shape[1])
-    share = np.clip(earlier / width, 0.0, 1.0)
-    prior = measured["prior"].astype(np.float64)[:, None]
-    after = np.cumsum(nats[:, ::-1], axis=1)[:, ::-1]  # of this stratum and later ones
-    so_far = prior + after - (1 - share) * nats
-    first = [np.ones_like(prior), prior + after[:, :1], measured["error"][:, None]]
-    rest = [time, so_far, strata["error"]]
+def _curves(batch: Arrays, num_timesteps: int) -> np.ndarray:
+    """Returns time, cumulative nats and squared error, f64[b, k + 1, 3], time 1 first.
+
+    A row is an average over the timesteps t of its stratum. The nats of all later
+    strata count for each t; those sampled at time u of this stratum for each t < u.
+    """
+    names = "prior", "error", "time", "nats", "strata_error"
+    prior, error, time, nats, strata_error = (
+        batch[name].astype(np.float64) for name in names
+    )
+    num_strata = nats.shape[1]
+    width = (num_timesteps - 1) / num_strata
+    num_below = time - 2 - width * np.arange(num_strata)
+    share_below = np.clip(num_below / width, 0.0, 1.0)
+    later = np.cumsum(nats[:, ::-1], axis=1)[:, ::-1]  # this stratum and later ones
+    prior = prior[:, None]
+    first = [np.ones_like(prior), prior + later[:, :1], error[:, None]]
+    rest = [time, prior + later - (1 - share_below) * nats, strata_error]
     columns = [np.concatenate(pair, axis=1) for pair in zip(first, rest, strict=True)]
     return np.stack(columns, axis=2)
-
-
-def write_csv(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
-    """Writes columns of one length, with their names in the first line."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*(x.tolist() for x in columns.values()), strict=True))
-
-
-def density_bits_per_dim(
-    log_density: Callable[[dict[str, np.ndarray]], np.ndarray],
-    batches: Iterable[dict[str, np.ndarray]],
-) -> dict[str, float]:
-    """Averages what a density of dequantised pictures says of 8-bit ones.
-
-        bits/dim = -log p(x) / (D log 2) + log2(127.5)
-
-    The last term is the width of a bin, 1/127.5. On the mean over the place in the bin
-    it bounds the 8-bit picture's own bits/dim from above.
-
-    Args:
-      log_density: batch -> nats of each example, f32[B], of x in [-1, 1] spread over
-        its bins.
-      batches: as for `bits_per_dim`.
-
-    Returns:
-      bits_per_dim, its standard error over the images, and num_examples.
-
-    Raises:
-      ValueError: there are no examples.
-
-    Source: Theis et al. 2016, section 3.1, arXiv:1511.01844.
-    """
-    bits = []
-    for batch in batches:
-        size = math.prod(batch["image"].shape[1:])
-        nats = log_density(batch).astype(np.float64)[batch["weight"] > 0]
-        bits.append(-nats / (size * math.log(2)) + math.log2(GREYS))
-    if not bits:
-        raise ValueError("There are no examples to measure bits/dim on.")
-    totals = np.concatenate(bits)
-    return {
-        "bits_per_dim": float(totals.mean()),
-        "standard_error": float(totals.std() / math.sqrt(len(totals))),
-        "num_examples": len(totals),
-    }

@@ -1,98 +1,100 @@
-"""Samples beside real data, by feature vectors and by the classes they are called."""
+"""Sample quality from nearest neighbours between sets of feature vectors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from diffusion_jax.metrics.modes import MIN_SHARE
+from diffusion_jax.metrics.vectors import check_pair
 
-MAX_DISTANCES = 2**22  # held at once: 32 MB
-ROUNDING = 1e-12  # of squared distances, beside the squared lengths they come from
+MAX_DISTANCES = 2**22  # per block: 32 MB
+ROUNDING = 1e-12  # of squared distances, relative to the vectors' squared lengths
 
 
 def precision_recall(
     real: np.ndarray, generated: np.ndarray, k: int = 3
 ) -> tuple[float, float]:
-    """How many samples look real, and how much of the real data samples look like.
+    """Computes the precision and recall of generated samples.
 
-    A set covers the balls around its vectors that reach to their k-th neighbours in it:
+    A set covers the union of balls around its vectors, each reaching to the vector's
+    k-th nearest neighbour in the set:
 
-        precision = share of generated vectors within the real set's balls
-        recall    = share of real vectors within the generated set's balls
+        precision = fraction of generated vectors covered by the real set
+        recall    = fraction of real vectors covered by the generated set
 
-    Both fall with the number of features, and one outlier widens what a set covers:
-    name k, N, M and the features beside them.
+    Both decrease with the number of features, and one outlier enlarges the covered
+    region: report k, N, M and the features together with them.
 
     Args:
       real: [N, F], N above k.
       generated: [M, F], M above k.
-      k: which neighbour gives the radius; a vector is not its own neighbour.
+      k: the neighbour that sets the radius; a vector is not its own neighbour.
 
     Returns:
       (precision, recall), each in [0, 1].
 
     Raises:
-      ValueError: the sets do not fit each other or k, or are not finite.
+      ValueError: F differs, a set has at most k vectors, or a value is not finite.
 
     Source: Kynkäänniemi et al. 2019, equations 1 and 2, arXiv:1904.06991.
     """
     real, generated = _centred(real, generated, k + 1)
-    of_real, of_generated = _radii(real, k), _radii(generated, k)
+    real_radii, generated_radii = _radii(real, k), _radii(generated, k)
     num_precise, recalled = 0, np.zeros(len(real), bool)
     for rows, distances in _distances(generated, real):
-        num_precise += np.count_nonzero(np.any(distances <= of_real[None], axis=1))
-        recalled |= np.any(distances <= of_generated[rows, None], axis=0)
+        num_precise += np.count_nonzero(np.any(distances <= real_radii[None], axis=1))
+        recalled |= np.any(distances <= generated_radii[rows, None], axis=0)
     return float(num_precise / len(generated)), float(np.mean(recalled))
 
 
 def density_coverage(
     real: np.ndarray, generated: np.ndarray, k: int = 5
 ) -> tuple[float, float]:
-    """How densely samples lie where real data do, and how many real ones they meet.
+    """Computes the density and coverage of generated samples.
 
-    With balls around the real vectors alone, each up to its k-th real neighbour:
+    With a ball around each real vector, reaching to its k-th nearest real neighbour:
 
-        density  = number of pairs of a ball and a sample in it / (k M)
-        coverage = share of the balls that hold a sample
+        density  = number of (ball, sample in the ball) pairs / (k M)
+        coverage = fraction of balls that contain a sample
 
-    Where both sets follow one continuous law the density is 1 on average, and the
-    coverage nearly 1 - 2^-k for as many samples as real vectors. Unlike precision and
-    recall they are moved little by single outliers.
+    If both sets come from the same continuous distribution, the expected density is 1
+    and, for M = N, the expected coverage is about 1 - 2^-k. Unlike precision and recall
+    they are robust to single outliers.
 
     Args:
       real: [N, F], N above k.
       generated: [M, F], M at least 1.
-      k: which neighbour gives the radius; a vector is not its own neighbour.
+      k: the neighbour that sets the radius; a vector is not its own neighbour.
 
     Returns:
-      (density, coverage): at least 0, above 1 where samples crowd into the densest
-      places; and in [0, 1].
+      (density, coverage): density is at least 0, and above 1 where samples concentrate
+      in the densest regions; coverage is in [0, 1].
 
     Raises:
-      ValueError: the sets do not fit each other or k, or are not finite.
+      ValueError: F differs, N is at most k, there are no samples, or a value is not
+        finite.
 
     Source: Naeem et al. 2020, section 3, arXiv:2002.09797.
     """
     real, generated = _centred(real, generated, 1)
     if len(real) <= k:
         raise ValueError(
-            f"Neighbour number {k} needs more than {k} real vectors, not {len(real)}: "
-            "measure on more of them, or with a smaller k."
+            f"The {k}-th nearest neighbour needs more than {k} real vectors, not "
+            f"{len(real)}: use more data or a smaller k."
         )
     radii = _radii(real, k)
-    num_pairs, met = 0, np.zeros(len(real), bool)
+    num_pairs, covered = 0, np.zeros(len(real), bool)
     for _, distances in _distances(generated, real):
         inside = distances <= radii[None]
         num_pairs += np.count_nonzero(inside)
-        met |= np.any(inside, axis=0)
-    return float(num_pairs / (k * len(generated))), float(np.mean(met))
+        covered |= np.any(inside, axis=0)
+    return float(num_pairs / (k * len(generated))), float(np.mean(covered))
 
 
 def nearest_distance(generated: np.ndarray, train: np.ndarray) -> float:
-    """The median distance of a sample to the training vector nearest to it.
+    """Computes the median distance from a sample to its nearest training vector.
 
-    Memorisation shows where it is below that of held-out real vectors, which is
-    nearest_distance(test, train): print both.
+    A generator memorises if this is below the same distance for held-out real vectors,
+    nearest_distance(test, train): report both.
 
     Args:
       generated: [M, F].
@@ -102,7 +104,7 @@ def nearest_distance(generated: np.ndarray, train: np.ndarray) -> float:
       The Euclidean distance, 0 for copies.
 
     Raises:
-      ValueError: a set is empty or not finite, or their features differ.
+      ValueError: F differs, a set is empty, or a value is not finite.
     """
     train, generated = _centred(train, generated, 1)
     nearest = np.concatenate(
@@ -111,74 +113,11 @@ def nearest_distance(generated: np.ndarray, train: np.ndarray) -> float:
     return float(np.median(np.linalg.norm(generated - train[nearest], axis=1)))
 
 
-def histogram(predicted: np.ndarray, num_classes: int) -> list[int]:
-    """Counts how many samples a classifier calls each class.
-
-    Args:
-      predicted: i[N], each in 0..num_classes - 1.
-      num_classes: K.
-
-    Returns:
-      K counts, N together.
-
-    Raises:
-      ValueError: a class is outside of 0..K - 1.
-    """
-    if np.any((predicted < 0) | (predicted >= num_classes)):
-        raise ValueError(
-            f"Classes {predicted.min()} to {predicted.max()} were predicted, but "
-            f"num_classes = {num_classes} allows 0 to {num_classes - 1} alone."
-        )
-    return np.bincount(predicted, minlength=num_classes).tolist()
-
-
-def classes_covered(counts: Sequence[int]) -> int:
-    """Counts the classes that get at least a quarter of their fair share of samples.
-
-    A class counts from N / (4 K) samples on, with N the samples and K the classes; the
-    rule supposes that the data hold about as many of each.
-
-    Args:
-      counts: samples called each class, K numbers.
-    """
-    least = MIN_SHARE * max(1, sum(counts)) / len(counts)  # of no samples, none
-    return sum(count >= least for count in counts)
-
-
-def check_pair(first: np.ndarray, second: np.ndarray, least: int) -> None:
-    """Refuses two sets of vectors that cannot be compared.
-
-    Args:
-      first: [N, F].
-      second: [M, F].
-      least: how many vectors a set needs.
-
-    Raises:
-      ValueError: another shape, too few vectors, or a value that is not finite.
-    """
-    shapes = f"{list(first.shape)} and {list(second.shape)}"
-    if not first.ndim == second.ndim == 2 or first.shape[1] != second.shape[1]:
-        raise ValueError(
-            f"Two sets of feature vectors are [N, F] and [M, F] with one F, not "
-            f"{shapes}: compute both with the same features."
-        )
-    if min(len(first), len(second)) < least:
-        raise ValueError(
-            f"Each set needs at least {least} vectors for this measure, but their "
-            f"shapes are {shapes}: draw or read more."
-        )
-    if not (np.all(np.isfinite(first)) and np.all(np.isfinite(second))):
-        raise ValueError(
-            "A feature vector is not finite: look at the samples and at the network "
-            "that the features come from."
-        )
-
-
 def _centred(
-    real: np.ndarray, generated: np.ndarray, least: int
+    real: np.ndarray, generated: np.ndarray, min_vectors: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets in float64 around the real mean, where products round least."""
-    check_pair(real, generated, least)
+    """Subtracts the real mean from both sets, in float64, to reduce rounding errors."""
+    check_pair(real, generated, min_vectors)
     mean = real.mean(axis=0, dtype=np.float64)[None]
     return real - mean, generated - mean
 
@@ -186,7 +125,7 @@ def _centred(
 def _distances(
     points: np.ndarray, others: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yields blocks of rows of the points, and f64[b, M], squared, to all others."""
+    """Yields (rows, squared distances f64[b, M] of those points to all others)."""
     lengths = np.sum(np.square(others), axis=1)[None]
     size = max(1, MAX_DISTANCES // len(others))
     for start in range(0, len(points), size):
@@ -198,7 +137,7 @@ def _distances(
 
 
 def _radii(points: np.ndarray, k: int) -> np.ndarray:
-    """Squared distance of each point to its k-th neighbour among the others, f64[N]."""
+    """Returns each point's squared distance to its k-th neighbour, f64[N]."""
     radii = np.empty(len(points))
     for rows, distances in _distances(points, points):
         own = np.arange(len(distances))
@@ -206,5 +145,5 @@ def _radii(points: np.ndarray, k: int) -> np.ndarray:
         distances.partition(k - 1, axis=1)
         radii[rows] = distances[:, k - 1]
     radii = np.maximum(radii, 0.0)
-    # A hair wider: rounding must leave no neighbour out of the ball that ends at it.
+    # Slightly enlarged: rounding must not exclude the k-th neighbour from the ball.
     return radii + ROUNDING * (radii + np.sum(np.square(points), axis=1))

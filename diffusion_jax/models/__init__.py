@@ -1,4 +1,4 @@
-"""Networks: Flax (Linen) modules only."""
+"""Networks: Flax Linen modules, by the name that `model.name` gives them."""
 
 from diffusion_jax.models.classifier import ConvClassifier
 from diffusion_jax.models.convolutional import ConvAutoencoder
@@ -7,8 +7,8 @@ from diffusion_jax.models.dense import DenseAutoencoder, mlp_gan
 from diffusion_jax.models.translation import ResNetGenerator, UNetGenerator
 from diffusion_jax.models.unet import UNet
 
-MODELS = {"unet": UNet}  # of diffusion
+MODELS = {"unet": UNet}  # denoisers of diffusion models
 AUTOENCODERS = {"dense": DenseAutoencoder, "conv": ConvAutoencoder}
-GANS = {"mlp": mlp_gan, "dcgan": dcgan}
+GANS = {"mlp": mlp_gan, "dcgan": dcgan}  # -> (generator, discriminator)
 IMAGE_TO_IMAGE = {"resnet": ResNetGenerator, "unet": UNetGenerator}
 CLASSIFIERS = {"conv": ConvClassifier}

@@ -1,4 +1,4 @@
-"""A small convolutional classifier, whose features measure other models' pictures."""
+"""A small convolutional classifier, which also serves as a feature extractor."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from jax import Array
 
 
 class ConvClassifier(nn.Module):
-    """Names what a picture shows; 3x3 convolutions of stride 2 and one hidden layer.
+    """Classifies images with 3x3 convolutions of stride 2 and one hidden layer.
 
     Attributes:
       num_classes: K.
-      channels: of the convolutions; each halves the size.
+      channels: output channels of each convolution; each halves the resolution.
       num_features: width of the hidden layer.
     """
 
@@ -20,20 +20,24 @@ class ConvClassifier(nn.Module):
     num_features: int = 64
 
     def setup(self) -> None:
-        """Makes the layers."""
+        """Creates the layers."""
         self.convolutions = [nn.Conv(c, (3, 3), strides=2) for c in self.channels]
         self.hidden = nn.Dense(self.num_features)
         self.out = nn.Dense(self.num_classes)
 
     def features(self, x: Array) -> Array:
-        """Returns the hidden layer [B, num_features], not negative, of x [B, H, W, C].
+        """Returns the hidden layer's activations, from which FD is computed.
 
-        Fréchet distances are taken between these activations.
+        Args:
+          x: [B, H, W, C].
+
+        Returns:
+          [B, num_features], nonnegative (after the ReLU).
         """
         for layer in self.convolutions:
             x = nn.relu(layer(x))
         return nn.relu(self.hidden(x.reshape(x.shape[0], -1)))
 
     def __call__(self, x: Array) -> Array:
-        """Returns logits [B, K] of x [B, H, W, C]."""
+        """Returns logits [B, K] for images x [B, H, W, C]."""
         return self.out(self.features(x))

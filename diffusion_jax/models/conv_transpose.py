@@ -1,4 +1,4 @@
-"""The transposed convolution that doubles a picture's size."""
+"""A transposed convolution that doubles the resolution."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -6,20 +6,20 @@ from jax import Array
 
 
 class ConvTranspose2x(nn.Module):
-    """A transposed convolution of stride 2, to exactly twice the size.
+    """A transposed convolution with stride 2, which exactly doubles height and width.
 
-    Its pixels of even and of odd row and column each see 2x2 pixels of the input: four
-    ordinary convolutions in one, of 2x2 neighbourhoods, whose results are interleaved.
-    Written as a product of matrices, since XLA's derivative of a dilated convolution
-    by its kernel is ten times slower on a CPU.
+    Each output pixel depends on 2x2 input pixels, with a different 2x2 kernel for even
+    and odd rows and columns. All four kernels are applied as one matrix product and the
+    results are interleaved, because XLA's gradient of a dilated convolution with
+    respect to its kernel is ten times slower on CPUs.
 
     Attributes:
-      features: channels of the result.
-      kernel_size: 4, as PyTorch's ConvTranspose2d(4, stride=2, padding=1), or 3, as its
+      features: output channels.
+      kernel_size: 4, like PyTorch's ConvTranspose2d(4, stride=2, padding=1), or 3, like
         ConvTranspose2d(3, stride=2, padding=1, output_padding=1).
       use_bias: whether a bias is added.
-      kernel_init: of the kernel [k, k, features, C], laid out as that of
-        `nn.ConvTranspose(transpose_kernel=True)`.
+      kernel_init: initializer of the kernel [k, k, features, C], which has the layout
+        of `nn.ConvTranspose(transpose_kernel=True)`.
 
     Source: Shi et al. 2016, section 3.2, arXiv:1609.05158.
     """
@@ -31,14 +31,14 @@ class ConvTranspose2x(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Takes x [B, H, W, C] to [B, 2 H, 2 W, features]."""
+        """Maps x [B, H, W, C] to [B, 2 H, 2 W, features]."""
         batch, height, width, channels = x.shape
         k, features = self.kernel_size, self.features
         shape = (k, k, features, channels)
         kernel = self.param("kernel", self.kernel_init, shape)
         missing = (0, 4 - k)
         kernel = jnp.pad(kernel, (missing, missing, (0, 0), (0, 0)))[::-1, ::-1]
-        # Tap a + 2u: what an output of parity a takes from the u-th of its two inputs.
+        # Tap a + 2u connects an output of parity a to the u-th of its two inputs.
         kernel = kernel.reshape(2, 2, 2, 2, features, channels)  # [u, a, v, b, ...]
         kernel = kernel.transpose(0, 2, 5, 1, 3, 4)  # [u, v, C, a, b, features]
 

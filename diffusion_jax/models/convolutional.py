@@ -13,39 +13,49 @@ KERNEL = (3, 3)
 
 
 class ConvAutoencoder(nn.Module):
-    """Codes a picture in a few numbers, and back; LeakyReLU between convolutions.
+    """Encodes images as latent vectors and decodes them, with LeakyReLU activations.
 
-    Encoder: a 3x3 convolution an entry, then a dense layer from all pixels. The decoder
+    The encoder is a stack of 3x3 convolutions followed by a dense layer. The decoder
     mirrors it, with transposed convolutions of the same strides.
 
     Attributes:
-      image_shape: (H, W, C).
-      variational: whether a code is a normal distribution or a point.
-      channels: of the encoder's convolutions.
-      strides: as many, 1 or 2 each; each divides the size that reaches it.
-      num_latents: Z, numbers in a code.
+      data_shape: (H, W, C).
+      variational: whether the encoder also outputs a log-variance.
+      channels: output channels of the encoder's convolutions.
+      strides: their strides, each 1 or 2; the product must divide H and W.
+      num_latents: Z, the size of a latent vector.
 
     Source: Foster 2019, Generative Deep Learning, chapter 3 (its slope is Keras' 0.3).
     """
 
-    image_shape: Sequence[int]
+    data_shape: Sequence[int]
     variational: bool
     channels: Sequence[int] = (32, 64, 64, 64)
     strides: Sequence[int] = (1, 2, 2, 1)
     num_latents: int = 2
 
     def setup(self) -> None:
-        """Makes the layers; ValueError where a stride does not divide the size."""
-        *size, out_channels = self.image_shape
+        """Creates the layers.
+
+        Raises:
+          ValueError: the data are not images, channels and strides differ in length,
+            or the strides do not fit the image; see `check_size`.
+        """
+        if len(self.data_shape) != 3:
+            raise ValueError(
+                "model.name = conv encodes images [H, W, C], but the data have shape "
+                f"{tuple(self.data_shape)}: use model.name = dense."
+            )
+        *size, out_channels = self.data_shape
         if len(self.channels) != len(self.strides):
             raise ValueError(
                 f"model.channels = {tuple(self.channels)} and model.strides = "
-                f"{tuple(self.strides)} must be as many."
+                f"{tuple(self.strides)} must have the same length."
             )
         for side in size:
             check_size(side, self.strides)
         reduction = math.prod(self.strides)
-        self.code_shape = (*(side // reduction for side in size), self.channels[-1])
+        self.map_shape = (*(side // reduction for side in size), self.channels[-1])
         self.encoder = [
             nn.Conv(features, KERNEL, strides=stride)
             for features, stride in zip(self.channels, self.strides, strict=True)
@@ -53,7 +63,7 @@ class ConvAutoencoder(nn.Module):
         self.mean = nn.Dense(self.num_latents)
         if self.variational:
             self.logvar = nn.Dense(self.num_latents)
-        self.grid = nn.Dense(math.prod(self.code_shape))
+        self.grid = nn.Dense(math.prod(self.map_shape))
         mirrored = (*reversed(self.channels[:-1]), out_channels)
         self.decoder = [
             ConvTranspose2x(features, 3) if stride == 2 else nn.Conv(features, KERNEL)
@@ -61,9 +71,13 @@ class ConvAutoencoder(nn.Module):
         ]
 
     def encode(self, x: Array) -> tuple[Array, Array | None]:
-        """Returns a code's mean and log-variance, [B, Z] each, of x [B, H, W, C].
+        """Encodes images as latent distributions.
 
-        The log-variance is None where the autoencoder is not variational.
+        Args:
+          x: [B, H, W, C].
+
+        Returns:
+          Mean [B, Z] and log-variance [B, Z], which is None unless variational.
         """
         for layer in self.encoder:
             x = nn.leaky_relu(layer(x), LEAK)
@@ -71,37 +85,39 @@ class ConvAutoencoder(nn.Module):
         return self.mean(h), self.logvar(h) if self.variational else None
 
     def decode(self, z: Array) -> Array:
-        """Returns raw outputs [B, H, W, C], logits or means, of codes z [B, Z]."""
-        h = self.grid(z).reshape(z.shape[0], *self.code_shape)
+        """Decodes latents z [B, Z] to unbounded outputs [B, H, W, C].
+
+        They are logits or means, depending on the likelihood.
+        """
+        h = self.grid(z).reshape(z.shape[0], *self.map_shape)
         *inner, last = self.decoder
         for layer in inner:
             h = nn.leaky_relu(layer(h), LEAK)
         return last(h)
 
     def __call__(self, x: Array) -> Array:
-        """Decodes the mean of the code of x [B, H, W, C]."""
-        mean, _ = self.encode(x)
-        return self.decode(mean)
+        """Decodes the latent mean of x [B, H, W, C]."""
+        return self.decode(self.encode(x)[0])
 
 
-def check_size(image_size: int, strides: Sequence[int]) -> None:
-    """Refuses a size that some stride does not divide on the way.
+def check_size(size: int, strides: Sequence[int]) -> None:
+    """Checks that the strides divide the height or width of an image.
 
     Args:
-      image_size: pixels a side.
+      size: height or width in pixels.
       strides: of the encoder's convolutions, in order.
 
     Raises:
-      ValueError: their product does not divide the size, or one is not 1 or 2.
+      ValueError: a stride is not 1 or 2, or their product does not divide the size.
     """
     if not set(strides) <= {1, 2}:
-        raise ValueError(f"model.strides = {tuple(strides)} must be 1 or 2 each.")
+        raise ValueError(f"model.strides = {tuple(strides)} must all be 1 or 2.")
     reduction = math.prod(strides)
-    if image_size % reduction:
-        lower = image_size // reduction * reduction
+    if size % reduction:
+        lower = size // reduction * reduction
         sizes = " or ".join(str(n) for n in (lower, lower + reduction) if n)
         raise ValueError(
-            f"model.strides = {tuple(strides)} divide the image by {reduction}, so its "
-            f"sides must be multiples of {reduction}, but data.image_size = "
-            f"{image_size}: use {sizes}, or other strides."
+            f"model.strides = {tuple(strides)} reduce images by a factor of "
+            f"{reduction}, so height and width must be multiples of {reduction}, but "
+            f"data.image_size = {size}: use {sizes}, or other strides."
         )

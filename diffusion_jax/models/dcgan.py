@@ -1,49 +1,86 @@
-"""The generator and the discriminator of DCGAN, for any size that halves to 4..7."""
+"""The generator and the discriminator of DCGAN, for any resolution that halves to 4..7.
 
-from collections.abc import Callable, Sequence
+Source: Radford et al. 2016, arXiv:1511.06434.
+"""
+
+import math
+from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
+from diffusion_jax.lookup import lookup
 from diffusion_jax.models.conv_transpose import ConvTranspose2x
 from diffusion_jax.models.dense import LEAK, append_label
-from diffusion_jax.models.norms import BatchNorm, identity
 
 WEIGHT_INIT = nn.initializers.normal(0.02)
-SMALLEST, LARGEST = 4, 7  # pixels a side of the coarsest map
+MIN_SIZE, MAX_SIZE = 4, 7  # pixels of the shorter side at the lowest resolution
 
 
-def base_size(image_size: int) -> int:
-    """Returns the side of the coarsest map: halved while even and at least 4 remain.
+def scale_init(
+    key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+) -> Array:
+    """Draws scales from N(1, 0.02^2), as the DCGAN authors' code does."""
+    return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
+
+
+def batch_norm(
+    x: Array, train: bool, axis_name: str | None, momentum: float, name: str
+) -> Array:
+    """Normalizes each channel of x [B, ..., C] over the batch, inside a Flax module.
 
     Args:
-      image_size: pixels a side, e.g. 8, 16, 32, 64, 128 (to 4) or 28, 56 (to 7).
+      x: activations; moments are computed in float32 or wider.
+      train: whether to use the moments of the batch and update the running averages
+        (collection "batch_stats") instead of using the latter.
+      axis_name: axis over which moments are averaged across devices, or None.
+      momentum: weight of the old running average in an update, in [0, 1).
+      name: of the layer.
 
-    Returns:
-      4, 5, 6 or 7.
+    Source: Ioffe and Szegedy 2015, algorithm 1, arXiv:1502.03167.
+    """
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=momentum,
+        dtype=x.dtype,
+        scale_init=scale_init,
+        axis_name=axis_name,
+        use_fast_variance=False,
+        name=name,
+    )(x)
+
+
+def num_halvings(size: Sequence[int]) -> int:
+    """Returns how often an image is halved: while both sides are even and leave 4.
+
+    Args:
+      size: (H, W) in pixels, e.g. 8, 16, 32, 64, 128 (halved to 4) or 28, 56 (to 7).
 
     Raises:
-      ValueError: halving ends above 7, or the image is too small to be halved once.
+      ValueError: the shorter side does not end at 4..7 pixels after at least one
+        halving.
     """
-    size = image_size
-    while size % 2 == 0 and size // 2 >= SMALLEST:
-        size //= 2
-    if size > LARGEST or image_size <= LARGEST:
+
+    def fits(count: int) -> bool:
+        return all(n % 2**count == 0 and n >> count >= MIN_SIZE for n in size)
+
+    count = 0
+    while fits(count + 1):
+        count += 1
+    if not count or min(size) >> count > MAX_SIZE:
+        sides = "x".join(map(str, dict.fromkeys(size)))
         raise ValueError(
-            f"data.image_size = {image_size} cannot be halved down to {SMALLEST}.."
-            f"{LARGEST}, once at least: use 8, 16, 28, 32, 64, 128 or the like."
+            f"data.image_size = {sides} cannot be halved at least once to {MIN_SIZE}.."
+            f"{MAX_SIZE} pixels: use 8, 16, 28, 32, 64, 128 or similar."
         )
-    return size
+    return count
 
 
-def num_halvings(image_size: int) -> int:
-    """Returns how many times the size is halved to the base; see `base_size`."""
-    return (image_size // base_size(image_size)).bit_length() - 1
-
-
-def halving(features: int, use_bias: bool, name: str) -> nn.Conv:
-    """Makes a convolution to half the size: kernel 4, stride 2, padding 1."""
+def conv_down(features: int, use_bias: bool, name: str) -> nn.Conv:
+    """Creates a convolution that halves the resolution: kernel 4, stride 2."""
     return nn.Conv(
         features,
         (4, 4),
@@ -56,17 +93,18 @@ def halving(features: int, use_bias: bool, name: str) -> nn.Conv:
 
 
 class DCGANGenerator(nn.Module):
-    """Turns noise into a picture by transposed convolutions.
+    """Generates images from noise with transposed convolutions.
 
-    A map of base x base pixels, doubled k times: width 2^(k-1) channels, half as many
-    at each doubling, then C. Batch normalisation and ReLU but for the output, a tanh.
+    With k halvings, a dense layer makes a low-resolution map of width 2^(k-1) channels.
+    Each transposed convolution doubles the resolution and halves the channels, and the
+    last one outputs C. Batch norm and ReLU follow all layers but the last: a tanh.
 
     Attributes:
-      image_shape: (H, W, C), H = W.
+      image_shape: (H, W, C).
       width: channels before the last layer: 128 in the paper, 64 in PyTorch's example.
-      num_classes: 0, or how many classes it can be told.
-      average: of batch statistics over devices; see `BatchNorm`.
-      momentum: of running batch statistics.
+      num_classes: number of classes to condition on, or 0.
+      axis_name: see `batch_norm`.
+      momentum: see `batch_norm`.
 
     Source: Radford et al. 2016, section 3 and figure 1, arXiv:1511.06434.
     """
@@ -74,7 +112,7 @@ class DCGANGenerator(nn.Module):
     image_shape: Sequence[int]
     width: int
     num_classes: int = 0
-    average: Callable[[Array], Array] = identity
+    axis_name: str | None = None
     momentum: float = 0.9
 
     @nn.compact
@@ -85,66 +123,59 @@ class DCGANGenerator(nn.Module):
 
         Args:
           z: [B, Z].
-          label: i32[B], where there are classes; its one-hot code is joined to z.
-          train: whether the batch's own statistics are used, and move the running ones.
+          label: i32[B] if num_classes > 0; its one-hot encoding is appended to z.
+          train: whether to normalize by the batch's moments; see `batch_norm`.
 
         Returns:
           [B, H, W, C] in [-1, 1].
 
         Raises:
-          ValueError: see `base_size`.
+          ValueError: see `num_halvings`.
         """
-        size, _, channels = self.image_shape
-        base = base_size(size)
+        *size, channels = self.image_shape
+        k = num_halvings(size)
 
-        def doubling(features: int, name: str) -> ConvTranspose2x:
+        def conv_up(features: int, name: str) -> ConvTranspose2x:
             return ConvTranspose2x(
                 features, use_bias=False, kernel_init=WEIGHT_INIT, name=name
             )
 
         def norm(h: Array, name: str) -> Array:
-            return nn.relu(
-                BatchNorm(self.average, self.momentum, name=name)(h, train=train)
-            )
+            return nn.relu(batch_norm(h, train, self.axis_name, self.momentum, name))
 
-        k = num_halvings(size)
         h = append_label(z, label, self.num_classes)
-        features = self.width * 2 ** (k - 1)
+        shape = (size[0] >> k, size[1] >> k, self.width * 2 ** (k - 1))
         h = nn.Dense(
-            base * base * features,
-            use_bias=False,
-            kernel_init=WEIGHT_INIT,
-            name="project",
+            math.prod(shape), use_bias=False, kernel_init=WEIGHT_INIT, name="project"
         )(h)
-        h = norm(h.reshape(-1, base, base, features), "norm0")
+        h = norm(h.reshape(-1, *shape), "norm0")
         for i in range(1, k):
-            h = doubling(h.shape[-1] // 2, f"up{i}")(h)
+            h = conv_up(h.shape[-1] // 2, f"up{i}")(h)
             h = norm(h, f"norm{i}")
-        return jnp.tanh(doubling(channels, "out")(h))
+        return jnp.tanh(conv_up(channels, "out")(h))
 
 
 class DCGANDiscriminator(nn.Module):
-    """Says how real a picture looks, by strided convolutions alone.
+    """Scores images as real or fake with strided convolutions.
 
-    width channels at half the size, twice as many at each further halving, down to the
-    base, which one last kernel covers. Normalised but for the first; LeakyReLU.
+    The first convolution outputs width channels, and each further one halves the
+    resolution and doubles the channels; a last kernel covers the whole map. Batch norm
+    follows all convolutions but the first and the last. LeakyReLU activations.
 
     Attributes:
-      image_size: H = W.
       width: channels after the first layer.
-      num_classes: 0, or how many classes it can be told.
-      norm: "batch" (without biases, as in the paper) or "none" (with biases).
-      average: of batch statistics over devices; see `BatchNorm`.
-      momentum: of running batch statistics.
+      num_classes: number of classes to condition on, or 0.
+      norm: "batch" (layers have no biases, as in the paper) or "none" (with biases).
+      axis_name: see `batch_norm`.
+      momentum: see `batch_norm`.
 
     Source: Radford et al. 2016, section 3, arXiv:1511.06434.
     """
 
-    image_size: int
     width: int
     num_classes: int = 0
     norm: str = "batch"
-    average: Callable[[Array], Array] = identity
+    axis_name: str | None = None
     momentum: float = 0.9
 
     @nn.compact
@@ -155,32 +186,29 @@ class DCGANDiscriminator(nn.Module):
 
         Args:
           x: [B, H, W, C].
-          label: i32[B], where there are classes; one plane of zeros or ones a class.
-          train: whether the batch's own statistics are used, and move the running ones.
+          label: i32[B] if num_classes > 0; its one-hot encoding is appended to the
+            channels of every pixel.
+          train: whether to normalize by the batch's moments; see `batch_norm`.
 
         Returns:
           Logits [B].
 
         Raises:
-          ValueError: the norm is unknown, or see `base_size`.
+          ValueError: the norm is unknown, or see `num_halvings`.
         """
-        if self.norm not in NORMS:
-            raise ValueError(
-                f"Unknown norm {self.norm!r}. Known ones: {', '.join(NORMS)}."
-            )
-        normalised = NORMS[self.norm]
-        base = base_size(self.image_size)
+        normalized = lookup(NORMS, self.norm, "model.disc_norm")
+        k = num_halvings(x.shape[1:3])
         h = append_label(x, label, self.num_classes)
-        for i in range(num_halvings(self.image_size)):
-            h = halving(self.width * 2**i, not normalised, f"down{i}")(h)
-            if normalised and i > 0:
-                h = BatchNorm(self.average, self.momentum, name=f"norm{i}")(h, train)
+        for i in range(k):
+            h = conv_down(self.width * 2**i, not normalized, f"down{i}")(h)
+            if normalized and i > 0:
+                h = batch_norm(h, train, self.axis_name, self.momentum, f"norm{i}")
             h = nn.leaky_relu(h, LEAK)
         h = nn.Conv(
             1,
-            (base, base),
+            h.shape[1:3],
             padding="VALID",
-            use_bias=not normalised,
+            use_bias=not normalized,
             kernel_init=WEIGHT_INIT,
             name="out",
         )(h)
@@ -188,19 +216,34 @@ class DCGANDiscriminator(nn.Module):
 
 
 def dcgan(
-    image_shape: Sequence[int],
-    average: Callable[[Array], Array],
+    data_shape: Sequence[int],
+    axis_name: str | None,
     width: int,
     disc_norm: str,
     num_classes: int,
 ) -> tuple[DCGANGenerator, DCGANDiscriminator]:
-    """Makes the two networks of DCGAN, of the same width; see there."""
-    size = image_shape[0]
+    """Creates DCGAN's generator and discriminator with the same width.
+
+    Args:
+      data_shape: (H, W, C).
+      axis_name: see `batch_norm`.
+      width: see `DCGANGenerator`.
+      disc_norm: norm of the discriminator.
+      num_classes: number of classes to condition on, or 0.
+
+    Raises:
+      ValueError: the data are not images.
+    """
+    if len(data_shape) != 3:
+        raise ValueError(
+            "model.name = dcgan generates images [H, W, C], but the data have shape "
+            f"{tuple(data_shape)}: use model.name = mlp."
+        )
     return (
-        DCGANGenerator(image_shape, width, num_classes, average),
-        DCGANDiscriminator(size, width, num_classes, disc_norm, average),
+        DCGANGenerator(data_shape, width, num_classes, axis_name),
+        DCGANDiscriminator(width, num_classes, disc_norm, axis_name),
     )
 
 
-# Whether layers are normalised, and then need no biases.
+# Whether layers are normalized, which makes biases redundant.
 NORMS = {"batch": True, "none": False}

@@ -1,18 +1,19 @@
-"""Networks from picture to picture: CycleGAN's, pix2pix's U-Net, and PatchGAN."""
+"""Image-to-image networks: CycleGAN's ResNet, pix2pix's U-Net, and PatchGAN."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
 from diffusion_jax.models.conv_transpose import ConvTranspose2x
-from diffusion_jax.models.dcgan import WEIGHT_INIT, halving
+from diffusion_jax.models.dcgan import WEIGHT_INIT, conv_down
 from diffusion_jax.models.dense import LEAK
-from diffusion_jax.models.norms import InstanceNorm
 
-MAX_CHANNELS = 8  # times base_channels, in the U-Net and in PatchGAN
+MAX_MULTIPLIER = 8  # of base_channels, in the U-Net and in PatchGAN
 
 
-def _conv(features: int, kernel: int, padding: int, name: str, strides: int = 1):
+def _conv(
+    features: int, kernel: int, padding: int, name: str, strides: int = 1
+) -> nn.Conv:
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -23,42 +24,47 @@ def _conv(features: int, kernel: int, padding: int, name: str, strides: int = 1)
     )
 
 
-def _doubling(features: int, kernel_size: int, name: str) -> ConvTranspose2x:
+def _conv_up(features: int, kernel_size: int, name: str) -> ConvTranspose2x:
     return ConvTranspose2x(features, kernel_size, kernel_init=WEIGHT_INIT, name=name)
 
 
-def _mirror(x: Array, pad: int) -> Array:
-    """Continues the picture by its mirror image, the border itself not repeated."""
+def _reflect_pad(x: Array, pad: int) -> Array:
     return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
 
 
-def _norm(x: Array) -> Array:
-    return InstanceNorm()(x)
+def instance_norm(x: Array) -> Array:
+    """Normalizes each channel of each image over its pixels, without parameters.
+
+    Source: Ulyanov et al. 2016, equation 4, arXiv:1607.08022.
+    """
+    return nn.InstanceNorm(
+        epsilon=1e-5, use_scale=False, use_bias=False, use_fast_variance=False
+    )(x)
 
 
 class ResidualBlock(nn.Module):
-    """Two mirrored 3x3 convolutions with instance norm, added to their input."""
+    """Two 3x3 convolutions with reflection padding and instance norm, plus a skip."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Applies the block to x [B, H, W, C]."""
-        h = _conv(x.shape[-1], 3, 0, "conv1")(_mirror(x, 1))
-        h = nn.relu(_norm(h))
-        h = _conv(x.shape[-1], 3, 0, "conv2")(_mirror(h, 1))
-        return x + _norm(h)
+        h = _conv(x.shape[-1], 3, 0, "conv1")(_reflect_pad(x, 1))
+        h = nn.relu(instance_norm(h))
+        h = _conv(x.shape[-1], 3, 0, "conv2")(_reflect_pad(h, 1))
+        return x + instance_norm(h)
 
 
 class ResNetGenerator(nn.Module):
-    """CycleGAN's generator: down, residual blocks, and up again.
+    """CycleGAN's generator: downsampling, residual blocks, and upsampling.
 
-    In the paper's words, with two downsamplings: c7s1-64, d128, d256, R256 (nine of
-    them), u128, u64, c7s1-C, tanh. Instance norm, ReLU and mirrored borders throughout.
+    In the paper's notation, with two downsamplings: c7s1-64, d128, d256, nine R256,
+    u128, u64, c7s1-C, tanh. Instance norm, ReLU and reflection padding throughout.
 
     Attributes:
       out_channels: C.
-      base_channels: at full resolution; twice as many at each downsampling.
-      num_blocks: residual blocks at the lowest resolution: 6 for 128 pixels, 9 for 256.
-      num_downsamplings: each halves the size.
+      base_channels: channels at full resolution; each downsampling doubles them.
+      num_blocks: residual blocks at the lowest resolution; 6 for 128 pixels, 9 for 256.
+      num_downsamplings: number of convolutions that halve the resolution.
 
     Source: Zhu et al. 2017, appendix 7.2, arXiv:1703.10593.
     """
@@ -77,29 +83,30 @@ class ResNetGenerator(nn.Module):
         """
         for size in x.shape[1:3]:
             check_resnet_size(size, self.num_downsamplings)
-        h = _conv(self.base_channels, 7, 0, "conv_in")(_mirror(x, 3))
-        h = nn.relu(_norm(h))
+        h = _conv(self.base_channels, 7, 0, "conv_in")(_reflect_pad(x, 3))
+        h = nn.relu(instance_norm(h))
         for i in range(self.num_downsamplings):
             h = _conv(2 * h.shape[-1], 3, 1, f"down{i}", strides=2)(h)
-            h = nn.relu(_norm(h))
+            h = nn.relu(instance_norm(h))
         for i in range(self.num_blocks):
             h = ResidualBlock(name=f"block{i}")(h)
         for i in reversed(range(self.num_downsamplings)):
-            h = _doubling(h.shape[-1] // 2, 3, f"up{i}")(h)
-            h = nn.relu(_norm(h))
-        return jnp.tanh(_conv(self.out_channels, 7, 0, "conv_out")(_mirror(h, 3)))
+            h = _conv_up(h.shape[-1] // 2, 3, f"up{i}")(h)
+            h = nn.relu(instance_norm(h))
+        return jnp.tanh(_conv(self.out_channels, 7, 0, "conv_out")(_reflect_pad(h, 3)))
 
 
 class UNetGenerator(nn.Module):
-    """The U-Net of pix2pix: halved down to the bottom, doubled up, joined at each size.
+    """The U-Net of pix2pix, with a skip connection at each resolution.
 
-    Channels double up to 8 times the base. LeakyReLU down, ReLU up; instance norm but
-    for the outermost layers and the bottom; a tanh at the end. Without dropout.
+    Channels double up to 8 times base_channels. LeakyReLU in the encoder and ReLU in
+    the decoder; instance norm in all layers but the outermost and the bottleneck; a
+    tanh at the end. No dropout.
 
     Attributes:
       out_channels: C.
-      base_channels: at half the resolution.
-      num_levels: how often the size is halved: 8 for 256 pixels, 7 for 128.
+      base_channels: channels at half the resolution.
+      num_levels: how often the resolution is halved; 8 for 256 pixels, 7 for 128.
 
     Source: Isola et al. 2017, appendix 6.1, arXiv:1611.07004, with instance norm as in
     the code of CycleGAN's authors.
@@ -119,33 +126,33 @@ class UNetGenerator(nn.Module):
         for size in x.shape[1:3]:
             check_unet_size(size, self.num_levels)
         features = [
-            self.base_channels * min(2**level, MAX_CHANNELS)
+            self.base_channels * min(2**level, MAX_MULTIPLIER)
             for level in range(self.num_levels)
         ]
         h, skips = x, []
         for level in range(self.num_levels):
             h = nn.leaky_relu(h, LEAK) if level > 0 else h
-            h = halving(features[level], True, f"down{level}")(h)
-            # The bottom may be a single pixel, which a norm over pixels would erase.
-            h = _norm(h) if 0 < level < self.num_levels - 1 else h
+            h = conv_down(features[level], True, f"down{level}")(h)
+            # The bottleneck may be a single pixel, which instance norm would set to 0.
+            h = instance_norm(h) if 0 < level < self.num_levels - 1 else h
             skips.append(h)
         h = skips.pop()
         for level in reversed(range(1, self.num_levels)):
-            h = _doubling(features[level - 1], 4, f"up{level}")(nn.relu(h))
-            h = jnp.concatenate([skips.pop(), _norm(h)], axis=-1)
-        return jnp.tanh(_doubling(self.out_channels, 4, "up0")(nn.relu(h)))
+            h = _conv_up(features[level - 1], 4, f"up{level}")(nn.relu(h))
+            h = jnp.concatenate([skips.pop(), instance_norm(h)], axis=-1)
+        return jnp.tanh(_conv_up(self.out_channels, 4, "up0")(nn.relu(h)))
 
 
 class PatchDiscriminator(nn.Module):
-    """Says how real each patch of a picture looks; three layers see 70x70 pixels.
+    """Scores each patch of an image as real or fake; 70x70 pixels with three layers.
 
-    4x4 convolutions: C64-C128-C256 of stride 2, C512 of stride 1, and the scores.
-    Instance norm but for the first and the last; LeakyReLU; channels up to 8 times the
-    base.
+    4x4 convolutions: C64-C128-C256 with stride 2, C512 with stride 1, and the scores.
+    Instance norm in all layers but the first and the last; LeakyReLU; channels double
+    up to 8 times base_channels.
 
     Attributes:
-      base_channels: of the first layer.
-      num_layers: of stride 2, at least 1; each doubles the patch and more: 16, 34, 70.
+      base_channels: channels of the first layer.
+      num_layers: convolutions of stride 2; with 1, 2, 3 a score sees 16, 34, 70 pixels.
 
     Source: Isola et al. 2017, appendix 6.1.2, arXiv:1611.07004; Zhu et al. 2017,
     appendix 7.2, arXiv:1703.10593.
@@ -156,7 +163,7 @@ class PatchDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Returns scores [B, h, w], a patch each, of x [B, H, W, C].
+        """Returns one score per patch, [B, h, w], of images x [B, H, W, C].
 
         Raises:
           ValueError: see `check_patch_size`.
@@ -165,49 +172,49 @@ class PatchDiscriminator(nn.Module):
             check_patch_size(size, self.num_layers)
         h = x
         for i in range(self.num_layers + 1):
-            features = self.base_channels * min(2**i, MAX_CHANNELS)
+            features = self.base_channels * min(2**i, MAX_MULTIPLIER)
             strides = 2 if i < self.num_layers else 1
             h = _conv(features, 4, 1, f"conv{i}", strides)(h)
-            h = nn.leaky_relu(_norm(h) if i > 0 else h, LEAK)
+            h = nn.leaky_relu(instance_norm(h) if i > 0 else h, LEAK)
         return _conv(1, 4, 1, "out")(h)[..., 0]
 
 
-def check_resnet_size(image_size: int, num_downsamplings: int) -> None:
-    """Refuses a side that cannot be halved that often, or be mirrored.
+def check_resnet_size(size: int, num_downsamplings: int) -> None:
+    """Checks that the ResNet can downsample and pad a height or width in pixels.
 
-    A border of 3 needs 4 pixels at full resolution, and one of 1 needs 2 at the lowest.
+    Padding by 3 needs 4 pixels at full resolution, and by 1 it needs 2 at the lowest.
 
     Raises:
-      ValueError: it is no multiple of 2^num_downsamplings, or too small.
+      ValueError: it is not a multiple of 2^num_downsamplings, or too small.
     """
     factor = 2**num_downsamplings
     smallest = max(4, 2 * factor)
-    if image_size % factor or image_size < smallest:
+    if size % factor or size < smallest:
         raise ValueError(
-            f"The ResNet halves the image {num_downsamplings} times and mirrors its "
-            f"borders, so data.image_size must be a multiple of {factor} and at least "
-            f"{smallest}, but it is {image_size}. Resize the data or give fewer "
+            f"The ResNet downsamples {num_downsamplings} times and uses reflection "
+            f"padding, so data.image_size must be a multiple of {factor} and at least "
+            f"{smallest}, but it is {size}. Resize the data or reduce "
             "model.num_downsamplings."
         )
 
 
-def check_unet_size(image_size: int, num_levels: int) -> None:
-    """Refuses a side that cannot be halved at every level.
+def check_unet_size(size: int, num_levels: int) -> None:
+    """Checks that the U-Net can halve a height or width in pixels at every level.
 
     Raises:
-      ValueError: it is no multiple of 2^num_levels.
+      ValueError: it is not a multiple of 2^num_levels.
     """
     factor = 2**num_levels
-    if image_size % factor:
+    if size % factor:
         raise ValueError(
-            f"The U-Net halves the image {num_levels} times, so data.image_size must "
-            f"be a multiple of {factor}, but it is {image_size}. Resize the data or "
-            "give fewer model.num_levels."
+            f"The U-Net downsamples {num_levels} times, so data.image_size must be a "
+            f"multiple of {factor}, but it is {size}. Resize the data or reduce "
+            "model.num_levels."
         )
 
 
-def check_patch_size(image_size: int, num_layers: int) -> None:
-    """Refuses a side of which no score is left.
+def check_patch_size(size: int, num_layers: int) -> None:
+    """Checks that a height or width in pixels leaves PatchGAN at least one score.
 
     A layer of stride 2 halves it (rounding down); the last two take one pixel each.
 
@@ -215,9 +222,9 @@ def check_patch_size(image_size: int, num_layers: int) -> None:
       ValueError: it is smaller than 3 2^num_layers.
     """
     smallest = 3 * 2**num_layers
-    if image_size < smallest:
+    if size < smallest:
         raise ValueError(
-            f"A discriminator of patches with model.disc_layers = {num_layers} needs "
-            f"images of {smallest} pixels a side at least, but data.image_size = "
-            f"{image_size}. Enlarge the data or give fewer layers."
+            f"PatchGAN with model.disc_layers = {num_layers} needs images of at least "
+            f"{smallest}x{smallest} pixels, but data.image_size = {size}. Enlarge the "
+            "data or reduce model.disc_layers."
         )

@@ -1,7 +1,10 @@
-"""The U-Net of Ho et al. 2020 (appendix B), for any resolution."""
+"""The U-Net of DDPM, for any resolution, square or not.
+
+Source: Ho et al. 2020, appendix B, arXiv:2006.11239.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -9,22 +12,24 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from diffusion_jax import prng
+
 NUM_GROUPS = 32
 MIN_GROUP_SIZE = 4
 GROUP_NORM_EPSILON = 1e-6
 
 
 def time_embedding(t: Array, features: int) -> Array:
-    """Embeds time in sines and cosines, sines first.
+    """Embeds timesteps as sines and cosines.
 
         f_k = exp(-ln(10000) k / (features/2 - 1));  [sin(t f), cos(t f)]
 
     Args:
-      t: [B], the authors' time 0..T-1, any real or integer dtype.
+      t: [B], the authors' timesteps 0..T-1, real or integer.
       features: even, at least 4.
 
     Returns:
-      f32[B, features]. Always float32: bfloat16 keeps only 507 of 1000 integers.
+      f32[B, features], always float32: bfloat16 keeps only 507 of 1000 integers apart.
 
     Source: Vaswani et al. 2017, section 3.5, with the authors' frequencies
     (Ho et al. 2020, appendix B).
@@ -36,12 +41,12 @@ def time_embedding(t: Array, features: int) -> Array:
 
 
 def at_least_float32(x: Array) -> Array:
-    """Widens bfloat16 to float32 and leaves float64 as it is."""
+    """Casts x to float32 unless its dtype is wider."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _init(scale: float = 1.0):
-    # "Zero" is 1e-10: it starts each residual branch at (almost) nothing.
+    # Scale 0 means 1e-10, as in the authors' code: residual branches start near 0.
     return nn.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
 
 
@@ -56,16 +61,11 @@ def _dense(features: int, dtype: DTypeLike, name: str, scale: float = 1.0):
     return nn.Dense(features, dtype=dtype, kernel_init=_init(scale), name=name)
 
 
-def _embed(number: int, features: int, dtype: DTypeLike, name: str):
-    init = nn.initializers.normal(1.0)
-    return nn.Embed(number, features, dtype=dtype, embedding_init=init, name=name)
-
-
 def _norm(x: Array, dtype: DTypeLike, name: str) -> Array:
-    """Group normalisation in gcd(32, C, C // 4) groups: 32 from 128 channels on.
+    """Group normalization with gcd(32, C, C // 4) groups, i.e. 32 from 128 channels on.
 
-    Narrower layers get fewer. With one channel a group it would take out the time
-    again, which a block adds to whole channels just before.
+    Groups of one channel would remove the time embedding, which is constant within each
+    channel.
     """
     channels = x.shape[-1]
     groups = math.gcd(NUM_GROUPS, channels, max(1, channels // MIN_GROUP_SIZE))
@@ -73,20 +73,20 @@ def _norm(x: Array, dtype: DTypeLike, name: str) -> Array:
 
 
 class ExampleDropout(nn.Module):
-    """Dropout whose mask depends on the example, not on its place in a shard.
+    """Dropout whose mask depends on an example's index, not on its place in a shard.
 
     Attributes:
-      rate: the share of activations set to zero, in [0, 1).
+      rate: probability that an activation is set to zero, in [0, 1).
     """
 
     rate: float
 
     @nn.compact
     def __call__(self, x: Array, index: Array | None) -> Array:
-        """Drops activations of x [B, ...] where index i32[B] is given."""
+        """Drops activations of x [B, ...] if the examples' index, i32[B], is given."""
         if index is None or self.rate == 0.0:
             return x
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), index)
+        keys = prng.example_keys(self.make_rng("dropout"), index)
         keep = jax.vmap(
             lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:])
         )(keys)
@@ -94,7 +94,7 @@ class ExampleDropout(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two convolutions with the time added between them, and a shortcut."""
+    """Two convolutions with the time embedding added in between, and a skip."""
 
     features: int
     dropout: float
@@ -102,6 +102,16 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, time: Array, index: Array | None) -> Array:
+        """Applies the block.
+
+        Args:
+          x: [B, H, W, C].
+          time: [B, E], the embedding of time (and class).
+          index: i32[B] if dropout is active; see `ExampleDropout`.
+
+        Returns:
+          [B, H, W, features].
+        """
         h = nn.swish(_norm(x, self.dtype, "norm1"))
         h = _conv(self.features, self.dtype, "conv1")(h)
         h += _dense(self.features, self.dtype, "time")(nn.swish(time))[:, None, None, :]
@@ -114,12 +124,13 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all positions with one head, and a shortcut."""
+    """Single-head self-attention over all pixels, and a skip."""
 
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Applies the block to x [B, H, W, C]."""
         batch, height, width, channels = x.shape
         h = _norm(x, self.dtype, "norm").reshape(batch, height * width, channels)
         q = _dense(channels, self.dtype, "query")(h)
@@ -133,16 +144,16 @@ class AttentionBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Predicts one value a pixel and output channel from a noisy image and its time.
+    """Predicts the noise, or another target, from a noisy image and its timestep.
 
     Attributes:
       base_channels: channels at full resolution.
-      channel_multipliers: one a level; each level halves the resolution.
-      num_blocks: residual blocks a level on the way down; one more on the way up.
-      attention_resolutions: heights at which every block is followed by attention.
-      dropout: rate inside the residual blocks.
-      out_channels: C, or 2C where the variance is learned as well.
-      num_classes: 0, or how many classes it can be told; label num_classes is "none".
+      channel_multipliers: one per level; the resolution halves from level to level.
+      num_blocks: residual blocks per level of the encoder; the decoder has one more.
+      attention_resolutions: heights at which attention follows every block.
+      dropout: rate in the residual blocks.
+      out_channels: C, or 2C if the variance is learned.
+      num_classes: number of classes to condition on, or 0.
       dtype: of activations; parameters stay float32.
 
     Source: Ho et al. 2020, appendix B, arXiv:2006.11239.
@@ -162,32 +173,39 @@ class UNet(nn.Module):
         self,
         x: Array,
         t: Array,
+        cond: Mapping[str, Array] | None = None,
         dropout_index: Array | None = None,
-        label: Array | None = None,
     ) -> Array:
         """Applies the network.
 
         Args:
           x: [B, H, W, C]; H and W divisible by 2^(levels - 1).
-          t: [B], the authors' time 0..T-1.
-          dropout_index: i32[B], the examples' global indices; given, dropout is
-            active and draws an example's masks by its index. Needs the rng "dropout".
-          label: i32[B] in 0..num_classes, where there are classes: its embedding is
-            added to that of time (Dhariwal and Nichol 2021, arXiv:2105.05233).
+          t: [B], the authors' timesteps 0..T-1.
+          cond: if num_classes > 0, "label" i32[B] in 0..num_classes, where num_classes
+            means "no class". Its embedding is added to that of the timestep (Dhariwal
+            and Nichol 2021, arXiv:2105.05233).
+          dropout_index: i32[B], the examples' global indices, activates dropout, which
+            needs the rng "dropout"; an example's masks depend on its index.
 
         Returns:
-          f32[B, H, W, out_channels] (f64 where dtype is float64).
+          f32[B, H, W, out_channels] (f64 if dtype is float64).
 
         Raises:
-          ValueError: the resolution cannot be halved that often.
+          ValueError: the data are not images, or cannot be halved levels - 1 times.
         """
         levels = len(self.channel_multipliers)
-        check_divisible(x.shape[1:3], levels)
+        check_shape(x.shape[1:], levels)
         width = 4 * self.base_channels
         time = _dense(width, self.dtype, "time1")(time_embedding(t, self.base_channels))
         time = _dense(width, self.dtype, "time2")(nn.swish(time))
         if self.num_classes:
-            time += _embed(self.num_classes + 1, width, self.dtype, "label")(label)
+            time += nn.Embed(
+                self.num_classes + 1,
+                width,
+                dtype=self.dtype,
+                embedding_init=nn.initializers.normal(1.0),
+                name="label",
+            )(cond["label"])
 
         def block(h: Array, features: int, name: str, attend: bool) -> Array:
             block_ = ResBlock(features, self.dropout, self.dtype, name=name)
@@ -226,13 +244,17 @@ class UNet(nn.Module):
         return at_least_float32(h)
 
 
-def check_divisible(shape: Sequence[int], levels: int) -> None:
-    """Refuses, in words, a resolution that cannot be halved levels - 1 times."""
+def check_shape(shape: Sequence[int], levels: int) -> None:
+    """Checks that examples are images [H, W, C] that can be halved levels - 1 times.
+
+    Raises:
+      ValueError: they are not.
+    """
     factor = 2 ** (levels - 1)
-    if any(size % factor for size in shape):
-        height, width = shape
+    if len(shape) != 3 or shape[0] % factor or shape[1] % factor:
         raise ValueError(
-            f"The U-Net halves the image {levels - 1} times, so its height and width "
-            f"must be multiples of {factor}, but the image is {height}x{width}. "
-            "Resize the data (data.image_size) or give fewer model.channel_multipliers."
+            f"The U-Net downsamples {levels - 1} times, so it needs images [H, W, C] "
+            f"with height and width divisible by {factor}, but the data have shape "
+            f"{tuple(shape)}. Resize the data (data.image_size) or use fewer "
+            "model.channel_multipliers."
         )

@@ -1,1 +1,1 @@
-"""What families other than diffusion minimise: arrays in, arrays out."""
+"""Objectives of the families other than diffusion: pure functions of arrays."""

@@ -1,7 +1,7 @@
-"""Games of a generator and a discriminator: what each of them minimises.
+"""GAN losses of the discriminator and of the generator, and gradient penalties.
 
-A discriminator gives logits: above zero it believes that a picture is real. Losses are
-by example, of the shape of the logits.
+A discriminator outputs logits: a positive one classifies an example as real. Losses are
+elementwise and have the shape of the logits.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Smallest squared gradient under a root: its derivative at 0 would be infinite.
+# Added to a squared norm under a root, whose derivative is infinite at 0.
 MIN_SQUARED_NORM = 1e-12
 
 Discriminator = Callable[[Array], Array]  # x [B, ...] -> logits [B]
@@ -21,8 +21,8 @@ def cross_entropy(real: Array, fake: Array) -> Array:
     """-log D(x) - log(1 - D(G(z))), with D = sigmoid(logit).
 
     Args:
-      real: logits of real pictures.
-      fake: logits of generated ones, of the same shape.
+      real: logits of real examples.
+      fake: logits of generated examples, of the same shape.
 
     Source: Goodfellow et al. 2014, equation 1, arXiv:1406.2661.
     """
@@ -30,7 +30,7 @@ def cross_entropy(real: Array, fake: Array) -> Array:
 
 
 def saturating(fake: Array) -> Array:
-    """log(1 - D(G(z))): flat where the discriminator is sure.
+    """log(1 - D(G(z))): its gradient vanishes where the discriminator is certain.
 
     Source: Goodfellow et al. 2014, equation 1, arXiv:1406.2661.
     """
@@ -53,17 +53,18 @@ def hinge(real: Array, fake: Array) -> Array:
     return jax.nn.relu(1 - real) + jax.nn.relu(1 + fake)
 
 
-def critic(real: Array, fake: Array) -> Array:
-    """fake - real: minus it, in the mean, bounds the 1-Wasserstein distance from below
-    if the critic is 1-Lipschitz.
+def wasserstein(real: Array, fake: Array) -> Array:
+    """fake - real: its negative mean is a lower bound of the 1-Wasserstein distance.
+
+    The bound holds if the critic is 1-Lipschitz.
 
     Source: Arjovsky et al. 2017, equation 2, arXiv:1701.07875.
     """
     return fake - real
 
 
-def negative(fake: Array) -> Array:
-    """-fake, for the hinge and the Wasserstein game.
+def negative_logit(fake: Array) -> Array:
+    """-fake, the generator's loss for both the hinge and the Wasserstein loss.
 
     Source: Arjovsky et al. 2017, algorithm 1, arXiv:1701.07875.
     """
@@ -71,7 +72,7 @@ def negative(fake: Array) -> Array:
 
 
 def least_squares(real: Array, fake: Array) -> Array:
-    """1/2 ((real - 1)^2 + fake^2): targets 1 and 0, on scores that are not logits.
+    """1/2 ((real - 1)^2 + fake^2): regresses scores, not logits, to 1 and 0.
 
     Source: Mao et al. 2017, equation 2 with a = 0, b = 1, arXiv:1611.04076.
     """
@@ -79,20 +80,21 @@ def least_squares(real: Array, fake: Array) -> Array:
 
 
 def least_squares_generator(fake: Array) -> Array:
-    """(fake - 1)^2, without the half, as CycleGAN's authors have it.
+    """(fake - 1)^2, without the factor 1/2, as in CycleGAN.
 
     Source: Zhu et al. 2017, section 4, arXiv:1703.10593.
     """
     return jnp.square(fake - 1)
 
 
-def _slope(discriminator: Discriminator, x: Array) -> Array:
-    """Squared norm of the logit's gradient at each x, [B].
+def _squared_gradient_norm(discriminator: Discriminator, x: Array) -> Array:
+    """|grad D(x)|^2 of each example, [B].
 
-    The sum's gradient is each example's own only if none sees its batch-mates.
+    The gradient of the sum of logits is that of each logit only if no logit depends on
+    other examples of the batch.
     """
-    slope = jax.grad(lambda x: jnp.sum(discriminator(x)))(x)
-    return jnp.sum(jnp.square(slope), axis=tuple(range(1, x.ndim)))
+    gradient = jax.grad(lambda x: jnp.sum(discriminator(x)))(x)
+    return jnp.sum(jnp.square(gradient), axis=tuple(range(1, x.ndim)))
 
 
 def gradient_penalty(
@@ -101,7 +103,7 @@ def gradient_penalty(
     """(|grad D(x)| - 1)^2 at x = u real + (1 - u) fake, [B].
 
     Args:
-      discriminator: without batch statistics.
+      discriminator: must not use batch statistics.
       real: [B, ...].
       fake: of the same shape.
       weight: u, [B], uniform in [0, 1].
@@ -109,7 +111,7 @@ def gradient_penalty(
     Source: Gulrajani et al. 2017, equation 3, arXiv:1704.00028.
     """
     weight = weight.reshape(-1, *[1] * (real.ndim - 1))
-    squared = _slope(discriminator, weight * real + (1 - weight) * fake)
+    squared = _squared_gradient_norm(discriminator, weight * real + (1 - weight) * fake)
     return jnp.square(jnp.sqrt(squared + MIN_SQUARED_NORM) - 1)
 
 
@@ -117,33 +119,33 @@ def r1_penalty(discriminator: Discriminator, real: Array) -> Array:
     """1/2 |grad D(x)|^2 at real x, [B].
 
     Args:
-      discriminator: without batch statistics.
+      discriminator: must not use batch statistics.
       real: [B, ...].
 
     Source: Mescheder et al. 2018, equation 9, arXiv:1801.04406.
     """
-    return 0.5 * _slope(discriminator, real)
+    return 0.5 * _squared_gradient_norm(discriminator, real)
 
 
 class GANLoss(NamedTuple):
-    """Who minimises what.
+    """The losses of both networks.
 
     Attributes:
-      discriminator: (logits of real, of fake) -> loss, of their shape.
-      generator: logits of fake -> loss, of their shape.
-      middle: the logit above which a picture is called real; None where a critic calls
-        nothing real.
+      discriminator: (real logits, fake logits) -> loss, of their shape.
+      generator: fake logits -> loss, of their shape.
+      threshold: logit above which an example is classified as real; None for a critic,
+        which does not classify.
     """
 
     discriminator: Callable[[Array, Array], Array]
     generator: Callable[[Array], Array]
-    middle: float | None
+    threshold: float | None
 
 
 GAN_LOSSES = {
     "minimax": GANLoss(cross_entropy, saturating, 0.0),
     "non_saturating": GANLoss(cross_entropy, non_saturating, 0.0),
-    "hinge": GANLoss(hinge, negative, 0.0),
-    "wasserstein": GANLoss(critic, negative, None),
+    "hinge": GANLoss(hinge, negative_logit, 0.0),
+    "wasserstein": GANLoss(wasserstein, negative_logit, None),
     "least_squares": GANLoss(least_squares, least_squares_generator, 0.5),
 }

@@ -1,4 +1,4 @@
-"""A pool of past generated images, from which a discriminator is shown some."""
+"""A pool of previously generated images, on which a discriminator is trained."""
 
 from typing import NamedTuple
 
@@ -8,10 +8,10 @@ from jax import Array, lax
 
 
 class Pool(NamedTuple):
-    """Past images, part of a checkpoint.
+    """Previously generated images; part of a checkpoint.
 
     Attributes:
-      images: [P, H, W, C], the first `count` of which have been filled.
+      images: [P, H, W, C], of which the first `count` are filled.
       count: i32[].
     """
 
@@ -20,7 +20,7 @@ class Pool(NamedTuple):
 
 
 def empty(size: int, image_shape: tuple[int, int, int]) -> Pool | tuple[()]:
-    """Makes an empty pool of that many images; size 0 is none at all."""
+    """Creates an empty pool for `size` images, or () for size 0."""
     if not size:
         return ()
     return Pool(jnp.zeros((size, *image_shape)), jnp.zeros((), jnp.int32))
@@ -29,19 +29,19 @@ def empty(size: int, image_shape: tuple[int, int, int]) -> Pool | tuple[()]:
 def query(
     pool: Pool | tuple[()], images: Array, keys: Array
 ) -> tuple[Pool | tuple[()], Array]:
-    """Puts images into the pool, one after the other, and takes as many out.
+    """Replaces some of the images by previous ones from the pool, one after the other.
 
-    While the pool is not full an image enters and is given back. Then it is given
-    back with probability 1/2; otherwise it takes the place of an old one, drawn evenly,
-    which is given back.
+    While the pool is not full, an image is stored and also returned. Afterwards it is
+    returned with probability 1/2; otherwise it replaces a uniformly drawn image of the
+    pool, which is returned instead.
 
     Args:
-      pool: of P images, or (), which gives every image back.
-      images: [B, H, W, C], in the order of their examples.
-      keys: [B], one an image.
+      pool: of P images, or (), in which case the images are returned unchanged.
+      images: [B, H, W, C], in the order of the batch.
+      keys: [B], one per image.
 
     Returns:
-      The new pool, and [B, H, W, C].
+      The new pool, and the returned images [B, H, W, C].
 
     Source: Shrivastava et al. 2017, section 2.3, arXiv:1612.07828, one image at a time
     as in Zhu et al. 2017, section 4, arXiv:1703.10593.
@@ -50,16 +50,16 @@ def query(
         return pool, images
     size = len(pool.images)
 
-    def one(pool: Pool, shown: tuple[Array, Array]) -> tuple[Pool, Array]:
-        image, key = shown
+    def one(pool: Pool, new: tuple[Array, Array]) -> tuple[Pool, Array]:
+        image, key = new
         coin_key, place_key = jax.random.split(key)
         filling = pool.count < size
         drawn = jax.random.randint(place_key, (), 0, size)
         place = jnp.where(filling, pool.count, drawn)
         old = pool.images[place]
         swap = jax.random.bernoulli(coin_key) & ~filling
-        entering = jnp.where(filling | swap, image, old)
-        new = Pool(pool.images.at[place].set(entering), pool.count + filling)
-        return new, jnp.where(swap, old, image)
+        stored = jnp.where(filling | swap, image, old)
+        pool = Pool(pool.images.at[place].set(stored), pool.count + filling)
+        return pool, jnp.where(swap, old, image)
 
     return lax.scan(one, pool, (images, keys))

@@ -1,4 +1,4 @@
-"""The variational bound of an autoencoder. Nats, one value an example, [B]."""
+"""The evidence lower bound (ELBO) of an autoencoder, in nats per example, [B]."""
 
 import math
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from jax import Array
 
 
 def _sum(values: Array) -> Array:
-    """[B, ...] -> [B]."""
+    """Sums over all axes but the first: [B, ...] -> [B]."""
     return jnp.sum(values, axis=tuple(range(1, values.ndim)))
 
 
 def bernoulli_log_likelihood(x: Array, logits: Array) -> Array:
-    """Log-probability of pixels, each a coin.
+    """Log-probability of x under independent Bernoulli distributions.
 
         sum of x l - log(1 + e^l) = sum of x log p + (1 - x) log(1 - p),  p = sigmoid(l)
 
-    Finite for every logit; for x between 0 and 1 it is minus the cross-entropy.
+    Finite for every logit. For x between 0 and 1 it is the negative cross-entropy.
 
     Args:
       x: [B, ...] in [0, 1].
@@ -31,14 +31,14 @@ def bernoulli_log_likelihood(x: Array, logits: Array) -> Array:
 
 
 def normal_log_likelihood(x: Array, mean: Array, scale: float) -> Array:
-    """Log-density of x under independent normals of one standard deviation.
+    """Log-density of x under independent normal distributions of equal scale.
 
         sum of -((x - m) / s)^2 / 2 - log s - log(2 pi) / 2
 
     Args:
       x: [B, ...].
       mean: of the same shape.
-      scale: s > 0, in the units of x.
+      scale: s > 0, the standard deviation in the units of x.
 
     Source: Kingma and Welling 2014, appendix C.2, arXiv:1312.6114.
     """
@@ -47,7 +47,7 @@ def normal_log_likelihood(x: Array, mean: Array, scale: float) -> Array:
 
 
 def kl_to_standard_normal(mean: Array, logvar: Array) -> Array:
-    """KL(N(mean, e^logvar) || N(0, 1)) of each latent, of the arguments' shape.
+    """KL(N(mean, e^logvar) || N(0, 1)) of each latent, elementwise.
 
         1/2 (m^2 + e^v - 1 - v)
 
@@ -69,24 +69,24 @@ def log_importance_weight(
 ) -> Array:
     """log p(x|z) + log p(z) - log q(z|x), [B], for z drawn from q.
 
-    Its mean over z is the bound (ELBO); the log of the mean of its exponentials over k
-    draws is the importance-weighted bound, tighter with every k.
+    Its mean over z is the ELBO. The log of the mean of its exponential over k samples
+    is the importance-weighted bound, which becomes tighter as k grows.
 
     Args:
       log_likelihood: log p(x|z), [B].
       z: [B, Z].
-      mean: [B, Z], of q(z|x).
-      logvar: [B, Z], of q(z|x).
+      mean: [B, Z], the mean of q(z|x).
+      logvar: [B, Z], its log-variance.
 
     Source: Burda et al. 2016, equation 8, arXiv:1509.00519.
     """
     prior = -0.5 * jnp.square(z)
     posterior = -0.5 * (jnp.square(z - mean) * jnp.exp(-logvar) + logvar)
-    return log_likelihood + _sum(prior - posterior)  # both lack log(2 pi) / 2
+    return log_likelihood + _sum(prior - posterior)  # log(2 pi) / 2 cancels
 
 
 def importance_bound(log_weights: Array) -> Array:
-    """log (1/k) sum of e^w over the k draws: [k, B] -> [B].
+    """log (1/k) sum of e^w over k samples: [k, B] -> [B].
 
     Source: Burda et al. 2016, equation 8, arXiv:1509.00519.
     """
@@ -94,28 +94,28 @@ def importance_bound(log_weights: Array) -> Array:
 
 
 class Likelihood(NamedTuple):
-    """How a decoder's output speaks of a picture.
+    """The distribution p(x|z) that a decoder's output parametrizes.
 
     Attributes:
-      target: picture in [-1, 1] -> what is compared.
+      target: data in [-1, 1] -> data in the distribution's range.
       log_likelihood: (target, output, scale) -> nats [B].
-      picture: output -> the picture in [-1, 1] that is expected.
+      mean: output -> the distribution's mean, in [-1, 1] like the data.
     """
 
     target: Callable[[Array], Array]
     log_likelihood: Callable[[Array, Array, float], Array]
-    picture: Callable[[Array], Array]
+    mean: Callable[[Array], Array]
 
 
 LIKELIHOODS = {
     "bernoulli": Likelihood(
-        target=lambda picture: (picture + 1) / 2,
+        target=lambda x: (x + 1) / 2,
         log_likelihood=lambda x, logits, scale: bernoulli_log_likelihood(x, logits),
-        picture=lambda logits: 2 * jax.nn.sigmoid(logits) - 1,
+        mean=lambda logits: 2 * jax.nn.sigmoid(logits) - 1,
     ),
     "gaussian": Likelihood(
-        target=lambda picture: picture,
+        target=lambda x: x,
         log_likelihood=normal_log_likelihood,
-        picture=lambda mean: mean,
+        mean=lambda mean: mean,
     ),
 }

@@ -1,0 +1,1 @@
+"""Outputs: files for people to look at, written from host arrays."""

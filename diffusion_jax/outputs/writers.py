@@ -1,165 +1,123 @@
-"""What a run shows: samples, or a view of the data; drawn, and written."""
+"""Writes the outputs of a task to files, by the kind and axes of their fields."""
 
+import csv
 import logging
 import pathlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
 
-import ml_collections
 import numpy as np
 
-from diffusion_jax import methods, runs
-from diffusion_jax.data import sources, transforms
-from diffusion_jax.outputs import images
+from diffusion_jax.data import transforms
+from diffusion_jax.data.base import Field
+from diffusion_jax.outputs import images, plots
 from diffusion_jax.training import parallel
-from diffusion_jax.training.state import TrainState
 
 LOGGER = logging.getLogger(__name__)
 
-GRID_IMAGES = 400  # as a manifold has; further ones are in the arrays alone
-SAMPLES = "samples"
-NUM_LISTS = 3  # of an arithmetic: a - b + c
-Arrays = dict[str, np.ndarray]
+GRID_IMAGES = 400  # the grid's limit; the npz file has all images
+Arrays = Mapping[str, np.ndarray]
+Fields = Mapping[str, Field]
 
 
-def make_pictures(
-    config: ml_collections.ConfigDict, method: methods.Method
-) -> Callable[[TrainState], Arrays]:
-    """Makes a function that draws what sample.view names.
+def save(
+    path: pathlib.Path, outputs: Arrays, fields: Fields, animation: bool = False
+) -> None:
+    """Writes all outputs as arrays, a preview of them, and optionally an animation.
 
-    Returns:
-      settled state -> "images" f32[N,H,W,C] in [-1, 1], and where there are any
-      "labels" i32[N] and "frames" f32[N,k,H,W,C] of the way; or of a view "images"
-      f32[N,k,H,W,C], a row an example of eval.split.
+    PATH.npz has every output under its name, images as uint8; for the other files see
+    `save_preview`. The animation, PATH.gif, shows the first output with frames of
+    images, or else the first one with rows of images, column by column. Only process 0
+    writes.
 
-    Raises:
-      FileNotFoundError: a view's data are not there.
-      ValueError: they are not what the config says.
-    """
-    options = config.sample
-    if "view" not in options:
-        raise ValueError(f"A {config.method} draws no pictures: use --mode=evaluate.")
-    if options.view != SAMPLES:
-        return _make_view(config, method)
-    draw = methods.make_draw(method, options.batch_size)
-    names = {"image": "images", "label": "labels", "frames": "frames"}
-
-    def samples(state: TrainState) -> Arrays:
-        drawn = draw(state, options.num_images, options.seed)
-        found = [name for name in names if name in drawn and drawn[name].size]
-        return {names[name]: drawn[name] for name in found}
-
-    return samples
-
-
-def _make_view(
-    config: ml_collections.ConfigDict, method: methods.Method
-) -> Callable[[TrainState], Arrays]:
-    """Rows of the first examples of eval.split.
-
-    Their partners are the next ones after these, in a small split beginning anew, or
-    each the next one where those would be themselves.
-    """
-    options, source = config.sample, runs.open_held_out(config)
-    run = methods.make_measure(method.views[options.view], options.seed)
-    number, size = options.num_images, options.batch_size
-    away = number if number % len(source) else 1
-    index = np.arange(-(-number // size) * size, dtype=np.int32)
-    lists = _concepts(config, source) if options.view == "arithmetic" else {}
-
-    def examples(index: np.ndarray) -> Arrays:
-        batch = _examples(source, index)
-        if "image" in batch:
-            partner = _examples(source, index + away)
-            batch |= {f"partner_{name}": array for name, array in partner.items()}
-        return batch | {
-            name: np.broadcast_to(array, (size, *array.shape))
-            for name, array in lists.items()
-        }
-
-    def rows(state: TrainState) -> Arrays:
-        chunks = index.reshape(-1, size)
-        drawn = [run(state, examples(chunk)) for chunk in chunks]
-        return {"images": np.concatenate(drawn)[:number]}
-
-    return rows
-
-
-def _examples(source: sources.Source | sources.Unpaired, index: np.ndarray) -> Arrays:
-    """A batch of the examples of those numbers, beginning anew after the last."""
-    batch = {"index": index}
-    for suffix, one in sources.parts(source).items():
-        read = sources.read(one, index % len(one))
-        batch[f"image{suffix}"] = transforms.to_input(read["image"])
-        batch[f"label{suffix}"] = read["label"]
-    return batch
-
-
-def _concepts(config: ml_collections.ConfigDict, source: sources.Source) -> Arrays:
-    """Three lists of examples for an arithmetic: index [3, m] and image beside it."""
-    concepts = config.sample.concepts
-    lengths = {len(numbers) for numbers in concepts}
-    known = range(len(source))
-    if (
-        len(concepts) != NUM_LISTS
-        or len(lengths) != 1
-        or lengths == {0}
-        or not all(number in known for numbers in concepts for number in numbers)
-    ):
-        raise ValueError(
-            "sample.concepts are three lists of as many numbers of pictures, from 0 to "
-            f"{len(source) - 1}, for a - b + c; they are {concepts}."
-        )
-    lists = np.asarray(concepts, np.int32)
-    found = _examples(source, lists.reshape(-1))
-    image = found["image"].reshape(*lists.shape, *found["image"].shape[1:])
-    return {"concept_index": lists, "concept_image": image}
-
-
-def save_picture(path: pathlib.Path, images: np.ndarray) -> None:
-    """Writes f32[N,H,W,C], or rows of them, as one PNG; points of the plane as dots.
-
-    A suffix is added to the path.
+    Args:
+      path: of the files, without a suffix; the folder is created.
+      outputs: [N, ...] by name; images f32 in [-1, 1].
+      fields: of the outputs, by name; others are ignored.
+      animation: whether to write the animation; logs a warning if there is nothing to
+        animate.
     """
     if parallel.process_index() != 0:
         return
-    path = path.with_suffix(".png")
-    columns = images.shape[1] if images.ndim == 5 else None
-    shown = images.reshape(-1, *images.shape[-3:])
-    if is_points(images):
-        images.save_points(path, shown.reshape(-1, 2))
+    save_preview(path, outputs, fields)
+    arrays = {
+        name: transforms.to_uint8(x) if fields[name].kind == "image" else x
+        for name, x in outputs.items()
+    }
+    np.savez_compressed(path.with_suffix(".npz"), **arrays)
+    LOGGER.info("Wrote %s.", path.with_suffix(".npz"))
+    if not animation:
+        return
+    sequences = [
+        arrays[name]
+        for axis in ("frame", "column")
+        for name in outputs
+        if fields[name].kind == "image" and axis in fields[name].axes
+    ]
+    if sequences:
+        gif = path.with_suffix(".gif")
+        images.save_animation(gif, sequences[0][:GRID_IMAGES])
+        LOGGER.info("Wrote %s.", gif)
     else:
-        limit = max(1, GRID_IMAGES // (columns or 1)) * (columns or 1)
-        images.save_grid(path, transforms.to_uint8(shown[:limit]), columns)
-    LOGGER.info("Pictures: %s", path)
-
-
-def save_arrays(path: pathlib.Path, arrays: dict[str, Any]) -> None:
-    """Writes images u8 (points as they are) and labels as an npz file."""
-    if parallel.process_index() != 0:
-        return
-    path = path.with_suffix(".npz")
-    images = arrays["images"]
-    images = images if is_points(images) else transforms.to_uint8(images)
-    labels = {"labels": arrays["labels"]} if "labels" in arrays else {}
-    np.savez_compressed(path, images=images, **labels)
-    LOGGER.info("Arrays: %s", path)
-
-
-def save_animation(path: pathlib.Path, frames: np.ndarray) -> None:
-    """Writes f32[N,k,H,W,C] as an animation of k grids of N pictures."""
-    if parallel.process_index() != 0:
-        return
-    path = path.with_suffix(".gif")
-    if is_points(frames):
         LOGGER.warning(
-            "sample.animation: there is no animation of points of the plane."
+            "sample.animation has no effect: none of the outputs (%s) has frames or "
+            "rows of images.",
+            ", ".join(outputs),
         )
+
+
+def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
+    """Writes a preview: a PNG of the first images or points, a text file of tokens.
+
+    PATH.png is a grid of at most 400 images (with axes ("column",) one row per example)
+    or a density plot of the first two coordinates of points; PATH.txt has one line of
+    token ids per example. Only process 0 writes.
+
+    Args:
+      path: of the files, without a suffix; the folder is created.
+      outputs: [N, ...] by name; images f32 in [-1, 1].
+      fields: of the outputs, by name; others are ignored.
+    """
+    if parallel.process_index() != 0:
         return
-    images.save_animation(path, transforms.to_uint8(frames[:GRID_IMAGES]))
-    LOGGER.info("Film: %s", path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = set()
+    for name, x in outputs.items():
+        field = fields[name]
+        if field.kind not in WRITERS or "frame" in field.axes:
+            continue
+        suffix, write = WRITERS[field.kind]
+        if suffix not in written:
+            write(path.with_suffix(suffix), x, field)
+            LOGGER.info("Wrote %s.", path.with_suffix(suffix))
+            written.add(suffix)
 
 
-def is_points(images: np.ndarray) -> bool:
-    """Whether these are points of the plane: "pictures" of one pixel of two values."""
-    return images.shape[-3:] == (1, 1, 2)
+def write_csv(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
+    """Writes columns of equal length as a CSV file; the first line has their names."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*(x.tolist() for x in columns.values()), strict=True))
+    LOGGER.info("Wrote %s.", path)
+
+
+def _save_grid(path: pathlib.Path, x: np.ndarray, field: Field) -> None:
+    columns = x.shape[1] if field.axes else None
+    shown = x[: max(1, GRID_IMAGES // (columns or 1))].reshape(-1, *x.shape[-3:])
+    images.save_grid(path, transforms.to_uint8(shown), columns)
+
+
+def _save_points(path: pathlib.Path, x: np.ndarray, field: Field) -> None:
+    plots.save_points(path, x.reshape(-1, x.shape[-1])[:, :2])
+
+
+def _save_tokens(path: pathlib.Path, x: np.ndarray, field: Field) -> None:
+    np.savetxt(path, x.reshape(len(x), -1), fmt="%d")
+
+
+# kind -> suffix and function; the other kinds are written to the npz file only.
+WRITERS = {
+    "image": (".png", _save_grid),
+    "points": (".png", _save_points),
+    "tokens": (".txt", _save_tokens),
+}

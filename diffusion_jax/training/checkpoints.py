@@ -1,40 +1,45 @@
-"""Checkpoints: the only file that says orbax."""
+"""Checkpoints: the only file that mentions Orbax."""
 
 import json
 import logging
 import math
 import os
 import pathlib
+import re
 import zlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax import Array
 from orbax.checkpoint import checkpoint_managers as policies
 
+from diffusion_jax.lookup import lookup
 from diffusion_jax.training import parallel
-from diffusion_jax.training.state import TrainState
+from diffusion_jax.training.state import TrainState, Variables
 
 LOGGER = logging.getLogger(__name__)
+T = TypeVar("T")
 
 HALF_WRITTEN = ".orbax-checkpoint-tmp"
 DAMAGED = "damaged-"
-METRICS, SCORE = "metrics", "score"  # orbax's folder and file; what is in it
+METRICS, SCORE = "metrics", "score"  # Orbax's folder and file; the metric's name in it
 
 
 class Checkpoints:
     """The checkpoints of a run: workdir/checkpoints/STEP, each with checksums.
 
-    Saving is asynchronous: a save is first complete under a temporary name and then
-    renamed, so that a run killed at any moment leaves only whole checkpoints and
-    perhaps a half-written one, which is named and removed at the next start.
+    Saving is asynchronous: a checkpoint is written under a temporary name and renamed
+    when it is complete. A run killed at any moment thus leaves complete checkpoints and
+    at most one half-written one, which is logged and removed at the next start.
 
     Args:
-      directory: absolute, or relative to where the program was started.
-      keep: how many of the last checkpoints to keep, beside the best one.
-      read_only: leaves the checkpoints alone, where a training may be under way.
+      directory: absolute, or relative to the current directory.
+      keep: number of latest checkpoints to keep; the best one is kept as well.
+      read_only: changes nothing on disk, so that a run may be training there.
     """
 
     def __init__(
@@ -46,10 +51,14 @@ class Checkpoints:
             for path in sorted(self.directory.glob(f"*{HALF_WRITTEN}*")):
                 LOGGER.warning("Half-written checkpoint %s: it is not used.", path)
         for path in sorted(self.directory.glob(f"*/{METRICS}/{METRICS}")):
-            if path.parents[1].name.isdigit():  # complete, not under way
+            if path.parents[1].name.isdigit():  # a complete checkpoint
                 _check_score(path)
         self._manager = ocp.CheckpointManager(
             self.directory,
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(),
+                "checksums": ocp.JsonCheckpointHandler(),
+            },
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(
                     [
@@ -62,7 +71,7 @@ class Checkpoints:
                         ),
                     ]
                 ),
-                best_fn=_score,  # orbax writes no metrics without it
+                best_fn=_score,  # without it Orbax writes no metrics
                 best_mode="min",
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
@@ -71,48 +80,55 @@ class Checkpoints:
         )
 
     def steps(self) -> list[int]:
-        """Returns the steps that were saved, rising."""
+        """Returns the steps that were saved, in ascending order."""
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """Returns the step with the lowest score, or None where none has one."""
+        """Returns the step with the lowest score, or None if no step has a score."""
         scores = {step: _score(self._manager.metrics(step)) for step in self.steps()}
         best = min(scores, key=scores.__getitem__, default=None)
         return best if scores.get(best, math.inf) < math.inf else None
 
     def save(self, state: TrainState, score: float | None = None) -> None:
-        """Begins to save a state (not replicated); does nothing if it is saved already.
+        """Starts saving a state; does nothing if its step has already been saved.
+
+        Arrays are checked one at a time: the state is never copied as a whole.
 
         Args:
-          state: the state of one device.
-          score: lower is better; None where it was not measured.
+          state: whose arrays are the same in every process, or sharded over all.
+          score: lower is better; None if the state was not evaluated.
 
         Raises:
-          FloatingPointError: something in the state is not finite; nothing is saved.
+          FloatingPointError: an array is not finite; nothing is saved.
         """
         step = int(state.step)
         if step in self.steps():
             return
-        arrays = _to_arrays(state)
-        for name, x in arrays.items():
+        arrays = parallel.to_global(
+            _flatten(state.replace(key=jax.random.key_data(state.key)))
+        )
+        checksums = {}
+        for name, array in arrays.items():
+            x = parallel.to_host(array)
             if jnp.issubdtype(x.dtype, jnp.floating) and not np.isfinite(x).all():
                 raise FloatingPointError(f"{name} is not finite after step {step}.")
+            checksums[name] = _checksum(x)
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays),
-                checksums=ocp.args.JsonSave(_checksums(arrays)),
+                state=ocp.args.PyTreeSave(arrays),
+                checksums=ocp.args.JsonSave(checksums),
             ),
             metrics={SCORE: math.inf if score is None else float(score)},
         )
 
     def wait(self) -> None:
-        """Waits until what was begun is on disk; raises what a save has raised."""
+        """Waits until everything is on disk; raises the error of a save that failed."""
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
 
     def close(self) -> None:
-        """Waits, and lets go of the directory."""
+        """Waits as `wait` does and releases the directory."""
         self.wait()
         self._manager.close()
 
@@ -120,82 +136,129 @@ class Checkpoints:
         """Restores one checkpoint.
 
         Args:
-          template: a state, or its shapes, that the checkpoint has to match.
-          step: which one.
+          template: a state, or its shapes, that the checkpoint has to match; arrays
+            that have a sharding are restored with it, the others to this host.
+          step: of the checkpoint.
 
         Raises:
           ValueError: the checkpoint belongs to another model.
           Exception: whatever reading a damaged checkpoint raises.
         """
-        items = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(), checksums=ocp.args.JsonRestore()
-            ),
-        )
-        arrays = {name: np.asarray(x) for name, x in items["state"].items()}
-        expected = items["checksums"]
-        found = _checksums(arrays)
-        changed = sorted(n for n in expected | found if expected.get(n) != found.get(n))
-        if changed:
-            path = self.directory / str(step)
-            raise OSError(f"{path}: the checksum of {changed[0]} is wrong")
-        return _to_state(arrays, template, self.directory / str(step))
+        key_data = jax.eval_shape(jax.random.key_data, template.key)
+        template = template.replace(key=key_data)
+        state = self._restore(template, step, lambda *_: True)
+        return state.replace(key=jax.random.wrap_key_data(state.key))
 
     def restore_latest(self, template: TrainState) -> TrainState | None:
         """Restores the latest checkpoint that can be read, or None if there is none.
 
-        A damaged one is named and (unless read_only) set aside as damaged-STEP; the one
-        before is used.
+        A damaged checkpoint is logged and (unless read_only) renamed to damaged-STEP;
+        the one before it is used.
 
         Raises:
           ValueError: the checkpoint belongs to another model.
-          RuntimeError: there are checkpoints, and none of them can be read.
+          RuntimeError: there are checkpoints, but none of them can be read.
         """
+        return self._latest(lambda step: self.restore(template, step))
+
+    def restore_variables(
+        self, template: Variables, which: str
+    ) -> tuple[int, Variables]:
+        """Restores the averaged parameters, for sampling and evaluation.
+
+        Nothing else is read: neither the optimiser's state nor the parameters that are
+        being trained.
+
+        Args:
+          template: the shapes of all groups, or of those to restore.
+          which: "last" or "best".
+
+        Returns:
+          (step, variables); pass them through `Method.for_inference` before use.
+
+        Raises:
+          FileNotFoundError: there is no such checkpoint.
+          ValueError: the checkpoint belongs to another model, or which is unknown.
+        """
+        needs = lookup(REMEDIES, which, "checkpoint")
+        parts = {"ema": template.params, "model_state": template.state}
+
+        def wanted(part: str, group: str = "") -> bool:
+            return part in parts and group in parts["ema"]
+
+        def read(step: int) -> tuple[int, Variables]:
+            found = self._restore(parts, step, wanted)
+            return step, Variables(found["ema"], found["model_state"])
+
+        if which == "best":
+            best = self.best_step()
+            result = None if best is None else read(best)
+        else:
+            result = self._latest(read)
+        if result is None:
+            raise FileNotFoundError(
+                f"There is no {which} checkpoint in {self.directory}: {needs}."
+            )
+        return result
+
+    def _restore(
+        self, template: Any, step: int, wanted: Callable[..., bool]
+    ) -> dict[str, Any]:
+        """Restores the arrays that are wanted, given the parts of their name."""
+        path = self.directory / str(step)
+        metadata = self._manager.item_metadata(step)["state"]
+        expected = _flatten(template)
+        stored = {
+            name if name in expected else _current_name(name): name
+            for name in metadata.tree
+            if wanted(*name.split(".")[:2])
+        }
+        _check_match({x: metadata.tree[stored[x]] for x in stored}, expected, path)
+        item = {stored[name]: x for name, x in expected.items()}
+        found = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    item,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+                    partial_restore=True,
+                ),
+                checksums=ocp.args.JsonRestore(),
+            ),
+        )
+        for name, x in found["state"].items():
+            x = parallel.to_host(x) if isinstance(x, Array) else x
+            if found["checksums"].get(name) != _checksum(x):
+                raise OSError(f"{path}: the checksum of {name} is wrong")
+        leaves = [found["state"][name] for name in item]
+        return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+    def _latest(self, read: Callable[[int], T]) -> T | None:
+        """Reads the latest checkpoint that is not damaged; None if there is none."""
         steps = self.steps()
         for step in reversed(steps):
             path = self.directory / str(step)
             try:
-                state = self.restore(template, step)
+                result = read(step)
             except MismatchError:
                 raise
-            except Exception as error:  # any reader's: what damage looks like is open
+            except Exception as error:  # damage can surface as any error
                 LOGGER.error("Damaged checkpoint %s: %s", path, _first_line(error))
                 if not self._read_only:
                     self._set_aside(step)
                 continue
             LOGGER.info("Restored %s.", path)
-            return state
+            return result
         if steps or any(self.directory.glob(f"{DAMAGED}*")):
             raise RuntimeError(
-                f"None of the checkpoints in {self.directory} can be read; they are "
-                "kept there. Remove that folder to start from the beginning."
+                f"None of the checkpoints in {self.directory} can be read. They were "
+                "kept. Remove that folder to start from the beginning."
             )
         return None
 
-    def restore_trained(self, template: TrainState, which: str) -> TrainState:
-        """Restores the "last" or the "best" checkpoint, for sampling or evaluation.
-
-        Raises:
-          FileNotFoundError: there is none.
-          ValueError: the checkpoint belongs to another model, or which is unknown.
-        """
-        if which not in ("last", "best"):
-            raise ValueError(f"Unknown checkpoint {which!r}. Known ones: last, best.")
-        if which == "best":
-            step, needs = self.best_step(), "train with train.evaluate_every"
-            state = None if step is None else self.restore(template, step)
-        else:
-            state, needs = self.restore_latest(template), "train first"
-        if state is None:
-            raise FileNotFoundError(
-                f"There is no {which} checkpoint in {self.directory}: {needs}."
-            )
-        return state
-
     def _set_aside(self, step: int) -> None:
         """Renames a damaged checkpoint, so that its step can be saved again."""
-        parallel.barrier("damaged checkpoint read by all")
+        parallel.barrier("every process has read the damaged checkpoint")
         if parallel.process_index() == 0:
             target = self.directory / f"{DAMAGED}{step}"
             number = 1
@@ -203,61 +266,59 @@ class Checkpoints:
                 number += 1
                 target = self.directory / f"{DAMAGED}{step}-{number}"
             (self.directory / str(step)).rename(target)
-            LOGGER.error("Set aside as %s; trying the one before.", target)
-        parallel.barrier("damaged checkpoint set aside")
+            LOGGER.error("Renamed it to %s; trying the one before.", target)
+        parallel.barrier("the damaged checkpoint is renamed")
         self._manager.reload()
 
 
 class MismatchError(ValueError):
-    """A checkpoint that was read well, of another model than the config's."""
+    """A checkpoint is intact, but belongs to another model than the config's."""
 
 
-def _to_arrays(state: TrainState) -> dict[str, np.ndarray]:
-    """Flattens a state to host arrays by name; typed keys become their data."""
-    state = state.replace(key=jax.random.key_data(state.key))
-    leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(state))[0]
-    return {_name(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def _to_state(
-    arrays: dict[str, np.ndarray], template: TrainState, path: pathlib.Path
-) -> TrainState:
-    """Rebuilds a state from arrays by name, and refuses any that does not fit."""
-    key_shape = jax.eval_shape(jax.random.key_data, template.key)
-    flat, treedef = jax.tree_util.tree_flatten_with_path(
-        template.replace(key=key_shape)
-    )
-    expected = {_name(keys): leaf for keys, leaf in flat}
+def _check_match(
+    found: dict[str, Any], expected: dict[str, Any], path: pathlib.Path
+) -> None:
+    """Raises MismatchError if names, shapes or dtypes differ."""
     problems = [
-        f"{name} is in the {'checkpoint' if name in arrays else 'config'} alone"
-        for name in sorted(expected.keys() ^ arrays.keys())
+        f"{name} is only in the {'checkpoint' if name in found else 'config'}"
+        for name in sorted(expected.keys() ^ found.keys())
     ] + [
-        f"{name} is {arrays[name].dtype}{list(arrays[name].shape)} in the checkpoint "
-        f"and {leaf.dtype}{list(leaf.shape)} by the config"
-        for name, leaf in expected.items()
-        if name in arrays
-        and (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype)
+        f"{name} is {_describe(found[name])} in the checkpoint and {_describe(x)} "
+        "according to the config"
+        for name, x in expected.items()
+        if name in found and _describe(found[name]) != _describe(x)
     ]
     if problems:
         raise MismatchError(
             f"The checkpoint {path} does not match the config: {problems[0]}"
-            f" ({len(problems)} differences in all). Use the config that it was "
+            f" ({len(problems)} differences in total). Use the config that it was "
             "trained with, or another --workdir."
         )
-    state = jax.tree.unflatten(treedef, [arrays[name] for name in expected])
-    return state.replace(key=jax.random.wrap_key_data(state.key))
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+def _describe(x: Any) -> str:
+    """Describes an array by dtype and shape, e.g. "float32[3, 3]"."""
+    return f"{np.dtype(x.dtype)}{list(x.shape)}"
 
 
-def _checksums(arrays: dict[str, np.ndarray]) -> dict[str, int]:
-    def checksum(x: np.ndarray) -> int:
-        kind = f"{x.dtype}{list(x.shape)}".encode()  # the bytes alone may mean another
-        return zlib.crc32(np.ascontiguousarray(x), zlib.crc32(kind))
+def _flatten(tree: Any) -> dict[str, Any]:
+    """Flattens a tree to {"params.net.conv.kernel": leaf}."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves
+    }
 
-    return {name: checksum(x) for name, x in arrays.items()}
+
+def _checksum(x: np.ndarray) -> int:
+    """Returns a CRC-32 of dtype, shape and bytes."""
+    return zlib.crc32(np.ascontiguousarray(x), zlib.crc32(_describe(x).encode()))
+
+
+def _current_name(name: str) -> str:
+    """Returns today's name of an array that an earlier version may have saved."""
+    for pattern, replacement in RENAMED.items():
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def _score(metrics: dict[str, float] | None) -> float:
@@ -265,7 +326,7 @@ def _score(metrics: dict[str, float] | None) -> float:
 
 
 def _check_score(path: pathlib.Path) -> None:
-    """Removes a score that cannot be read; orbax would not start over it."""
+    """Removes a score that cannot be read, since Orbax refuses to start with one."""
     try:
         json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -275,3 +336,13 @@ def _check_score(path: pathlib.Path) -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+# What to do if a checkpoint, by the name it is asked for, does not exist.
+REMEDIES = {"last": "train first", "best": "train with train.evaluate_every"}
+# Arrays that were renamed since a run may have been saved.
+RENAMED = {
+    r"^extra\b": "aux",
+    r"^(opt_state\.[^.]+)\.(1\.)?0\.": r"\1.adam.",
+    r"^(opt_state\.[^.]+)\.(1\.)?1\.count$": r"\1.learning_rate.count",
+}

@@ -11,9 +11,9 @@ PyTree = Any
 
 
 def make_decay(decay: float, warmup: bool) -> Callable[[Array], Array]:
-    """Returns the decay as a function of the number of steps done before this one.
+    """Makes the decay as a function of the number of steps done before this one.
 
-        0 at the first step (it copies), then decay;
+        0 at the first step (which copies the parameters), then decay;
         with warmup min(decay, step / (step + 9)), for runs shorter than the memory
 
     Args:
@@ -33,5 +33,5 @@ def make_decay(decay: float, warmup: bool) -> Callable[[Array], Array]:
 
 
 def update(ema: PyTree, params: PyTree, decay: Array) -> PyTree:
-    """ema <- ema + (1 - decay) (params - ema)."""
+    """Updates the average: ema <- ema + (1 - decay) (params - ema)."""
     return jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), ema, params)

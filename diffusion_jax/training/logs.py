@@ -1,4 +1,4 @@
-"""What a run writes for people and scripts: a progress line, metrics, TensorBoard."""
+"""What a run reports: a progress line, metrics.jsonl and TensorBoard."""
 
 import json
 import logging
@@ -9,18 +9,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from diffusion_jax.training.tensorboard import EventFile
+
 LOGGER = logging.getLogger(__name__)
 
 
 class Progress:
     """Prints "step 1200/4000  loss 0.0432  5123 images/s  0:42 left".
 
-    With several phases, the loss of each: "disc 1.3863  gen 0.6931" and so on.
+    With several phases it prints the loss of each: "disc 1.3863  gen 0.6931".
 
     Args:
-      start: the step at which this session begins.
+      start: the step at which this session starts.
       num_steps: the step at which the run ends.
-      batch_size: images in a step, over all devices.
+      batch_size: examples per step, over all devices.
     """
 
     def __init__(self, start: int, num_steps: int, batch_size: int):
@@ -29,13 +31,13 @@ class Progress:
         self._last = (start, time.monotonic())
 
     def rate(self, step: int) -> float:
-        """Returns images a second since the last call."""
+        """Returns the number of examples per second since the last call."""
         last_step, last_time = self._last
         self._last = (step, time.monotonic())
         return (step - last_step) * self._batch_size / (self._last[1] - last_time)
 
     def show(self, step: int, losses: dict[str, float], rate: float) -> None:
-        """Prints the line for that step, over the last one on a terminal."""
+        """Prints the line for a step; on a terminal it replaces the last line."""
         left = round((self._num_steps - step) * self._batch_size / rate)
         minutes, seconds = divmod(left, 60)
         hours, minutes = divmod(minutes, 60)
@@ -51,12 +53,12 @@ class Progress:
 
 
 class MetricsLog:
-    """Appends one JSON line a call to workdir/metrics.jsonl, and to TensorBoard.
+    """Appends metrics to workdir/metrics.jsonl, a line per call, and to TensorBoard.
 
     Args:
       workdir: the run's folder.
-      start: the step at which this session begins; what an earlier session wrote of
-        later steps is dropped, since those steps are done again.
+      start: the step at which this session starts; what an earlier session wrote about
+        later steps is dropped, since those steps are run again.
     """
 
     def __init__(self, workdir: pathlib.Path, start: int):
@@ -67,64 +69,39 @@ class MetricsLog:
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
             temporary.replace(self._path)
-        folder = str(workdir / "tensorboard")
-        self._summary = _summary_writer_class()(folder, purge_step=start + 1)
+        self._events = EventFile(workdir / "tensorboard", start + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of a step."""
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
-        for name, value in metrics.items():
-            self._summary.add_scalar(name, value, step)
+        self._events.write(step, metrics)
 
     def close(self) -> None:
-        """Flushes TensorBoard's file."""
-        self._summary.close()
-
-
-def _summary_writer_class() -> type:
-    """Imports tensorboardX without PyTorch.
-
-    Where PyTorch is installed tensorboardX imports it, for types that are never passed
-    to it here: seconds of start-up, and a dependency this project does not have.
-    """
-    hidden = "torch" not in sys.modules
-    if hidden:
-        sys.modules["torch"] = None
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if hidden:
-            del sys.modules["torch"]
-    return SummaryWriter
+        """Closes TensorBoard's file."""
+        self._events.close()
 
 
 def _step(line: str) -> float:
-    """The step of a line; a line that a kill cut short belongs to no kept step."""
+    """Returns the step of a line; infinity if the line was cut short by a kill."""
     try:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError):
         return float("inf")
 
 
-def _losses(metrics: dict[str, float]) -> dict[str, float]:
-    """The losses of all phases, by the phase's name; of one phase, as "loss"."""
-    found = {name: x for name, x in metrics.items() if name.endswith("/loss")}
-    found = {name.removesuffix("/loss"): x for name, x in found.items()}
-    return found or {"loss": metrics["loss"]}
-
-
 class MetricLogger:
-    """Reads metrics a step late, so that the loop never waits for the device.
+    """Reads metrics one step late, so that the loop never waits for the device.
 
     Args:
       workdir: the run's folder.
-      start: the step at which this session begins.
+      start: the step at which this session starts.
       num_steps: the step at which the run ends.
-      log_every: steps between two lines; 0 for the last step's alone.
-      batch_size: images in a step, over all devices.
+      log_every: steps between two lines; 0 logs only the last step.
+      batch_size: examples per step, over all devices.
       primary: whether this process writes.
-      alarm: (step, metrics that were written) -> warnings in words.
+      losses: name to display -> name of the metric, for the progress line.
+      monitor: (step, metrics) -> warnings.
     """
 
     def __init__(
@@ -135,7 +112,8 @@ class MetricLogger:
         log_every: int,
         batch_size: int,
         primary: bool,
-        alarm: Callable[[int, dict[str, float]], list[str]] = lambda *_: [],
+        losses: dict[str, str],
+        monitor: Callable[[int, dict[str, float]], list[str]] = lambda *_: [],
     ):
         self.stop_requested = False
         self._pending = None
@@ -143,16 +121,22 @@ class MetricLogger:
         self._log_every = log_every
         self._progress = Progress(start, num_steps, batch_size)
         self._log = MetricsLog(workdir, start) if primary else None
-        self._alarm = alarm
+        self._losses = losses
+        self._monitor = monitor
         self._first = start + 1
 
     def push(self, step: int, metrics: dict[str, Any]) -> None:
-        """Takes the metrics after a step, and deals with those of the step before."""
+        """Takes the metrics of a step and processes those of the step before.
+
+        Args:
+          step: number of steps done.
+          metrics: scalars, which may still be being computed; "stop" among them.
+        """
         self.flush()
         self._pending = step, metrics
 
     def flush(self) -> None:
-        """Deals with the metrics that wait.
+        """Processes the metrics that were pushed last.
 
         Raises:
           FloatingPointError: one of them is not finite.
@@ -171,19 +155,26 @@ class MetricLogger:
             rate = self._progress.rate(step)
             self.write(step, values | {"images_per_second": rate})
             if self._log:
-                self._progress.show(step, _losses(values), rate)
+                losses = {name: values[x] for name, x in self._losses.items()}
+                self._progress.show(step, losses, rate)
         elif step == self._first:
-            self._progress.rate(step)  # compilation counts in no later rate
+            self._progress.rate(step)  # no later rate includes the compilation
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes metrics of a step to the logs, and what is alarming about them."""
+    def write(self, step: int, metrics: dict[str, float], prefix: str = "") -> None:
+        """Writes metrics to the logs, and warnings about them.
+
+        Args:
+          step: number of steps done.
+          metrics: by the names that the monitor knows.
+          prefix: of their names in the logs, such as "test_".
+        """
         if self._log:
-            self._log.write(step, metrics)
-            for words in self._alarm(step, metrics):
-                LOGGER.warning("Step %d: %s", step, words)
+            self._log.write(step, {prefix + name: x for name, x in metrics.items()})
+            for warning in self._monitor(step, metrics):
+                LOGGER.warning("Step %d: %s", step, warning)
 
     def close(self) -> None:
-        """Deals with what waits and closes the logs."""
+        """Processes the metrics that were pushed last and closes the logs."""
         self.flush()
         if self._log:
             self._log.close()

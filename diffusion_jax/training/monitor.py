@@ -1,13 +1,13 @@
-"""Warnings in words about a training, from the metrics that it logs."""
+"""Warns if the metrics of a training look wrong."""
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 PATIENCE = 5  # logged values in a row: fewer may be chance
-WON = 0.99  # of real and of generated alike; a fair game is near 0.5
-STILL = 1e-4  # relative; fresh batches alone move a living loss by more
-MIN_NATS = 0.01  # of KL in an example: no code that tells examples apart
+WON = 0.99  # accuracy on real and on generated examples; about 0.5 is healthy
+STILL = 1e-4  # relative; fresh batches change a healthy loss by more
+MIN_NATS = 0.01  # KL per example: less carries no information
 
 
 class _Logged(NamedTuple):
@@ -15,126 +15,125 @@ class _Logged(NamedTuple):
     value: float
 
 
-# The last PATIENCE values of each metric, by name; a warning after its subject.
+# The last PATIENCE values of each metric, by name.
 _Recent = dict[str, collections.deque[_Logged]]
-_Found = Iterator[tuple[str, str]]
+# (subject, warning), each.
+_Warnings = Iterator[tuple[str, str]]
 
 
 class TrainingMonitor:
-    """Says what looks wrong in the metrics of a training, each thing once.
+    """Warns about suspicious metrics, once for each problem.
 
-    An alarm that has cleared may sound again. Metrics that are absent are silent, and
-    those that come seldom keep their last values. Known by name:
+    A warning is repeated if the problem comes back after it was gone. A metric that is
+    missing from a push keeps its last values. These are checked:
 
-    * "disc/accuracy_real", "disc/accuracy_fake": shares in [0, 1];
-    * "loss", and "<phase>/loss" of each phase;
-    * "kl": nats of an example;
-    * "classes_covered" with "num_classes", "modes_covered" with "num_modes", and
-      "active_units" with "num_latents"; also with a prefix, as in "test_active_units",
-      which the second name may have or not.
+    * the losses;
+    * "disc/accuracy_real" and "disc/accuracy_fake", in [0, 1];
+    * "classes_covered" of "num_classes", and "modes_covered" of "num_modes";
+    * "active_units" of "num_latents", and "kl" in nats per example.
+
+    Args:
+      loss_names: the names of the losses.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loss_names: Iterable[str]):
+        self._loss_names = tuple(loss_names)
         self._recent: _Recent = {}
-        self._sounding: set[tuple[str, str]] = set()
+        self._active: set[tuple[str, str]] = set()
 
     def push(self, step: int, metrics: dict[str, float]) -> list[str]:
-        """Takes the metrics logged after a step.
+        """Takes the metrics that are logged after a step.
 
         Args:
-          step: steps done.
-          metrics: by name; names that no alarm knows are passed over.
+          step: number of steps done.
+          metrics: by name; others than those above are ignored.
 
         Returns:
-          Warnings that did not hold after the last push; mostly none.
+          Warnings about problems that the last push did not have.
         """
         for name, value in metrics.items():
             values = self._recent.setdefault(name, collections.deque(maxlen=PATIENCE))
             values.append(_Logged(step, value))
         found = {
-            (alarm, subject): warning
-            for alarm, look in CHECKS.items()
-            for subject, warning in look(self._recent)
+            (check, subject): warning
+            for check, run in CHECKS.items()
+            for subject, warning in run(self._recent, self._loss_names)
         }
-        new = [found[alarm] for alarm in found if alarm not in self._sounding]
-        self._sounding = set(found)
+        new = [found[problem] for problem in found if problem not in self._active]
+        self._active = set(found)
         return new
 
 
-def _discriminator_won(recent: _Recent) -> _Found:
+def _discriminator_won(recent: _Recent, loss_names: tuple[str, ...]) -> _Warnings:
     names = ("disc/accuracy_real", "disc/accuracy_fake")
     if all(_lasts(recent, name, lambda x: x >= WON) for name in names):
         since = max(recent[name][0].step for name in names)
         yield (
             "disc",
-            f"The discriminator has won: since step {since} it has told real from "
-            f"generated in at least {WON:.0%} of cases. The generator's gradient is "
-            "gone or useless; lower the discriminator's learning rate, or make it "
-            "smaller.",
+            f"The discriminator has won: since step {since} it has classified at least "
+            f"{WON:.0%} of the real and of the generated examples correctly, so the "
+            "generator gets no useful gradient. Lower the discriminator's learning "
+            "rate, or make it smaller.",
         )
 
 
-def _modes_lost(recent: _Recent) -> _Found:
+def _modes_missing(recent: _Recent, loss_names: tuple[str, ...]) -> _Warnings:
     for kind in ("classes", "modes"):
-        for name, covered, total in _counts(recent, f"{kind}_covered", f"num_{kind}"):
-            if covered < total:
-                yield (
-                    name,
-                    f"Modes are lost: samples cover {covered:.0f} of {total:.0f} "
-                    f"{kind} ({name}). The losses do not show it; unless training "
-                    "longer helps, try a lower learning rate or another seed.",
-                )
-
-
-def _loss_frozen(recent: _Recent) -> _Found:
-    for name, logged in recent.items():
-        if name != "loss" and not name.endswith("/loss"):
+        covered, total = f"{kind}_covered", f"num_{kind}"
+        if not {covered, total} <= recent.keys():
             continue
-        values = [value for _, value in logged]
-        spread, size = max(values) - min(values), max(map(abs, values))
-        if len(values) == PATIENCE and spread <= STILL * size:
+        covered, total = recent[covered][-1].value, recent[total][-1].value
+        if covered < total:
             yield (
-                name,
-                f"A loss is frozen: {name} has stayed at {values[-1]:.4g} since step "
-                f"{logged[0].step}. What it trains gets no gradient or does not follow "
-                "it; look at its grad_norm and its learning rate.",
+                kind,
+                f"Modes are missing: the samples cover {covered:.0f} of {total:.0f} "
+                f"{kind}. The losses do not show this. If training longer does not "
+                "help, try a lower learning rate or another seed.",
             )
 
 
-def _posterior_collapsed(recent: _Recent) -> _Found:
+def _loss_frozen(recent: _Recent, loss_names: tuple[str, ...]) -> _Warnings:
+    for name in loss_names:
+        logged = recent.get(name, ())
+        values = [value for _, value in logged]
+        if len(values) < PATIENCE:
+            continue
+        if max(values) - min(values) <= STILL * max(map(abs, values)):
+            yield (
+                name,
+                f"A loss is frozen: {name} has stayed at {values[-1]:.4g} since step "
+                f"{logged[0].step}. The gradient may vanish, or the learning rate may "
+                "be wrong: look at the phase's grad_norm and learning rate.",
+            )
+
+
+def _posterior_collapsed(recent: _Recent, loss_names: tuple[str, ...]) -> _Warnings:
     warning = (
-        "The posterior has collapsed: the decoder ignores the code; {}. Give the KL "
-        "less weight (beta), or check that the loss sums over pixels."
+        "The posterior has collapsed: the decoder ignores the latents; {}. Lower the "
+        "weight of the KL term (beta), or check that the loss sums over pixels."
     )
-    for name, active, total in _counts(recent, "active_units", "num_latents"):
-        if active == 0:
-            what = f"none of {total:.0f} latents follows the data ({name})"
-            yield name, warning.format(what)
+    if {"active_units", "num_latents"} <= recent.keys():
+        if recent["active_units"][-1].value == 0:
+            total = recent["num_latents"][-1].value
+            yield (
+                "active_units",
+                warning.format(f"none of {total:.0f} latents depends on the data"),
+            )
     if _lasts(recent, "kl", lambda x: x < MIN_NATS):
-        what = f"kl is below {MIN_NATS} nats since step {recent['kl'][0].step}"
-        yield "kl", warning.format(what)
+        since = recent["kl"][0].step
+        reason = f"kl has been below {MIN_NATS} nats since step {since}"
+        yield "kl", warning.format(reason)
 
 
 def _lasts(recent: _Recent, name: str, holds: Callable[[float], bool]) -> bool:
-    """Whether something holds of each of the last PATIENCE values."""
+    """Returns whether a condition holds for each of the last PATIENCE values."""
     logged = recent.get(name, ())
     return len(logged) == PATIENCE and all(holds(value) for _, value in logged)
 
 
-def _counts(
-    recent: _Recent, part: str, whole: str
-) -> Iterator[tuple[str, float, float]]:
-    """Yields the latest of each metric named [prefix]part, and of its whole."""
-    for name, logged in recent.items():
-        if name.endswith(part):
-            totals = recent.get(name.removesuffix(part) + whole) or recent.get(whole)
-            if totals:
-                yield name, logged[-1].value, totals[-1].value
-
-
-CHECKS: dict[str, Callable[[_Recent], _Found]] = {
+CHECKS: dict[str, Callable[[_Recent, tuple[str, ...]], _Warnings]] = {
     "discriminator_won": _discriminator_won,
-    "modes_lost": _modes_lost,
+    "modes_missing": _modes_missing,
     "loss_frozen": _loss_frozen,
     "posterior_collapsed": _posterior_collapsed,
 }

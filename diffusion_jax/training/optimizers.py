@@ -6,16 +6,17 @@ from typing import NamedTuple
 import optax
 from jax import Array
 
+from diffusion_jax.lookup import lookup
 from diffusion_jax.training import ema
 
 
 class Optimizer(NamedTuple):
-    """How a phase turns gradients into new parameters and their average.
+    """How a phase turns gradients into new parameters and their moving average.
 
     Attributes:
-      replica_tx: stateless, on the gradients of one device before they are averaged.
-      tx: on the averaged gradients.
-      ema_decay: number of steps done -> decay of the parameters' average.
+      replica_tx: stateless; applied to each device's gradient before the average.
+      tx: applied to the averaged gradient.
+      ema_decay: number of steps done -> decay of the parameters' moving average.
     """
 
     replica_tx: optax.GradientTransformation
@@ -26,7 +27,9 @@ class Optimizer(NamedTuple):
 def make(
     learning_rate: float,
     warmup_steps: int,
-    decay_steps: int | None,
+    decay: str,
+    decay_start: int | None,
+    decay_end: int | None,
     b1: float,
     b2: float,
     eps: float,
@@ -34,100 +37,99 @@ def make(
     clip: str,
     ema_decay: float,
     ema_warmup: bool,
+    updates_per_step: int = 1,
 ) -> Optimizer:
-    """Adam with a linear warmup from 0, clipping, and an average of the parameters.
+    """Makes Adam with a learning rate schedule, clipping and a moving average.
 
-    optax adds eps to the bias-corrected root, TensorFlow (the paper) to the raw one:
-    they differ by a factor sqrt(1 - b2^t) on eps alone.
+    optax adds eps to the bias-corrected root, TensorFlow (Ho et al.) to the uncorrected
+    one: as if eps were multiplied by sqrt(1 - b2^t).
 
     Args:
-      learning_rate: reached after the warmup.
-      warmup_steps: 0 for none.
-      decay_steps: the step at which a cosine has brought the rate to 0; None keeps it.
-      b1: of Adam.
-      b2: of Adam.
-      eps: of Adam.
-      clip_norm: the largest L2 norm of a gradient.
-      clip: a name of CLIPS: "global" clips the averaged gradient; "per_replica" clips
-        each device's gradient before averaging, as the authors did (16 images each).
-      ema_decay: decay of the average of the parameters.
+      learning_rate: after the warmup, until decay_start.
+      warmup_steps: steps in which the rate rises linearly from 0; 0 for no warmup.
+      decay: a name in DECAYS.
+      decay_start: the step at which the rate starts to fall; None: after the warmup.
+      decay_end: the step at which it reaches 0; None for no decay.
+      b1: Adam's decay of the gradient's mean.
+      b2: Adam's decay of the gradient's mean square.
+      eps: added to the root of the mean square.
+      clip_norm: largest L2 norm of a gradient.
+      clip: a name in CLIPS: "global" clips the averaged gradient; "per_replica" clips
+        each device's gradient before the average, as Ho et al. did (16 images each).
+      ema_decay: decay of the parameters' moving average, in [0, 1); 0 copies them.
       ema_warmup: whether the average's memory grows with the run.
+      updates_per_step: updates that this optimiser makes in a step; the schedule counts
+        steps.
 
     Raises:
-      ValueError: an unknown clip, or a decay outside [0, 1).
+      ValueError: an unknown name, a decay without an end or of no length, or an
+        ema_decay outside [0, 1).
 
-    Source: Ho et al. 2020, appendix B, arXiv:2006.11239.
+    Source: Kingma and Ba 2015, arXiv:1412.6980; Ho et al. 2020, appendix B,
+    arXiv:2006.11239. The linear decay is Zhu et al. 2017, section 4, arXiv:1703.10593.
     """
-    if clip not in CLIPS:
-        raise ValueError(f"Unknown clip {clip!r}. Known ones: {', '.join(CLIPS)}.")
-    if decay_steps is not None:
-        rate = optax.warmup_cosine_decay_schedule(
-            0.0, learning_rate, warmup_steps, decay_steps
-        )
-    elif warmup_steps:
-        rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    else:
-        rate = learning_rate
-    replica_tx, global_tx = CLIPS[clip](optax.clip_by_global_norm(clip_norm))
+    replica_clip, global_clip = lookup(CLIPS, clip, "optim.clip")
+    schedule = make_schedule(
+        learning_rate, warmup_steps, decay, decay_start, decay_end, updates_per_step
+    )
     return Optimizer(
-        replica_tx=replica_tx,
-        tx=optax.chain(global_tx, optax.adam(rate, b1=b1, b2=b2, eps=eps)),
+        replica_tx=replica_clip(clip_norm),
+        tx=optax.named_chain(
+            ("clip", global_clip(clip_norm)),
+            ("adam", optax.scale_by_adam(b1, b2, eps)),
+            ("learning_rate", optax.scale_by_learning_rate(schedule)),
+        ),
         ema_decay=ema.make_decay(ema_decay, ema_warmup),
     )
 
 
-def make_plain(
+def make_schedule(
     learning_rate: float,
+    warmup_steps: int,
+    decay: str,
     decay_start: int | None,
     decay_end: int | None,
-    b1: float,
-    b2: float,
-    eps: float,
-    ema_decay: float,
-    updates_a_step: int = 1,
-) -> Optimizer:
-    """Adam without clipping, a linear decay to 0, and an average of the parameters.
-
-    Args:
-      learning_rate: until decay_start.
-      decay_start: the step from which on the rate falls in a straight line.
-      decay_end: the step at which it is 0; None (of both) keeps the rate.
-      b1: of Adam.
-      b2: of Adam.
-      eps: of Adam.
-      ema_decay: decay of the average of the parameters, whose memory grows with the
-        run; 0 keeps the parameters themselves.
-      updates_a_step: of what this optimiser updates.
-
-    Raises:
-      ValueError: a decay that has one end or none of its length, or an ema_decay
-        outside [0, 1).
-
-    Source: Kingma and Ba 2015, arXiv:1412.6980; the decay is that of Zhu et al. 2017,
-    section 4, arXiv:1703.10593.
-    """
-    if (decay_start is None) != (decay_end is None):
-        raise ValueError("Set both optim.decay_start and optim.decay_end, or neither.")
-    rate = learning_rate
-    if decay_end is not None:
-        if not 0 <= decay_start < decay_end:
-            raise ValueError(
-                f"optim.decay_start = {decay_start} must lie before optim.decay_end = "
-                f"{decay_end}."
-            )
-        line = optax.linear_schedule(
-            learning_rate, 0.0, decay_end - decay_start, decay_start
+    updates_per_step: int,
+) -> optax.ScalarOrSchedule:
+    """Makes a learning rate, or a function from the number of updates done to it."""
+    make_decay = lookup(DECAYS, decay, "optim.decay")
+    if decay_end is None and decay_start is not None:
+        raise ValueError(
+            f"optim.decay_start = {decay_start} requires optim.decay_end: set both, or "
+            "neither."
         )
-        rate = lambda count: line(count // updates_a_step)  # noqa: E731
-    return Optimizer(
-        replica_tx=optax.identity(),
-        tx=optax.adam(rate, b1=b1, b2=b2, eps=eps),
-        ema_decay=ema.make_decay(ema_decay, warmup=True),
-    )
+    rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    if not warmup_steps:
+        rate = optax.constant_schedule(learning_rate)
+        if decay_end is None:
+            return learning_rate
+    if decay_end is not None:
+        start = warmup_steps if decay_start is None else decay_start
+        if not warmup_steps <= start < decay_end:
+            raise ValueError(
+                f"optim.decay_start = {start} must be at least optim.warmup_steps = "
+                f"{warmup_steps} and less than optim.decay_end = {decay_end}."
+            )
+        decaying = make_decay(learning_rate, decay_end - start)
+        rate = optax.join_schedules([rate, decaying], [start])
+    return lambda count: rate(count // updates_per_step)
 
 
-# A clipping transformation -> (on each replica's gradient, on the averaged one).
-CLIPS: dict[str, Callable] = {
-    "global": lambda clip: (optax.identity(), clip),
-    "per_replica": lambda clip: (clip, optax.identity()),
+# (learning rate, number of steps) -> schedule from that rate to 0.
+DECAYS: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "linear": lambda rate, num_steps: optax.linear_schedule(rate, 0.0, num_steps),
+    "cosine": optax.cosine_decay_schedule,
+}
+
+
+def _no_clipping(clip_norm: float) -> optax.GradientTransformation:
+    """Leaves the gradient as it is."""
+    return optax.identity()
+
+
+# Clipping of (each device's gradient, the averaged gradient), made from clip_norm.
+CLIPS: dict[str, tuple[Callable, Callable]] = {
+    "none": (_no_clipping, _no_clipping),
+    "global": (_no_clipping, optax.clip_by_global_norm),
+    "per_replica": (optax.clip_by_global_norm, _no_clipping),
 }

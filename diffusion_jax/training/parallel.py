@@ -1,7 +1,8 @@
-"""Devices and processes: the only file that knows how the work is spread over them.
+"""Devices and processes: the only file that knows how work is spread over them.
 
-One program runs on every process (host); each process drives its local devices; the
-batch is split evenly over all devices, in order of process and device.
+The same program runs in every process (one per host), and each process drives its local
+devices. A batch is split evenly over all devices, in order of process and device;
+everything else, such as a training state, is replicated.
 """
 
 import os
@@ -9,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 PyTree = Any
 AXIS = "batch"
@@ -22,31 +25,31 @@ def initialize(
 ) -> None:
     """Joins this process to the others.
 
-    With a coordinator: as told. Without one: by what the platform says of itself
-    (Cloud TPU pods, SLURM, Open MPI, Kubernetes).
+    Without a coordinator, JAX detects the cluster (Cloud TPU pods, SLURM, Open MPI,
+    Kubernetes).
 
     Args:
       coordinator: "address:port" of process 0, or None.
-      num_processes: of the whole run; needed with a coordinator.
-      process_id: 0..num_processes-1; needed with a coordinator.
+      num_processes: in the whole run; required with a coordinator.
+      process_id: 0..num_processes-1; required with a coordinator.
 
     Raises:
-      ValueError: a coordinator without the other two.
+      ValueError: there is a coordinator, but one of the other two is missing.
     """
     if coordinator and (num_processes is None or process_id is None):
         raise ValueError(
-            "--coordinator needs --num_processes and --process_id beside it."
+            "--coordinator also requires --num_processes and --process_id."
         )
     jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
 def on_pod() -> bool:
-    """Whether this is one worker of several of a Cloud TPU pod."""
+    """Returns whether this process is one of several workers of a Cloud TPU pod."""
     return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
 def describe() -> str:
-    """What the program runs on, e.g. "2 cpu devices" or "8 of 32 TPU v4 devices"."""
+    """Describes the devices, e.g. "2 cpu devices" or "8 of 32 TPU v4 devices"."""
     local, total = jax.local_device_count(), jax.device_count()
     number = str(total) if local == total else f"{local} of {total}"
     plural = "" if total == 1 else "s"
@@ -54,18 +57,23 @@ def describe() -> str:
 
 
 def process_index() -> int:
-    """Which process this is; 0 writes the logs."""
+    """Returns the number of this process; process 0 writes the logs."""
     return jax.process_index()
 
 
 def process_count() -> int:
-    """How many processes share the run."""
+    """Returns the number of processes in the run."""
     return jax.process_count()
 
 
 def check_batch_size(batch_size: int, name: str, parts: int = 1) -> None:
-    """Refuses, in words, a batch that cannot be split evenly over all devices, and
-    each device's share into that many parts."""
+    """Raises ValueError unless a batch splits evenly over all devices.
+
+    Args:
+      batch_size: over all devices of all processes.
+      name: of the config key, for the message.
+      parts: that each device's share is split into.
+    """
     if batch_size % (jax.device_count() * parts):
         shares = f" in {parts} parts" if parts > 1 else ""
         raise ValueError(
@@ -75,60 +83,103 @@ def check_batch_size(batch_size: int, name: str, parts: int = 1) -> None:
         )
 
 
+def round_up(batch_size: int) -> int:
+    """Rounds up to a multiple of the number of devices of all processes."""
+    return -(-batch_size // jax.device_count()) * jax.device_count()
+
+
 def barrier(name: str) -> None:
-    """Waits until every process has come here."""
+    """Waits until every process has reached this point."""
     multihost_utils.sync_global_devices(name)
 
 
-def mean(tree: PyTree) -> PyTree:
-    """Averages over all devices; only inside a step that runs on them."""
-    return lax.pmean(tree, AXIS)
+def mean(tree: PyTree, axis: str | None) -> PyTree:
+    """Averages over the devices of a named axis; returns the tree if axis is None."""
+    return tree if axis is None else lax.pmean(tree, axis)
 
 
-def gather(tree: PyTree) -> PyTree:
-    """Joins the devices' parts [b, ...] in their order, [D b, ...]; inside a step."""
-    return jax.tree.map(lambda x: lax.all_gather(x, AXIS, tiled=True), tree)
+def gather(tree: PyTree, axis: str | None) -> PyTree:
+    """Concatenates the devices' rows in order, [b, ...] -> [B, ...], on every device.
+
+    Returns the tree if axis is None.
+    """
+    if axis is None:
+        return tree
+    return jax.tree.map(lambda x: lax.all_gather(x, axis, tiled=True), tree)
 
 
 def replicate(tree: PyTree) -> PyTree:
-    """Copies a tree to each local device, as a new leading axis."""
-    devices = np.arange(jax.local_device_count())
-    # The axis is the step's: under another name its first result would be laid out in
-    # other words than its first argument, and the second step compiled anew.
-    copy = jax.pmap(lambda x, device: x, AXIS, in_axes=(None, 0))
-    return copy(tree, devices)
+    """Copies a tree to every device of this process, without a new axis.
+
+    The copies share no buffer with the argument, so they can be donated.
+    """
+    sharding = NamedSharding(Mesh(jax.local_devices(), AXIS), PartitionSpec())
+    return jax.device_put(jax.tree.map(jnp.copy, tree), sharding)
 
 
-def unreplicate(tree: PyTree) -> PyTree:
-    """Takes the first local device's part of a tree, without a gather."""
-    return jax.tree.map(lambda x: x.addressable_data(0)[0], tree)
+def to_global(tree: PyTree) -> PyTree:
+    """Turns arrays that each process holds whole into arrays of all processes.
+
+    Arrays that already span several processes are returned as they are. No copy.
+    """
+    if jax.process_count() == 1:
+        return tree
+    mesh = Mesh(jax.devices(), AXIS)
+    return multihost_utils.host_local_array_to_global_array(
+        tree, mesh, PartitionSpec()
+    )
+
+
+def to_host(x: Array) -> np.ndarray:
+    """Copies a whole array to this host, also if it is sharded over processes.
+
+    JAX does not keep the copy, as it does for `np.asarray(x)`.
+    """
+    if x.is_fully_replicated:
+        return np.asarray(x.addressable_data(0))
+    return multihost_utils.process_allgather(x, tiled=True)
 
 
 def shard(batch: PyTree) -> PyTree:
-    """Splits the process's part of a batch [b, ...] over its devices, [D, b/D, ...]."""
+    """Splits this process's batch over its devices, [b, ...] -> [D, b/D, ...]."""
     devices = jax.local_device_count()
     return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+
+
+def local_rows(x: np.ndarray) -> np.ndarray:
+    """Returns this process's share of a global batch [B, ...], contiguous rows."""
+    return np.split(x, jax.process_count())[jax.process_index()]
+
+
+def all_rows(tree: PyTree) -> PyTree:
+    """Concatenates the rows of host arrays [b, ...] of all processes, in order."""
+    if jax.process_count() == 1:
+        return tree
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def train_step_on_devices(step: Callable) -> Callable:
     """Runs a train step on all devices of all processes.
 
-    A request to stop travels with the batch, so that every process sees the request
-    of any of them at the same step.
+    A request to stop is sent along with the batch, so that every process sees a request
+    to any of them at the same step.
 
     Args:
-      step: (state, shard of the batch) -> (state, metrics).
+      step: (state, shard of the batch) -> (state, metrics), the same on every device.
 
     Returns:
-      (replicated state, sharded batch, whether to stop) -> (state, metrics), where
-      metrics have "stop" > 0 beside them. The state passed in is donated.
+      (replicated state, sharded batch, whether to stop) -> (state, metrics), both
+      replicated; metrics["stop"] > 0 if any process has to stop. The state that is
+      passed in is donated.
     """
 
     def with_stop(state, batch, stop):
         state, metrics = step(state, batch)
         return state, metrics | {"stop": lax.pmax(stop, AXIS)}
 
-    on_devices = jax.pmap(with_stop, axis_name=AXIS, donate_argnums=0)
+    on_devices = jax.pmap(
+        with_stop, AXIS, in_axes=(None, 0, 0), out_axes=(None, None), donate_argnums=0
+    )
 
     def run(state, batch, stop: bool):
         return on_devices(
@@ -139,27 +190,19 @@ def train_step_on_devices(step: Callable) -> Callable:
 
 
 def map_on_devices(function: Callable) -> Callable:
-    """Runs a function of examples on this process's devices.
-
-    Every process computes the same result from the same arguments.
+    """Runs a function of examples on all devices of all processes.
 
     Args:
-      function: (tree, key, examples with leading axis b) -> tree with leading axis b.
+      function: (variables, batch, key) -> arrays [b, ...], row by row.
 
     Returns:
-      (tree, key, examples) -> host arrays; leading axes may be any length: they are
-      filled up with the last example to fit the devices, and cut again.
+      (variables, batch, key) -> host arrays; batch and result are this process's rows,
+      a multiple of the number of its devices.
     """
-    devices = jax.local_devices()
-    on_devices = jax.pmap(function, in_axes=(None, None, 0), devices=devices)
+    on_devices = jax.pmap(function, in_axes=(None, 0, None))
 
-    def run(tree: PyTree, key: Array, examples: PyTree) -> PyTree:
-        length = len(jax.tree.leaves(examples)[0])
-        missing = -length % len(devices)
-        filled = jax.tree.map(
-            lambda x: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]), examples
-        )
-        result = jax.device_get(on_devices(tree, key, shard(filled)))
-        return jax.tree.map(lambda x: np.concatenate(x)[:length], result)
+    def run(variables: PyTree, batch: PyTree, key: Array) -> PyTree:
+        result = jax.device_get(on_devices(variables, shard(batch), key))
+        return jax.tree.map(np.concatenate, result)
 
     return run

@@ -1,4 +1,4 @@
-"""The state of a run: all that a checkpoint holds, with the config beside it."""
+"""What the trainer and a model family exchange, and the state of a run."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,26 +13,58 @@ from diffusion_jax.training.optimizers import Optimizer
 PyTree = Any
 
 
+class Variables(NamedTuple):
+    """Everything a network needs to be applied, by group ("net"; "gen" and "disc").
+
+    Attributes:
+      params: trainable parameters.
+      state: batch statistics and the like, empty for groups that have none.
+    """
+
+    params: dict[str, PyTree]
+    state: dict[str, PyTree]
+
+
 class Phase(NamedTuple):
     """One update within a step: "discriminator, then generator" is two of them.
 
     Attributes:
       name: e.g. "disc".
-      trains: the parameter groups that this phase updates.
+      trains: the groups that this phase updates. A group that no phase trains is
+        frozen: it lies in the checkpoint and never changes.
       optimizer: how it updates them.
-      part: which examples it sees: (0, 1) is all, (i, n) every n-th from the i-th on,
-        for critics that take several steps. A device's share must divide by n.
+      batch_slice: which examples it sees: (0, 1) is all, (i, n) every n-th from the
+        i-th on, for critics that take several steps. A device's share must divide by n.
     """
 
     name: str
     trains: tuple[str, ...]
     optimizer: Optimizer
-    part: tuple[int, int] = (0, 1)
+    batch_slice: tuple[int, int] = (0, 1)
+
+
+class Loss(NamedTuple):
+    """What a phase minimises on one shard of the batch.
+
+    Attributes:
+      value: f32[], the weighted mean over the shard.
+      metrics: scalars to log, each a mean with the same weights.
+      state: new statistics of the groups that changed.
+      observed: what `Method.after_step` looks at, for each example, [b, ...].
+      weight: f32[], the sum of the shard's weights: the number of tokens that are not
+        masked, for example. Shards of equal weight may leave it at 1.
+    """
+
+    value: Array
+    metrics: dict[str, Array] = {}
+    state: dict[str, PyTree] = {}
+    observed: PyTree = None
+    weight: Array | float = 1.0
 
 
 @struct.dataclass
 class TrainState:
-    """Everything that the next step depends on, but the batch.
+    """Everything that the next step depends on, except the batch.
 
     Attributes:
       step: i32[], the number of steps done.
@@ -41,7 +73,7 @@ class TrainState:
       model_state: batch statistics and the like, by group.
       opt_state: the optimiser's state by phase.
       ema: exponential moving average of the parameters, by group.
-      extra: what else a family keeps, such as image pools.
+      aux: what else a family keeps, such as image pools.
     """
 
     step: Array
@@ -50,23 +82,36 @@ class TrainState:
     model_state: dict[str, PyTree]
     opt_state: dict[str, PyTree]
     ema: dict[str, PyTree]
-    extra: PyTree
+    aux: PyTree
+
+    @property
+    def variables(self) -> Variables:
+        """The trained parameters with their statistics."""
+        return Variables(self.params, self.model_state)
+
+    @property
+    def averaged(self) -> Variables:
+        """The averaged parameters with the trained ones' statistics.
+
+        Pass it through `Method.for_inference` before use.
+        """
+        return Variables(self.ema, self.model_state)
 
 
 def initial(
     key: Array,
     phases: Sequence[Phase],
-    init: Callable[[Array], tuple[dict[str, PyTree], dict[str, PyTree], PyTree]],
+    init: Callable[[Array], tuple[Variables, PyTree]],
 ) -> TrainState:
     """Returns the state before the first step.
 
     Args:
       key: typed key of the whole run.
       phases: of the method.
-      init: key -> (params, model_state, extra), of the method.
+      init: key -> (variables, aux), of the method.
     """
     init_key, run_key = jax.random.split(key)
-    params, model_state, extra = init(init_key)
+    (params, model_state), aux = init(init_key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=run_key,
@@ -80,5 +125,5 @@ def initial(
         },
         # A copy: buffers shared with params could not both be donated.
         ema=jax.tree.map(jnp.copy, params),
-        extra=extra,
+        aux=aux,
     )

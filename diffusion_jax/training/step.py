@@ -1,4 +1,4 @@
-"""The one train step, for every family."""
+"""The train step, which is the same for every family."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,42 +8,50 @@ import optax
 from jax import Array
 
 from diffusion_jax.training import ema, parallel
-from diffusion_jax.training.state import Phase, TrainState
+from diffusion_jax.training.state import Loss, Phase, TrainState, Variables
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
 
 
-def make_train_step(
-    phases: Sequence[Phase],
-    loss: Callable[..., tuple[Array, Any]],
-    remember: Callable[[Any, Any], Any],
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Makes the step that runs on every device, each with its shard of the batch.
+def loss_names(phases: Sequence[Phase]) -> dict[str, str]:
+    """Names the metric that is each phase's loss, by the name to display.
 
-    Each phase in turn: gradients of what it trains, averaged over devices, applied by
-    its optimiser; then the average of what it trained moves.
+    {"loss": "loss"} for one phase; {"disc": "disc/loss", "gen": "gen/loss"} for two.
+    """
+    if len(phases) == 1:
+        return {"loss": "loss"}
+    return {phase.name: f"{phase.name}/loss" for phase in phases}
+
+
+def make_train_step(
+    method: Any, axis: str | None
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Makes the step that every device runs on its shard of the batch.
+
+    The phases take turns: the gradient of the groups that a phase trains, averaged over
+    the devices, updates them, and then their moving average.
 
     Args:
-      phases: in order; a later one sees what an earlier one has updated.
-      loss: (phase name, params, model_state, extra, batch, key, step) ->
-        (f32[], Aux), the mean over one shard; see methods/base.py.
-      remember: (extra, observed on all devices) -> extra, after each phase.
+      method: a `methods.base.Method`; a later phase sees what an earlier one updated.
+      axis: name of the axis of devices, which all run the step; None if the batch is
+        not split.
 
     Returns:
-      (state, shard of the batch) -> (state, metrics); metrics are means over the whole
-      batch, with "loss" and "grad_norm" of each phase among them (prefixed with the
-      phase's name and "/" where there are several phases; of phases of one name, those
-      of the last). The norm is that of the averaged gradient before `tx`, but after
+      (state, shard of the batch) -> (state, metrics). Metrics are means over the whole
+      batch, among them each phase's "loss" and "grad_norm", prefixed with the phase's
+      name and "/" if there are several phases (of phases with the same name, the last
+      one counts). grad_norm is the norm of the averaged gradient before `tx`, but after
       `replica_tx`.
     """
+    phases = method.phases
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(state.key, state.step)
         metrics: Metrics = {}
         for number, phase in enumerate(phases):
             key = jax.random.fold_in(step_key, number)
-            state, phase_metrics = run_phase(phase, loss, remember, state, batch, key)
+            state, phase_metrics = run_phase(phase, method, axis, state, batch, key)
             prefix = f"{phase.name}/" if len(phases) > 1 else ""
             metrics |= {prefix + name: x for name, x in phase_metrics.items()}
         return state.replace(step=state.step + 1), metrics
@@ -53,28 +61,40 @@ def make_train_step(
 
 def run_phase(
     phase: Phase,
-    loss: Callable[..., tuple[Array, Any]],
-    remember: Callable[[Any, Any], Any],
+    method: Any,
+    axis: str | None,
     state: TrainState,
     batch: Batch,
     key: Array,
 ) -> tuple[TrainState, Metrics]:
-    """Updates what one phase trains, and returns the phase's metrics."""
-    first, stride = phase.part
+    """Runs one phase; returns the new state and the phase's metrics.
+
+    With a shard's gradient g_i and weight w_i (`Loss.weight`), the gradient is
+
+        sum_i w_i replica_tx(g_i) / sum_i w_i
+
+    which without `replica_tx` is the gradient of the whole batch's weighted mean. A
+    replica's gradient is clipped before it is weighted: it is a mean, of the same size
+    for any number of tokens, and the average is never longer than clip_norm.
+    """
+    first, stride = phase.batch_slice
     batch = jax.tree.map(lambda x: x[first::stride], batch)
 
-    def phase_loss(trained):
-        params = state.params | trained
-        rest = state.model_state, state.extra, batch, key, state.step
-        return loss(phase.name, params, *rest)
+    def phase_loss(trained: dict[str, Any]) -> tuple[Array, Loss]:
+        variables = Variables(state.params | trained, state.model_state)
+        loss = method.loss(phase.name, variables, state.aux, batch, key, state.step)
+        return loss.value, loss
 
     optimizer = phase.optimizer
     trained = {group: state.params[group] for group in phase.trains}
-    (value, aux), grads = jax.value_and_grad(phase_loss, has_aux=True)(trained)
+    grads, loss = jax.grad(phase_loss, has_aux=True)(trained)
     grads, _ = optimizer.replica_tx.update(grads, optimizer.replica_tx.init(grads))
-    # Only the phase that trains a group keeps that group's new statistics.
-    kept = {g: aux.model_state[g] for g in phase.trains if g in aux.model_state}
-    grads, kept, metrics = parallel.mean((grads, kept, {"loss": value, **aux.metrics}))
+    scale = loss.weight / parallel.mean(loss.weight, axis)
+    weighted = grads, {"loss": loss.value, **loss.metrics}
+    weighted = jax.tree.map(lambda x: scale * x, weighted)
+    # A group's statistics change in the phase that trains it, and in no other.
+    stats = {g: loss.state[g] for g in phase.trains if g in loss.state}
+    (grads, metrics), stats = parallel.mean((weighted, stats), axis)
     metrics["grad_norm"] = optax.tree.norm(grads)
 
     opt_state = state.opt_state[phase.name]
@@ -82,11 +102,16 @@ def run_phase(
     trained = optax.apply_updates(trained, updates)
     averaged = {group: state.ema[group] for group in phase.trains}
     averaged = ema.update(averaged, trained, optimizer.ema_decay(state.step))
+
+    params, model_state = state.params | trained, state.model_state | stats
+    observed = parallel.gather(loss.observed, axis)
+    variables = Variables(params, model_state)
+    model_state, aux = method.after_step(variables, state.aux, observed)
     state = state.replace(
-        params=state.params | trained,
-        model_state=state.model_state | kept,
+        params=params,
+        model_state=model_state,
         opt_state=state.opt_state | {phase.name: opt_state},
         ema=state.ema | averaged,
-        extra=remember(state.extra, parallel.gather(aux.observed)),
+        aux=aux,
     )
     return state, metrics

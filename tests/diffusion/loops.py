@@ -1,8 +1,8 @@
-"""Samplers as their papers print them: plain NumPy loops, in the papers' own letters.
+"""Samplers as their papers print them: plain NumPy loops in the papers' notation.
 
-Each takes the log-SNRs ell of its knots, noisiest first, the prediction D(x, ell),
-x at the first knot and, where it draws, the noise z[i] of step i; each ends with D at
-the last knot, as a walk of the package does. Independent of the package, float64.
+Each takes the denoiser D(x, ell), the log-SNRs ell of its timesteps, noisiest first, x
+at the first one and, if it is stochastic, the noise z[i] of step i; each ends with D at
+the last timestep, as the package does. Independent of the package, float64.
 """
 
 import numpy as np
@@ -81,11 +81,11 @@ def multistep_2(D, ell, x, z):
 
 
 def multistep_3(D, ell, x, z):
-    """Lu et al. 2022, equation 9: its integral, of the parabola through three values.
+    """Lu et al. 2022, equation 9: the integral of the parabola through three values.
 
         x_s = sigma_s/sigma_t x + sigma_s integral of e^lambda x_0(lambda)
 
-    by Gauss and Legendre with 20 points; the first two steps as in `multistep_2`.
+    by Gauss-Legendre quadrature with 20 points; the first two steps as `multistep_2`.
     """
     lam, seen = np.asarray(ell) / 2, []
     points, weights = np.polynomial.legendre.leggauss(20)
@@ -97,12 +97,12 @@ def multistep_3(D, ell, x, z):
                 mean = mean + h / (lam[1] - lam[0]) * (seen[1] - seen[0]) / 2
             change = -np.expm1(-h) * mean * np.exp(lam[i])
         else:
-            knots, half = lam[i - 3 : i], (lam[i] - lam[i - 1]) / 2
+            nodes, half = lam[i - 3 : i], (lam[i] - lam[i - 1]) / 2
             change = 0
             for u, w in zip(lam[i - 1] + half * (points + 1), weights, strict=True):
                 for k in range(3):
-                    others = np.delete(knots, k)
-                    lagrange = np.prod((u - others) / (knots[k] - others))
+                    others = np.delete(nodes, k)
+                    lagrange = np.prod((u - others) / (nodes[k] - others))
                     change = change + half * w * np.exp(u) * lagrange * seen[i - 3 + k]
         x = sigma(ell[i]) / sigma(ell[i - 1]) * x + sigma(ell[i]) * change
     return D(x, ell[-1])
@@ -136,7 +136,7 @@ def singlestep_3(D, ell, x, z, r1=1 / 3, r2=2 / 3):
 
 
 def langevin(D, x, ell, z, snr):
-    """Song et al. 2021, algorithm 5, where |score| is |z| / sigma; one step a z."""
+    """Song et al. 2021, algorithm 5, with |score| = |z| / sigma; one step per z."""
     for noise in z:
         step = 2 * (snr * sigma(ell)) ** 2
         x = x + step * score(D, x, ell) + np.sqrt(2 * step) * noise
@@ -144,7 +144,7 @@ def langevin(D, x, ell, z, snr):
 
 
 def predictor_corrector(D, ell, x, z, snr=0.16):
-    """Song et al. 2021, algorithm 1: z[i] = (the predictor's, [the corrector's])."""
+    """Song et al. 2021, algorithm 1: z[i] = (predictor noise, [corrector noise])."""
     for i in range(len(ell) - 1):
         x = posterior_step(D(x, ell[i]), x, ell[i], ell[i + 1], z[i][0])
         x = langevin(D, x, ell[i + 1], z[i][1], snr)

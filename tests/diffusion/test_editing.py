@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import textbook
+from variants import denoiser
 
 from diffusion_jax.diffusion import editing, samplers, sampling, schedules, timesteps
+from diffusion_jax.diffusion.denoiser import Denoised
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
 LINEAR = schedules.from_betas(BETAS)
 DATA = textbook.Gaussian(mean=0.3, std=0.5, betas=BETAS)
+DENOISE = denoiser(DATA.denoise)
 DDIM = samplers.ddim()
 X = np.random.default_rng(0).normal(size=(3, 2, 2, 1))
 OTHER = np.random.default_rng(1).normal(size=(3, 2, 2, 1))
@@ -23,6 +26,7 @@ VALUES, VECTORS = np.linalg.eigh(COVARIANCE)
 MASK = jnp.asarray([True, False, False, True])
 
 
+@denoiser
 def correlated(x_t, t):
     """E[x_0 | x_t] of N(0, COVARIANCE): alpha C (alpha^2 C + sigma^2 I)^-1 x_t."""
     alpha2 = jax.nn.sigmoid(LINEAR(t))
@@ -75,9 +79,9 @@ def test_encoding_is_the_ode_backwards():
 
     @jax.jit
     def there_and_back(knots, x_0):
-        x_T = editing.encode(DATA.denoise, LINEAR, knots, x_0)
+        x_T = editing.encode(DENOISE, LINEAR, knots, x_0)
         keys = textbook.keys(3)
-        return x_T, sampling.sample(DDIM, DATA.denoise, LINEAR, knots, x_T, keys)[0]
+        return x_T, sampling.sample(DDIM, DENOISE, LINEAR, knots, x_T, keys)[0]
 
     at_0, at_1 = DATA.ode_map(0.0), DATA.ode_map(1.0)  # the map is a straight line
     x_0 = 0.3 + 0.5 * X
@@ -101,7 +105,7 @@ def test_two_steps_of_encoding_by_hand():
     x_s = a_s * X + seen - a_s * DATA.x_0(seen, bars[0])
     x_0_hat = DATA.x_0(x_s, bars[0])
     x_t = a_t * x_0_hat + b_t * (x_s - a_s * x_0_hat) / b_s
-    encode = jax.jit(lambda x: editing.encode(DATA.denoise, LINEAR, [900, 300], x))
+    encode = jax.jit(lambda x: editing.encode(DENOISE, LINEAR, [900, 300], x))
     np.testing.assert_allclose(encode(X), x_t, rtol=1e-10)
 
 
@@ -111,7 +115,7 @@ def test_two_steps_of_encoding_by_hand():
 @functools.partial(jax.jit, static_argnums=0)
 def img2img(last, x_0, keys):
     knots = np.unique(np.linspace(1, last, 60).astype(int))[::-1]
-    return editing.img2img(ANCESTRAL, DATA.denoise, LINEAR, knots, x_0, keys)
+    return editing.img2img(ANCESTRAL, DENOISE, LINEAR, knots, x_0, keys)
 
 
 def test_image_to_image_forgets_with_time():
@@ -147,8 +151,8 @@ def interpolate(name, x_0, other, weight, keys):
     sampler = samplers.make(name, "fixedlarge")
     rest = LINEAR, KNOTS, x_0
     if other is None:
-        return editing.img2img(sampler, DATA.denoise, *rest, keys)
-    return editing.interpolate(sampler, DATA.denoise, *rest, other, weight, keys)
+        return editing.img2img(sampler, DENOISE, *rest, keys)
+    return editing.interpolate(sampler, DENOISE, *rest, other, weight, keys)
 
 
 def test_interpolation():
@@ -171,6 +175,7 @@ def test_the_noise_is_shared():
     has the amplitude sigma, not sigma sqrt(w^2 + (1 - w)^2)."""
     seen = []
 
+    @denoiser
     def denoise(x_t, t):
         jax.debug.callback(lambda x: seen.append(np.asarray(x)), x_t)
         return x_t
@@ -222,8 +227,8 @@ def test_known_denoisers():
     """What is known of x_0 is said of x_0 alone: the values beside it stay, and a last
     prediction that is shown goes on to the denoiser."""
 
-    def denoise(x_t, t, shown):
-        return x_t + shown, 7 * x_t
+    def denoise(x_t, t, self_cond):
+        return Denoised(x_t + self_cond, 7 * x_t)
 
     x_0, ones = jnp.arange(8.0).reshape(2, 4), jnp.ones((2, 4))
     found, values = editing.known(denoise, x_0, MASK[None])(ones, 5, 2 * ones)
@@ -246,7 +251,9 @@ def step(inner, num_resamplings, x_t):
     nothing = jnp.zeros_like(x_t), jnp.array([False])
     outer = editing.inpainting(inner, *nothing, num_resamplings)
     return [
-        sampler.step((), textbook.keys(4096), CENTRED.denoise, LINEAR, x_t, 500, 400)[1]
+        sampler.step(
+            (), textbook.keys(4096), denoiser(CENTRED.denoise), LINEAR, x_t, 500, 400
+        )[1]
         for sampler in (inner, outer)
     ]
 
@@ -315,6 +322,8 @@ def test_from_pure_noise():
     def step(x_t):
         sampler = editing.inpainting(ANCESTRAL, x, MASK, 2)
         keys = textbook.keys(3)
-        return sampler.step((), keys, lambda x_t, t: 0.5 * x_t, schedule, x_t, 10, 9)
+        return sampler.step(
+            (), keys, denoiser(lambda x_t, t: 0.5 * x_t), schedule, x_t, 10, 9
+        )
 
     chex.assert_tree_all_finite(step(x))

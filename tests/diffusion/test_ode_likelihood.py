@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import textbook
+from variants import denoiser
 
 from diffusion_jax.diffusion import ode_likelihood, schedules, timesteps
 
@@ -25,11 +26,13 @@ def log_normal(x, mean, variance):
     return -0.5 * np.sum(terms, axis=-1)
 
 
+@denoiser
 def normal_denoise(x_t, t):
     """E[x_0 | x_t] of DATA, at real timesteps."""
     return DATA.x_0(x_t, jax.nn.sigmoid(LINEAR(t)))
 
 
+@denoiser
 def mixture_denoise(x_t, t):
     """E[x_0 | x_t] of entries that are -0.6 or 0.6, evenly, plus N(0, 0.04)."""
     logsnr = LINEAR(t).astype(x_t.dtype)
@@ -123,6 +126,7 @@ class ProbesTest(chex.TestCase):
         assert np.std(estimate) > 0
 
 
+@denoiser
 def mixing_denoise(x_t, t):
     """The exact denoiser of N(0, C) with correlated entries, so that probes matter."""
     covariance = np.array([[0.5, 0.3], [0.3, 0.4]])

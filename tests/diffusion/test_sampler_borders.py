@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import textbook
-from variants import VARIANTS
+from variants import VARIANTS, denoiser
 
 from diffusion_jax.diffusion import langevin, samplers, sampling, schedules, timesteps
 
@@ -42,7 +42,7 @@ def same_noise(monkeypatch):
 
 def run(name, schedule, knots, network=bent):
     """x_0 of a walk from X_T, in the precision that is set."""
-    denoise = functools.partial(network, schedule=schedule)
+    denoise = denoiser(functools.partial(network, schedule=schedule))
 
     @jax.jit
     def x_0(x_T, keys):
@@ -112,7 +112,7 @@ def test_from_pure_noise(name):
     """
     schedule, sampler = schedules.make("jsd", 10), VARIANTS[name]
     assert np.isneginf(schedule(10))
-    denoise = functools.partial(bent, schedule=schedule)
+    denoise = denoiser(functools.partial(bent, schedule=schedule))
     state, x_t = sampler.init(jnp.asarray(X_T)), jnp.asarray(X_T)
     for t, s in zip([10, 7, 4], [7, 4, 1], strict=True):
         arguments = (textbook.keys(3), denoise, schedule, x_t, jnp.asarray(t), s)

@@ -1,4 +1,4 @@
-"""Every sampler beside its paper's loop in plain NumPy, with a nonlinear denoiser."""
+"""Every sampler against its paper's loop in plain NumPy, with a nonlinear denoiser."""
 
 import functools
 
@@ -8,19 +8,20 @@ import loops
 import numpy as np
 import pytest
 import textbook
+from variants import denoiser
 
 from diffusion_jax import prng
 from diffusion_jax.diffusion import langevin, samplers, sampling, schedules
 
 CURVE = schedules.shifted_cosine(1000, 64)
-KNOTS = np.array([1000.0, 731.5, 402.25, 155.75, 40.5, 7.0, 1.0])  # no stride twice
+STEPS = np.array([1000.0, 731.5, 402.25, 155.75, 40.5, 7.0, 1.0])  # unequal strides
 with jax.enable_x64(True):
-    LEVELS = np.asarray(CURVE(KNOTS))
-CHURN = {"levels": (0.1, 50.0), "s_noise": 1.01}  # T itself lies beyond 50
+    LEVELS = np.asarray(CURVE(STEPS))
+CHURN = {"levels": (0.1, 50.0), "s_noise": 1.01}  # the level at T exceeds 50
 
 
-def denoiser(xp, x, logsnr):
-    """Stands for a network: bent in x, and other at every noise level."""
+def bent(xp, x, logsnr):
+    """A stand-in for a network: nonlinear in x, and different at every noise level."""
     return 0.8 * xp.tanh(1.5 * x + 0.1 * logsnr) + 0.1 * xp.sin(3 * x)
 
 
@@ -58,57 +59,78 @@ LOOPS = {
 
 
 def test_every_sampler_has_a_loop():
-    """The loops speak of every sampler that there is."""
+    """LOOPS covers every sampler of the table."""
     assert {name.split()[0] for name in LOOPS} == set(samplers.SAMPLERS)
 
 
-def noise_of(name, keys, shape):
-    """What the sampler draws in each step, as its loop wants it."""
+def noise_of(name, keys):
+    """The noise that the sampler draws in each step, in the form its loop takes."""
 
-    def fold(keys, number):
-        return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+    def of_step(i):
+        step_keys = prng.fold_in(keys, i + 1)
 
-    def corrections(keys):
-        return [prng.normal(fold(keys, j), shape) for j in range(2)]
+        def corrections(keys):
+            return [prng.normal(prng.fold_in(keys, j), (3,)) for j in range(2)]
 
-    def of_step(keys):
         if name == "annealed_langevin":
-            return corrections(keys)
+            return corrections(step_keys)
         if name == "predictor_corrector":
-            first, second = jax.vmap(jax.random.split, out_axes=1)(keys)
-            return [prng.normal(first, shape), corrections(second)]
-        return prng.normal(keys, shape)
+            first, second = jax.vmap(jax.random.split, out_axes=1)(step_keys)
+            return [prng.normal(first, (3,)), corrections(second)]
+        return prng.normal(step_keys, (3,))
 
-    steps = [of_step(fold(keys, i + 1)) for i in range(len(KNOTS) - 1)]
-    return jax.tree.map(np.asarray, steps)
+    return jax.lax.map(of_step, jnp.arange(len(STEPS) - 1))
+
+
+@functools.cache
+def samples(double):
+    """x_T, and by sampler x_0 and the noise of each step, from one compiled program."""
+
+    @denoiser
+    def denoise(x, t):
+        return bent(jnp, x, CURVE(t))
+
+    @jax.jit
+    def run(x_T, keys):
+        drawn = {  # one program for all that draw alike
+            draw: noise_of(draw, keys) for draw in ("", *LANGEVIN)
+        }
+        return {
+            name: (
+                sampling.sample(sampler, denoise, CURVE, STEPS, x_T, keys)[0],
+                drawn[name if name in LANGEVIN else ""],
+            )
+            for name, (sampler, _) in LOOPS.items()
+        }
+
+    with jax.enable_x64(double):
+        dtype = jnp.result_type(float)
+        x_T = np.random.default_rng(0).normal(size=(2, 3)).astype(dtype)
+        return x_T, jax.device_get(run(x_T, textbook.keys(2)))
+
+
+LANGEVIN = ("predictor_corrector", "annealed_langevin")
 
 
 @pytest.mark.parametrize("double, error", [(True, 1e-9), (False, 1e-5)])
 @pytest.mark.parametrize("name", LOOPS)
-def test_walk_is_the_papers_loop(name, double, error):
+def test_equals_the_papers_loop(name, double, error):
     """Six steps of unequal strides equal the paper's loop, noise for noise.
 
-    In float64 to 1e-9: times between knots come out of a curve's inverse, good to
-    1e-12. In float32 to 1e-5: the loop is still in float64, and six steps round a few
-    numbers of about 1, and log-SNRs of up to 15, at 6e-8 of them. Annealed Langevin
-    carries x / alpha, 1800 at T, from level to level: 6e-8 of that is 1e-4.
+    In float64 to 1e-9: times between timesteps come from a curve's inverse, accurate to
+    1e-12. In float32 to 1e-5: the loop is still in float64, and six steps round numbers
+    of about 1, and log-SNRs of up to 15, at 6e-8 relative. Annealed Langevin carries
+    x / alpha, 1800 at T, from level to level: 6e-8 of that is 1e-4.
     """
     if name == "annealed_langevin" and not double:
         error = 1e-4
-    sampler, loop = LOOPS[name]
-
-    def denoise(x, t):
-        return denoiser(jnp, x, CURVE(t))
-
-    @jax.jit
-    def ours(x_T, keys):
-        return sampling.sample(sampler, denoise, CURVE, KNOTS, x_T, keys)[0]
-
-    D = functools.partial(denoiser, np)
-    with jax.enable_x64(double):
-        dtype, keys = jnp.result_type(float), textbook.keys(2)
-        x_T = np.random.default_rng(0).normal(size=(2, 3)).astype(dtype)
-        actual, noise = ours(x_T, keys), noise_of(name, keys, (3,))
-    assert actual.dtype == dtype
-    expected = loop(D, LEVELS, np.float64(x_T), noise)
+    x_T, by_name = samples(double)
+    actual, noise = by_name[name]
+    assert actual.dtype == (np.float64 if double else np.float32)
+    expected = LOOPS[name][1](
+        functools.partial(bent, np),
+        LEVELS,
+        np.float64(x_T),
+        [jax.tree.map(lambda z: z[i], noise) for i in range(len(STEPS) - 1)],
+    )
     np.testing.assert_allclose(actual, expected, rtol=0, atol=error)

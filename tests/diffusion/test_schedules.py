@@ -295,7 +295,7 @@ def test_published_levels_of_karras():
 def test_zero_terminal_snr_of_the_paper():
     """Lin's algorithm 1 on the linear schedule: alpha_bar just before the end, a last
     beta of 1, and the first beta kept."""
-    betas = schedules.zero_terminal_snr(schedules.linear(1000))
+    betas = schedules.rescale_zero_terminal_snr(schedules.linear(1000))
     np.testing.assert_allclose(schedules.alpha_bar(betas)[998], 4.213262465e-9, 1e-9)
     assert betas[-1] == 1
     np.testing.assert_allclose(betas[0], 1e-4, rtol=1e-10)
@@ -310,11 +310,11 @@ def test_zero_terminal_snr_of_the_paper():
 def test_any_table_is_stretched(betas):
     """Whatever the table, its first beta is kept, its last is 1, those between are
     betas; stretched again, it is the same."""
-    stretched = schedules.zero_terminal_snr(np.array(betas))
+    stretched = schedules.rescale_zero_terminal_snr(np.array(betas))
     assert stretched[-1] == 1
     assert np.all(stretched[:-1] > 0) and np.all(stretched[:-1] < 1)
     np.testing.assert_allclose(stretched[0], betas[0], rtol=1e-9)
-    again = schedules.zero_terminal_snr(stretched)
+    again = schedules.rescale_zero_terminal_snr(stretched)
     np.testing.assert_allclose(again, stretched, rtol=1e-9)
 
 

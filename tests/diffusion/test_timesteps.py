@@ -200,7 +200,7 @@ def drawn():
     """What each draw gives for (key, index, memory), with five timesteps."""
     compiled = {
         name: jax.jit(
-            lambda key, index, memory, d=draw: d.draw(key, index, FIVE, memory)
+            lambda key, index, memory, d=draw: d.sample(key, index, FIVE, memory)
         )
         for name, draw in time_samplers.TIMESTEP_SAMPLERS.items()
     }
@@ -223,7 +223,7 @@ def test_a_draw_depends_on_key_and_index(name, drawn):
     assert np.all(t >= 1) and np.all(t <= 5)
     assert (
         np.issubdtype(t.dtype, np.integer)
-        == time_samplers.TIMESTEP_SAMPLERS[name].whole
+        == time_samplers.TIMESTEP_SAMPLERS[name].discrete
     )
     assert weight.shape == t.shape and np.all(weight > 0)
     if name != "second_moment":
@@ -258,7 +258,7 @@ def test_second_moment_is_importance_sampling(drawn):
         assert abs(terms.mean() - f.mean()) < 4 * error
 
 
-remember = jax.jit(time_samplers.TIMESTEP_SAMPLERS["second_moment"].remember)
+remember = jax.jit(time_samplers.TIMESTEP_SAMPLERS["second_moment"].update)
 
 
 @hypothesis.given(

@@ -1,6 +1,7 @@
-"""Each sampler of the table, with the choices that it knows."""
+"""Each sampler of the table with its options, and denoisers from plain functions."""
 
 from diffusion_jax.diffusion import langevin, samplers
+from diffusion_jax.diffusion.denoiser import Denoised
 
 VARIANTS = {
     "ancestral fixedsmall": samplers.ancestral("fixedsmall"),
@@ -19,3 +20,8 @@ VARIANTS = {
     "predictor_corrector": langevin.predictor_corrector(),
     "annealed_langevin": langevin.annealed(3, snr=0.5),
 }
+
+
+def denoiser(x_0):
+    """The denoiser that predicts x_0(x_t, t); a sampler's step may call it too."""
+    return lambda x_t, t, self_cond=None: Denoised(x_0(x_t, t))

@@ -9,7 +9,7 @@ from diffusion_jax.models.classifier import ConvClassifier
 
 
 def example(net: ConvClassifier, batch: int) -> tuple:
-    """Fresh variables, and random pictures of 8x8."""
+    """Fresh variables, and random 8x8 images."""
     x = np.random.default_rng(0).standard_normal((batch, 8, 8, 1)).astype(np.float32)
     key = jax.random.key(0, impl="rbg")  # quicker to compile than threefry
     return jax.jit(net.init)(key, x), x
@@ -18,7 +18,7 @@ def example(net: ConvClassifier, batch: int) -> tuple:
 @pytest.mark.parametrize(
     ("size", "channels", "expected"),
     [
-        # (9 in + 1) out a convolution; pixels x channels + 1 numbers a hidden unit.
+        # (9 in + 1) out per convolution; pixels x channels + 1 per hidden unit.
         (8, (16, 32), 160 + 4_640 + (4 * 32 + 1) * 64 + 65 * 10),
         (28, (32, 64), 320 + 18_496 + (49 * 64 + 1) * 64 + 65 * 10),
     ],
@@ -35,7 +35,7 @@ def test_number_of_parameters_and_shapes(size, channels, expected):
 
 
 def test_logits_are_affine_in_the_features():
-    """Features are not negative, and the logits are one affine map of them."""
+    """Features are nonnegative, and the logits are an affine map of them."""
     net = ConvClassifier(num_classes=3, channels=(4,), num_features=5)
     variables, x = example(net, 6)
     features = np.asarray(net.apply(variables, x, method="features"))
@@ -46,7 +46,7 @@ def test_logits_are_affine_in_the_features():
 
 
 def test_examples_do_not_see_each_other():
-    """Without batch norm the first of three is classified as it is alone."""
+    """The first of three images has the same logits as in a batch of its own."""
     net = ConvClassifier(num_classes=3, channels=(4,))
     variables, x = example(net, 3)
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""Laws of the transposed convolution that doubles."""
+"""Laws of the transposed convolution that doubles the resolution."""
 
 import flax.linen as nn
 import jax
@@ -45,8 +45,8 @@ def test_is_the_transposed_convolution(kernel_size, shape, x64):
     )
 
 
-def test_kernel_is_laid_out_alike():
-    """Weights of the one are weights of the other."""
+def test_kernel_layout():
+    """Its parameters have the same names and shapes as Flax's."""
     x = np.zeros((1, 3, 3, 5), np.float32)
     net = nn.ConvTranspose(6, (4, 4), strides=(2, 2), padding=2, transpose_kernel=True)
     of_flax = jax.eval_shape(net.init, jax.random.key(0), x)

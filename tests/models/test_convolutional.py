@@ -13,7 +13,7 @@ def image(*shape) -> jax.ShapeDtypeStruct:
 
 
 def test_number_of_parameters():
-    """The book's encoder and decoder for 28x28, by hand: 9 in out + out a convolution.
+    """The book's encoder and decoder for 28x28, by hand: 9 in out + out per convolution.
 
     Encoder 320 + 18,496 + 2 x 36,928 + 6,274 = 98,946; decoder 9,408 + 2 x 36,928 +
     18,464 + 289 = 102,017.
@@ -32,7 +32,7 @@ def test_number_of_parameters():
 @pytest.mark.parametrize("variational", [False, True])
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (64, 12, 3)])
 def test_shapes(shape, variational):
-    """Codes have Z numbers, and pictures come back in their own shape."""
+    """Latents have Z numbers, and outputs have the shape of the images."""
     net = ConvAutoencoder(shape, variational, channels=(4, 8, 8, 8), num_latents=5)
     variables = jax.eval_shape(net.init, jax.random.key(0), image(1, *shape))
 
@@ -46,7 +46,7 @@ def test_shapes(shape, variational):
 
 
 def test_decoder_mirrors_the_encoder():
-    """Sizes and channels go back as they came: 16, 8, 8, 2 by strides 2, 1, 2, 2."""
+    """The decoder's resolutions and channels are the encoder's in reverse order."""
     net = ConvAutoencoder(
         (16, 16, 3), False, channels=(4, 6, 7, 7), strides=(2, 1, 2, 2)
     )
@@ -65,7 +65,7 @@ def test_decoder_mirrors_the_encoder():
 
 
 def test_output_is_raw():
-    """Logits or means: the picture is linear in the last layer, and so not bounded."""
+    """Outputs are linear in the last layer, and so not bounded."""
     net = ConvAutoencoder((8, 8, 1), False, channels=(2, 3), strides=(1, 2))
     x = np.random.default_rng(0).standard_normal((2, 8, 8, 1)).astype(np.float32)
     key = jax.random.key(0, impl="rbg")  # quicker to compile than threefry
@@ -87,7 +87,7 @@ def test_output_is_raw():
     ],
 )
 def test_refuses_what_strides_do_not_divide(size, strides, factor, nearby):
-    """The sentence says which sizes near by would do, and those do."""
+    """The error suggests the nearest sizes, and those are accepted."""
     uses = " or ".join(map(str, nearby))
     message = f"multiples of {factor}, but data.image_size = {size}: use {uses},"
     with pytest.raises(ValueError, match=message):
@@ -100,6 +100,17 @@ def test_refuses_what_strides_do_not_divide(size, strides, factor, nearby):
 
 
 def test_refuses_other_strides():
-    """A stride is 1 or 2: it is said before anything is made."""
+    """A stride is 1 or 2."""
     with pytest.raises(ValueError, match="1 or 2"):
         check_size(16, (4,))
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "message"),
+    [((8, 8, 1), (2, 3, 4), "must have the same length"), ((2,), (2, 3), "dense")],
+)
+def test_refuses_what_does_not_fit(shape, channels, message):
+    """Channels and strides have the same length, and the data are images."""
+    net = ConvAutoencoder(shape, False, channels, strides=(1, 2))
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(net.init, jax.random.key(0), image(1, *shape))

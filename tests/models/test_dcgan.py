@@ -1,4 +1,4 @@
-"""Laws of DCGAN's networks; the same weights beside PyTorch's are in tests/parity."""
+"""Laws of DCGAN's networks; tests/parity compares them with PyTorch's."""
 
 import functools
 
@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from diffusion_jax.models.dcgan import (
     DCGANDiscriminator,
     DCGANGenerator,
-    base_size,
     dcgan,
+    num_halvings,
 )
 
 BASES = {8: 4, 10: 5, 12: 6, 16: 4, 28: 7, 32: 4, 48: 6, 56: 7, 64: 4, 128: 4}
@@ -36,14 +35,14 @@ def count(variables) -> int:
 
 
 def random_variables(net, *inputs) -> dict:
-    """Activations stay near 1; running statistics are not 0 and 1."""
+    """Values with activations near 1, and running statistics other than 0 and 1."""
     flat = flax.traverse_util.flatten_dict(init_shapes(net, *inputs))
     rng = np.random.default_rng(3)
 
     def one(path, leaf):
         z = rng.standard_normal(leaf.shape).astype(np.float32)
         if path[-1] == "kernel":
-            # A transposed convolution of stride 2 meets a quarter of its kernel.
+            # An output of a transposed convolution uses a quarter of its kernel.
             return z / np.sqrt(np.prod(leaf.shape) / max((1, *leaf.shape[2:])))
         return np.exp(0.3 * z) if path[-1] in ("scale", "var") else 0.3 * z
 
@@ -53,26 +52,35 @@ def random_variables(net, *inputs) -> dict:
 
 @pytest.mark.parametrize(("size", "base"), BASES.items())
 def test_base(size, base):
-    """Halved while even and at least 4 remain, by hand."""
-    assert base_size(size) == base
+    """Sizes are halved while even and at least 4 remain, by hand."""
+    assert size >> num_halvings((size, size)) == base
 
 
 @pytest.mark.parametrize("size", [0, 1, 4, 7, 9, 18, 30, 100, 36])
 def test_refuses_sizes_without_a_base(size):
-    """What does not halve to 4..7, or not at all, is refused with sizes that do."""
+    """Sizes that do not halve to 4..7 are refused, and others suggested."""
     with pytest.raises(ValueError, match=f"data.image_size = {size} .* use 8, 16, 28"):
-        base_size(size)
+        num_halvings((size, size))
+
+
+def test_both_sides_halve():
+    """Height and width are halved equally often, to 4..7 pixels of the shorter side."""
+    assert num_halvings((16, 24)) == num_halvings((24, 16)) == 2
+    assert num_halvings((8, 64)) == 1
+    for height, width in ((16, 22), (18, 16), (16, 15)):
+        with pytest.raises(ValueError, match=f"= {height}x{width} cannot be halved"):
+            num_halvings((height, width))
 
 
 def test_number_of_parameters():
     """PyTorch's DCGAN, ngf = ndf = 64 and 100 numbers of noise: by hand.
 
-    Kernels of 16 in out, without biases, and two numbers a normalised channel. G:
+    Kernels of 16 in out, without biases, and two numbers per normalized channel. G:
     16 (100 512 + 512 256 + 256 128 + 128 64 + 64 3) + 2 (512 + 256 + 128 + 64); D:
     16 (3 64 + 64 128 + 128 256 + 256 512 + 512) + 2 (128 + 256 + 512).
     """
     generator = DCGANGenerator((64, 64, 3), 64)
-    discriminator = DCGANDiscriminator(64, 64)
+    discriminator = DCGANDiscriminator(64)
     assert count(init_shapes(generator, shape_of(1, 100))) == 3_576_704
     assert count(init_shapes(discriminator, shape_of(1, 64, 64, 3))) == 2_765_568
 
@@ -95,16 +103,16 @@ def test_maps_of_the_paper():
 
 
 @pytest.mark.parametrize("num_classes", [0, 10])
-@pytest.mark.parametrize("size", [8, 28, 32, 64, 128])
+@pytest.mark.parametrize("size", [(8, 8), (28, 28), (64, 64), (128, 128), (16, 24)])
 def test_shapes(size, num_classes):
-    """Pictures of the size asked for, with as many channels, and one logit each."""
+    """Images of the requested size and channels, and one logit per image."""
     label = jax.ShapeDtypeStruct((5,), jnp.int32)
-    generator = DCGANGenerator((size, size, 2), 4, num_classes)
-    discriminator = DCGANDiscriminator(size, 4, num_classes)
+    generator = DCGANGenerator((*size, 2), 4, num_classes)
+    discriminator = DCGANDiscriminator(4, num_classes)
     images, _ = jax.eval_shape(
         generator.init_with_output, jax.random.key(0), shape_of(5, 11), label
     )
-    assert images.shape == (5, size, size, 2)
+    assert images.shape == (5, *size, 2)
     logits, _ = jax.eval_shape(
         discriminator.init_with_output, jax.random.key(0), images, label
     )
@@ -112,12 +120,12 @@ def test_shapes(size, num_classes):
 
 
 def test_initial_weights():
-    """All kernels are N(0, 0.02^2), within five standard errors; no layer has biases.
+    """All kernels are N(0, 0.02^2), within five standard errors; only norms have biases.
 
-    Section 4 of the paper; what has a scale is normalised, and has a bias with it.
+    Section 4 of the paper.
     """
-    generator, discriminator = DCGANGenerator((8, 8, 1), 64), DCGANDiscriminator(8, 64)
-    for net, x in ((generator, draw(1, 100)), (discriminator, draw(1, 8, 8, 1))):
+    generator, discriminator = DCGANGenerator((8, 8, 1), 16), DCGANDiscriminator(16)
+    for net, x in ((generator, draw(1, 25)), (discriminator, draw(1, 8, 8, 1))):
         key = jax.random.key(0, impl="rbg")  # quicker to compile than threefry
         params = jax.jit(net.init)(key, x)["params"]
         for layer in params.values():
@@ -128,28 +136,33 @@ def test_initial_weights():
                 assert abs(np.mean(layer["kernel"])) < 5 * 0.02 / np.sqrt(n)
 
 
-CASES = [
-    (DCGANGenerator((16, 16, 2), 4), (9,)),
-    (DCGANDiscriminator(16, 4), (16, 16, 2)),
-    (DCGANDiscriminator(16, 4, norm="none"), (16, 16, 2)),
-]
-CASE_IDS = ["generator", "discriminator", "without_norm"]
+CASES = {  # network and input shape
+    "generator": (DCGANGenerator((16, 16, 2), 4, momentum=0.5), (9,)),
+    "discriminator": (DCGANDiscriminator(4, momentum=0.5), (16, 16, 2)),
+    "without_norm": (DCGANDiscriminator(4, norm="none"), (16, 16, 2)),
+}
 
 
-@pytest.mark.parametrize(("net", "shape"), CASES, ids=CASE_IDS)
-def test_who_sees_the_batch(net, shape):
-    """Only in training, and where normalised, an example depends on its batch-mates."""
-    x = draw(4, *shape)
+@functools.partial(jax.jit, static_argnames=("name", "train"))
+def apply(name, variables, x, train=False):
+    """The output for eight inputs, and the statistics after it."""
+    net, _ = CASES[name]
+    return net.apply(variables, x, None, train, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_dependence_on_the_batch(name):
+    """Only in training, and if normalized, an output depends on the other examples."""
+    net, shape = CASES[name]
+    x = draw(8, *shape)
     variables = random_variables(net, x)
-    others = np.concatenate([x[:1], 3.0 + 2.0 * draw(3, *shape, seed=1)])
-
-    @functools.partial(jax.jit, static_argnames="train")
-    def apply(x, train):
-        output, _ = net.apply(variables, x, None, train, mutable=["batch_stats"])
-        return output
+    others = np.concatenate([x[:1], 3.0 + 2.0 * draw(7, *shape, seed=1)])
 
     def moved(train):
-        return np.max(np.abs(apply(x, train)[0] - apply(others, train)[0]))
+        outputs = [
+            apply(name, variables, inputs, train)[0][0] for inputs in (x, others)
+        ]
+        return np.max(np.abs(outputs[0] - outputs[1]))
 
     assert moved(train=False) < 1e-5
     assert (moved(train=True) > 1e-2) == ("batch_stats" in variables)
@@ -157,47 +170,49 @@ def test_who_sees_the_batch(net, shape):
 
 def test_without_norm():
     """norm="none" leaves biases in their place, and no statistics."""
-    variables = init_shapes(DCGANDiscriminator(16, 4, norm="none"), draw(1, 16, 16, 2))
+    net, shape = CASES["without_norm"]
+    variables = init_shapes(net, draw(1, *shape))
     assert variables.keys() == {"params"}
     layers = variables["params"].values()
     assert all(layer.keys() == {"kernel", "bias"} for layer in layers)
-    with pytest.raises(ValueError, match="Unknown norm 'layer'. Known ones: batch, no"):
-        init_shapes(DCGANDiscriminator(16, 4, norm="layer"), draw(1, 16, 16, 2))
+    message = "Unknown model.disc_norm 'layer'. Known: batch, none."
+    with pytest.raises(ValueError, match=message):
+        init_shapes(net.clone(norm="layer"), draw(1, *shape))
 
 
-def test_output_is_bounded_and_logits_are_not():
-    """Weights 100 times as large drive pictures to -1 and 1, and logits far away."""
-    (generator, noise), (discriminator, image) = CASES[:2]
+def test_images_are_bounded_and_logits_are_not():
+    """Weights scaled by 100 drive images to -1 and 1, and logits far from 0."""
     results = []
-    for net, shape in ((generator, noise), (discriminator, image)):
-        variables = random_variables(net, draw(2, *shape))
+    for name in ("generator", "discriminator"):
+        net, shape = CASES[name]
+        variables = random_variables(net, draw(1, *shape))
         out = jax.tree.map(lambda leaf: 100 * leaf, variables["params"]["out"])
         large = variables | {"params": variables["params"] | {"out": out}}
-        results.append(np.abs(jax.jit(net.apply)(large, draw(2, *shape))))
+        results.append(np.abs(apply(name, large, draw(8, *shape))[0]))
     assert 0.99 < results[0].max() <= 1.0
     assert results[1].max() > 5.0
 
 
 def test_label_is_more_noise_and_more_channels():
-    """A network with K classes is one without, given the one-hot label as K numbers."""
+    """A conditional network is one without classes, given one-hot labels as K inputs."""
     label = np.array([2, 0, 1])
     one_hot = np.eye(3, dtype=np.float32)[label]
     planes = np.broadcast_to(one_hot[:, None, None, :], (3, 8, 8, 3))
     for make, x, code in (
         (functools.partial(DCGANGenerator, (8, 8, 1), 4), draw(3, 5), one_hot),
-        (functools.partial(DCGANDiscriminator, 8, 4), draw(3, 8, 8, 1), planes),
+        (functools.partial(DCGANDiscriminator, 4), draw(3, 8, 8, 1), planes),
     ):
-        told, plain = make(num_classes=3), make()
-        variables = random_variables(told, x, label)
+        conditional, plain = make(num_classes=3), make()
+        variables = random_variables(conditional, x, label)
         expected = jax.jit(plain.apply)(variables, np.concatenate([x, code], axis=-1))
-        output = jax.jit(told.apply)(variables, x, label)
+        output = jax.jit(conditional.apply)(variables, x, label)
         np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_adversaries_fit():
-    """What one draws the other judges; both know the classes and the other devices."""
-    average = functools.partial(lax.pmean, axis_name="devices")
-    generator, discriminator = dcgan((28, 28, 2), average, 4, "batch", 10)
+def test_networks_fit():
+    """The discriminator scores what the generator outputs; both know the classes and
+    the axis of devices."""
+    generator, discriminator = dcgan((28, 28, 2), "devices", 4, "batch", 10)
     label = jax.ShapeDtypeStruct((3,), jnp.int32)
     x, of_g = jax.eval_shape(
         generator.init_with_output, jax.random.key(0), shape_of(3, 5), label
@@ -208,27 +223,27 @@ def test_adversaries_fit():
     assert x.shape == (3, 28, 28, 2) and logits.shape == (3,)
     assert of_g["params"]["project"]["kernel"].shape[0] == 5 + 10
     assert of_d["params"]["down0"]["kernel"].shape == (4, 4, 2 + 10, 4)
-    assert generator.average is discriminator.average is average
+    assert generator.axis_name == discriminator.axis_name == "devices"
+    with pytest.raises(ValueError, match=r"shape \(2,\): use model.name = mlp"):
+        dcgan((2,), None, 4, "batch", 0)
 
 
-@pytest.mark.parametrize("index", [0, 1], ids=CASE_IDS[:2])
-def test_devices_are_one_batch(index):
-    """With the mean over devices for `average`, eight shards make one batch's output.
+@pytest.mark.parametrize("name", ["generator", "discriminator"])
+def test_devices_are_one_batch(name):
+    """With axis_name, eight shards give the output of one batch.
 
     And the same running statistics, which keep 0.5 of the old ones.
     """
-    net, shape = CASES[index]
+    net, shape = CASES[name]
     variables = random_variables(net, draw(1, *shape))
-    x = draw(16, *shape)
-    pmean = functools.partial(lax.pmean, axis_name="devices")
+    x = draw(8, *shape)
+    whole, new = apply(name, variables, x, train=True)
 
-    def apply(net, x):
-        return net.apply(variables, x, None, True, mutable=["batch_stats"])
+    def shared(x):
+        net_ = net.clone(axis_name="devices")
+        return net_.apply(variables, x, None, True, mutable=["batch_stats"])
 
-    whole, new = jax.jit(functools.partial(apply, net.clone(momentum=0.5)))(x)
-    shared = functools.partial(apply, net.clone(momentum=0.5, average=pmean))
-    mapped = jax.pmap(shared, axis_name="devices")
-    shards, news = mapped(x.reshape(8, 2, *shape))
+    shards, news = jax.pmap(shared, axis_name="devices")(x.reshape(8, 1, *shape))
     np.testing.assert_allclose(shards.reshape(whole.shape), whole, rtol=1e-4, atol=1e-5)
     first = jax.tree.map(lambda leaf: leaf[0], news)
     for ours, theirs in zip(jax.tree.leaves(first), jax.tree.leaves(new)):

@@ -1,4 +1,4 @@
-"""Laws of the networks from picture to picture; PyTorch's are in tests/parity."""
+"""Laws of the image-to-image networks; tests/parity compares them with PyTorch."""
 
 import flax.linen as nn
 import jax
@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.models.norms import InstanceNorm
 from diffusion_jax.models.translation import (
     PatchDiscriminator,
     ResNetGenerator,
@@ -41,7 +40,7 @@ def output_shape(net, *shape) -> tuple[int, ...]:
 
 
 def random_params(net, *shape) -> dict:
-    """Weights that keep activations near 1, and biases that are not 0."""
+    """Weights that keep activations near 1, and nonzero biases."""
     leaves, tree = jax.tree.flatten(init_shapes(net, *shape))
     drawn = []
     for i, leaf in enumerate(leaves):
@@ -56,7 +55,7 @@ def conv(kernel: int, inputs: int, outputs: int) -> int:
 
 
 def unet_count(channels: int, features: list[int]) -> int:
-    """Down by 4x4; up from what came from below beside what came across."""
+    """4x4 kernels; a decoder layer sees the layer below and the skip connection."""
     down = sum(conv(4, a, b) for a, b in zip([channels, *features], features))
     bottom = conv(4, features[-1], features[-2])
     middle = zip(features[1:-1], features[:-2])
@@ -74,10 +73,10 @@ def unet_count(channels: int, features: list[int]) -> int:
     ids=["resnet", "patch", "unet"],
 )
 def test_number_of_parameters(net, expected):
-    """The authors' networks for 256 pixels.
+    """They are the authors' networks for 256 pixels.
 
     ResNet: conv(7, 3, 64) + conv(3, 64, 128) + conv(3, 128, 256), 18 conv(3, 256, 256)
-    and back again; PatchGAN: conv(4, 3, 64), conv(4, 64, 128), ... conv(4, 512, 1).
+    and their mirror images; PatchGAN: conv(4, 3, 64), conv(4, 64, 128), ... conv(4, 512, 1).
     """
     shapes = init_shapes(net, 1, 256, 256, 3)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
@@ -90,7 +89,7 @@ def test_number_of_parameters(net, expected):
     ids=["resnet", "unet"],
 )
 def test_generators_keep_the_size(net, size):
-    """A picture of any size that halves comes out as large, with the channels asked."""
+    """The output has the input's height and width, and the requested channels."""
     assert output_shape(net, 3, *size, 1) == (3, *size, 5)
 
 
@@ -99,7 +98,7 @@ def test_generators_keep_the_size(net, size):
     [(3, 256, 30), (3, 24, 1), (3, 70, 6), (2, 28, 5), (1, 8, 2), (1, 6, 1)],
 )
 def test_number_of_scores(num_layers, size, scores):
-    """Each stride of 2 halves, rounding down, and two layers take a pixel: n/2^L - 2.
+    """L strides of 2 halve, rounding down; two layers take a pixel each: n/2^L - 2.
 
     256 pixels have 30x30 scores in the authors' code.
     """
@@ -108,15 +107,15 @@ def test_number_of_scores(num_layers, size, scores):
 
 
 def without_norms(following, args, kwargs, context):
-    """Takes the instance norms out, through which every pixel sees all others."""
-    if isinstance(context.module, InstanceNorm):
+    """Skips instance norms, which make every pixel depend on all others."""
+    if isinstance(context.module, nn.InstanceNorm):
         return args[0]
     return following(*args, **kwargs)
 
 
 @pytest.mark.parametrize(("num_layers", "field"), [(1, 16), (2, 34), (3, 70)])
 def test_patch_of_a_score(num_layers, field):
-    """A score moves with 16, 34 or 70 pixels a side: (field - 1) stride + 4 a layer.
+    """A score depends on 16, 34 or 70 pixels per side: (field - 1) stride + 4 per layer.
 
     Backwards from one score: 4 and 7 by the layers of stride 1, then 16, 34, 70.
     """
@@ -138,7 +137,7 @@ def test_patch_of_a_score(num_layers, field):
 
 @pytest.mark.parametrize("net", SMALL.values(), ids=SMALL.keys())
 def test_examples_do_not_see_each_other(net):
-    """An example's result does not depend on its batch-mates; nothing is remembered."""
+    """An output does not depend on other examples of the batch; there is no state."""
     x = draw(3, 16, 16, 1)
     params = random_params(net, *x.shape)
     assert params.keys() == {"params"}
@@ -149,10 +148,10 @@ def test_examples_do_not_see_each_other(net):
     assert np.std(apart[1:] - together[1:]) > 0.01
 
 
-def test_resnet_forgets_contrast_and_brightness():
+def test_resnet_ignores_contrast_and_brightness():
     """G(a x + b) = G(x), a > 0: an instance norm follows the first convolution.
 
-    It needs the mirrored border: zeros around the picture would show how bright it is.
+    It needs reflection padding: zeros around the image would reveal its brightness.
     """
     net, x = SMALL["resnet"], draw(2, 8, 8, 1)
     params = random_params(net, *x.shape)
@@ -164,7 +163,7 @@ def test_resnet_forgets_contrast_and_brightness():
 
 @pytest.mark.parametrize("name", ["resnet", "unet"])
 def test_output_is_bounded(name):
-    """A tanh keeps pictures in [-1, 1], whatever the weights."""
+    """A tanh keeps images in [-1, 1], whatever the weights."""
     net, x = SMALL[name], draw(1, 16, 16, 1)
     params = jax.tree.map(lambda leaf: 100 * leaf, random_params(net, *x.shape))
     assert 0.99 < np.abs(jax.jit(net.apply)(params, x)).max() <= 1.0
@@ -187,12 +186,12 @@ def test_initial_weights():
         (check_resnet_size, 1, (4, 6, 28), (2, 3, 27), "of 2 and at least 4"),
         (check_resnet_size, 0, (4, 5, 7), (1, 2, 3), "of 1 and at least 4"),
         (check_unet_size, 3, (8, 24, 64), (4, 28, 30), "multiple of 8"),
-        (check_patch_size, 3, (24, 25, 70), (8, 16, 23), "images of 24 pixels"),
-        (check_patch_size, 1, (6, 7, 8), (1, 4, 5), "images of 6 pixels"),
+        (check_patch_size, 3, (24, 25, 70), (8, 16, 23), "at least 24x24 pixels"),
+        (check_patch_size, 1, (6, 7, 8), (1, 4, 5), "at least 6x6 pixels"),
     ],
 )
 def test_refuses_sizes(check, number, good, bad, message):
-    """What cannot be halved, mirrored or scored is refused, with what can be."""
+    """Sizes that cannot be halved, padded or scored are refused, with what is needed."""
     for size in good:
         check(size, number)
     for size in bad:
@@ -203,6 +202,6 @@ def test_refuses_sizes(check, number, good, bad, message):
 @pytest.mark.parametrize("net", SMALL.values(), ids=SMALL.keys())
 @pytest.mark.parametrize("shape", [(1, 16, 3, 1), (1, 3, 16, 1)])
 def test_networks_check_both_sides(net, shape):
-    """A height or a width that does not fit is refused before anything is computed."""
+    """A height or a width that does not fit is refused."""
     with pytest.raises(ValueError, match=r"data\.image_size .* 3\."):
         init_shapes(net, *shape)

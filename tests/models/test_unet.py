@@ -1,6 +1,8 @@
-"""Laws of the U-Net; the same weights beside PyTorch's are in tests/parity."""
+"""Laws of the U-Net; tests/parity compares it with PyTorch's."""
 
+import functools
 import math
+import re
 
 import chex
 import flax.traverse_util
@@ -31,6 +33,7 @@ TINY = dict(
     dropout=0.5,
     out_channels=3,
 )
+SMALL = TINY | dict(channel_multipliers=(1, 2), attention_resolutions=(4,))
 
 
 def arguments(batch: int, height: int, width: int, channels: int) -> tuple:
@@ -55,7 +58,7 @@ def example(batch: int, size: int, channels: int = 3) -> tuple[Array, Array]:
 
 
 def random_params(net: UNet, size: int, channels: int = 3) -> dict:
-    """Parameters without the zeros of a fresh network, which would hide everything."""
+    """Parameters without the zeros of a fresh network, which would hide mistakes."""
     rng = np.random.default_rng(2)
 
     def draw(leaf):
@@ -66,10 +69,35 @@ def random_params(net: UNet, size: int, channels: int = 3) -> dict:
     return {"params": jax.tree.map(draw, init_shapes(net, size, channels))}
 
 
-def count_macs(jaxpr) -> int:
-    """Multiply-accumulates of the convolutions and matrix products, padding included.
+@jax.jit
+def apply_tiny(params, x, t):
+    return UNet(**TINY).apply(params, x, t)
 
-    XLA's own cost analysis leaves out the products with padding, 6 per cent here.
+
+@jax.jit
+def apply_with_dropout(params, x, t, index, key):
+    """The output, and what the dropout layers return."""
+    return UNet(**TINY).apply(
+        params,
+        x,
+        t,
+        dropout_index=index,
+        rngs={"dropout": key},
+        capture_intermediates=lambda module, _: module.name == "dropout",
+    )
+
+
+@functools.cache
+def fresh_variables():
+    """Initial values of the network TINY."""
+    key = jax.random.key(1, impl="rbg")  # quicker to compile than threefry
+    return jax.jit(UNet(**TINY).init)(key, *example(2, 8))
+
+
+def count_macs(jaxpr) -> int:
+    """Multiply-accumulates of the convolutions and matrix products, including padding.
+
+    XLA's own cost analysis omits the products with padding, 6 per cent here.
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -94,7 +122,7 @@ class Reference(parameterized.TestCase):
         ("256x256", LARGE, 256, 113_673_219),
     )
     def test_number_of_parameters(self, config, size, expected):
-        """Ho et al.'s networks, 35.7 and 114 million in the paper, to the digit."""
+        """Ho et al.'s networks, 35.7 and 114 million in the paper, exactly."""
         leaves = jax.tree.leaves(init_shapes(UNet(**config), size))
         assert sum(leaf.size for leaf in leaves) == expected
 
@@ -102,7 +130,7 @@ class Reference(parameterized.TestCase):
         ("cifar10", CIFAR10, 32, 6.22e9), ("256x256", LARGE, 256, 248.5e9)
     )
     def test_multiply_accumulates(self, config, size, expected):
-        """One image costs what Ho et al.'s network costs, within a per cent."""
+        """One image costs as much as in Ho et al.'s network, within 1 per cent."""
         net = UNet(**config)
         params = {"params": init_shapes(net, size)}
         traced = jax.make_jaxpr(net.apply)(params, *arguments(1, size, size, 3))
@@ -123,8 +151,8 @@ class TimeEmbedding(parameterized.TestCase):
         )
 
     @parameterized.parameters(jnp.int32, jnp.float32)
-    def test_keeps_all_times_apart(self, dtype):
-        """1000 times have 1000 embeddings, in float32, of squared norm features / 2."""
+    def test_timesteps_have_distinct_embeddings(self, dtype):
+        """1000 timesteps have 1000 embeddings, float32, of squared norm features / 2."""
         embedding = np.asarray(time_embedding(jnp.arange(1000).astype(dtype), 128))
         assert embedding.dtype == np.float32
         assert len(np.unique(embedding, axis=0)) == 1000
@@ -132,14 +160,16 @@ class TimeEmbedding(parameterized.TestCase):
 
 
 class Shapes(chex.TestCase):
-    @parameterized.product(
-        size=((28, 28), (32, 32), (16, 64)),
-        channels=(1, 3),
-        out_channels=(1, 6),
-        dtype=(jnp.float32, jnp.bfloat16),
+    @parameterized.parameters(
+        ((28, 28), 1, 1, jnp.float32),
+        ((28, 28), 3, 6, jnp.bfloat16),
+        ((32, 32), 3, 3, jnp.float32),
+        ((32, 32), 1, 1, jnp.bfloat16),
+        ((16, 64), 3, 1, jnp.float32),
+        ((64, 16), 1, 6, jnp.bfloat16),
     )
     def test_output(self, size, channels, out_channels, dtype):
-        """Any resolution that halves; float32 parameters and output, dtype within."""
+        """Any resolution that halves; float32 parameters and output, dtype inside."""
         config = TINY | dict(
             channel_multipliers=(1, 2, 3),
             attention_resolutions=(8,),
@@ -163,7 +193,7 @@ class Shapes(chex.TestCase):
         assert {leaf.dtype for (leaf,) in inner.values()} == {jnp.dtype(dtype)}
 
     def test_float64(self):
-        """dtype float64 is not cut to float32 on the way out."""
+        """With dtype float64 the output is float64, too."""
         jax.config.update("jax_enable_x64", True)
         self.addCleanup(jax.config.update, "jax_enable_x64", False)
         net = UNet(**TINY, dtype=jnp.float64)
@@ -180,8 +210,7 @@ class Shapes(chex.TestCase):
         """
         net = UNet(**TINY)
         x, t = example(2, 8)
-        key = jax.random.key(1, impl="rbg")  # quicker to compile than threefry
-        params = jax.jit(net.init)(key, x, t)
+        params = fresh_variables()
         output = self.variant(net.apply)(params, x, t)
         chex.assert_shape(output, (2, 8, 8, 3))
         chex.assert_type(output, jnp.float32)
@@ -191,24 +220,27 @@ class Shapes(chex.TestCase):
         """bfloat16 rounds by 0.4 per cent: a few per cent over all layers."""
         x, t = example(4, 8)
         params = random_params(UNet(**TINY), 8)
-        exact = jax.jit(UNet(**TINY).apply)(params, x, t)
+        exact = apply_tiny(params, x, t)
         rough = jax.jit(UNet(**TINY, dtype=jnp.bfloat16).apply)(params, x, t)
         error = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
         assert 1e-4 < error < 0.05
 
-    @parameterized.parameters(((30, 32), "30x32"), ((32, 30), "32x30"), ((2, 2), "2x2"))
-    def test_refuses_what_cannot_be_halved(self, size, named):
-        """Both sides must be multiples of 2^(levels - 1), and the message says so."""
+    @parameterized.parameters((30, 32, 3), (32, 30, 3), (2, 2, 3), (8, 4), (2,))
+    def test_refuses_what_cannot_be_halved(self, *shape):
+        """Data are images whose height and width are divisible by 2^(levels - 1)."""
         net = UNet(**TINY | dict(channel_multipliers=(1, 1, 1)))
-        with pytest.raises(ValueError, match=f"multiples of 4.*{named}"):
-            jax.eval_shape(net.init, jax.random.key(0), *arguments(1, *size, 3))
+        x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        t = jax.ShapeDtypeStruct((1,), jnp.int32)
+        message = rf"divisible by 4.*shape {re.escape(str(shape))}"
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(net.init, jax.random.key(0), x, t)
 
 
 @pytest.mark.parametrize(
     ("resolutions", "levels"),
     [((), ()), ((16,), (0,)), ((8, 4), (1, 2)), ((5, 32), ())],
 )
-def test_attention_where_asked(resolutions, levels):
+def test_attention_resolutions(resolutions, levels):
     """Attention follows every block at those resolutions and the middle's first one."""
     config = TINY | dict(
         channel_multipliers=(1, 2, 2), num_blocks=2, attention_resolutions=resolutions
@@ -222,8 +254,8 @@ def test_attention_where_asked(resolutions, levels):
 
 
 def test_examples_do_not_see_each_other():
-    """An example's output is its own: norms and attention stay within the example."""
-    net = UNet(**TINY | dict(channel_multipliers=(1, 2), attention_resolutions=(4,)))
+    """Norms and attention do not mix the examples of a batch."""
+    net = UNet(**SMALL)
     x, t = example(3, 8)
     apply = jax.jit(net.apply)
     params = random_params(net, 8)
@@ -233,12 +265,29 @@ def test_examples_do_not_see_each_other():
     assert np.all(np.std(others[1:] - together[1:], axis=(1, 2, 3)) > 0.1)
 
 
+def test_label():
+    """A label's embedding is added to that of the timestep: zeros change nothing, and
+    each example has its own."""
+    net = UNet(**TINY, num_classes=2)
+    x, t = example(4, 8)
+    params = random_params(UNet(**TINY), 8)
+    embedding = np.stack([np.zeros(32), np.ones(32), 2 * np.ones(32)])
+    label = {"embedding": jnp.asarray(embedding, jnp.float32)}
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x, t, {"label": t})
+    params_of_labels = {"params": params["params"] | {"label": label}}
+    chex.assert_trees_all_equal_shapes(shapes, params_of_labels)
+    cond = {"label": jnp.array([0, 1, 0, 2])}
+    output = jax.jit(net.apply)(params_of_labels, x, t, cond)
+    difference = np.std(output - apply_tiny(params, x, t), axis=(1, 2, 3))
+    assert np.all(difference[::2] < 1e-5) and np.all(difference[1::2] > 0.01)
+
+
 class Dropout(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_mask_belongs_to_the_index(self):
-        """Neither the place in the batch, nor its mates, nor its size changes a mask.
+        """A mask does not depend on the rest of the batch or the example's place in it.
 
-        Hence the number of devices, each with its share of the batch, does not either.
+        Hence it does not depend on the number of devices that share the batch.
         """
         dropout = ExampleDropout(0.3)
         x = jnp.ones((4, 100))
@@ -256,15 +305,13 @@ class Dropout(chex.TestCase):
         assert np.any(whole[0] != whole[1]) and np.any(whole[0] != whole[2])
 
     def test_network_permutes_with_its_batch(self):
-        """Permute images, times and indices, and the outputs are permuted."""
-        net = UNet(**TINY)
+        """Permuting images, timesteps and indices permutes the outputs."""
         x, t = example(4, 8)
         index = jnp.array([3, 1, 4, 15])
-        params = random_params(net, 8)
+        params = random_params(UNet(**TINY), 8)
 
-        @jax.jit
-        def apply(x, t, index, key):
-            return net.apply(params, x, t, index, rngs={"dropout": key})
+        def apply(*args):
+            return apply_with_dropout(params, *args)[0]
 
         key, other = jax.random.split(jax.random.key(0))
         output = apply(x, t, index, key)
@@ -276,19 +323,19 @@ class Dropout(chex.TestCase):
             assert np.all(np.std(different - output, axis=(1, 2, 3)) > 0.1)
 
     def test_off_without_index(self):
-        """Without indices no key is asked for, and the rate changes nothing."""
-        x, t = example(2, 8)
-        net, without = UNet(**TINY), UNet(**TINY | dict(dropout=0.0))
-        params = random_params(net, 8)
+        """Without indices no rng is needed, and the rate has no effect."""
+        x, t = example(4, 8)
+        without = UNet(**TINY | dict(dropout=0.0))
+        params = random_params(without, 8)
         chex.assert_trees_all_close(
-            jax.jit(without.apply)(params, x, t, jnp.arange(2)),
-            jax.jit(net.apply)(params, x, t),
+            jax.jit(without.apply)(params, x, t, None, jnp.arange(4)),
+            apply_tiny(params, x, t),
             rtol=1e-6,
         )
 
     @parameterized.parameters(0.1, 0.5)
     def test_keeps_the_expectation(self, rate):
-        """A share `rate` becomes 0 and the rest is scaled up: the mean stays.
+        """A share `rate` becomes 0 and the rest is scaled up, so the mean is unchanged.
 
         Within 5 standard errors of a binomial, over all draws and at every place.
         """
@@ -303,24 +350,12 @@ class Dropout(chex.TestCase):
         of_places = np.abs(np.mean(y, axis=0) - 3.0)
         assert np.max(of_places) < 5 * one_draw / math.sqrt(num_examples)
 
-    def test_layers_draw_apart(self):
-        """Two layers' masks of one example agree by chance alone, half of the time."""
-        net = UNet(**TINY)
-        x, t = example(2, 8)
-
-        @jax.jit
-        def capture(params, index, key):
-            return net.apply(
-                params,
-                x,
-                t,
-                index,
-                rngs={"dropout": key},
-                capture_intermediates=lambda module, _: module.name == "dropout",
-            )
-
-        params = random_params(net, 8)
-        _, captured = capture(params, jnp.arange(2), jax.random.key(0))
+    def test_layers_have_independent_masks(self):
+        """Two layers' masks of one example agree by chance, half of the time."""
+        x, t = example(4, 8)
+        params = random_params(UNet(**TINY), 8)
+        key = jax.random.key(0)
+        _, captured = apply_with_dropout(params, x, t, jnp.arange(4), key)
         blocks = [captured["intermediates"][f"middle_block{i}"] for i in range(2)]
         masks = [np.asarray(block["dropout"]["__call__"][0] == 0) for block in blocks]
         agreement = np.mean(masks[0] == masks[1])

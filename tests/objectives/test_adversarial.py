@@ -43,15 +43,15 @@ EXPECTED = {  # of the discriminator (real, fake), and of the generator (fake)
 
 @pytest.mark.parametrize("name", GAN_LOSSES)
 def test_losses_by_hand(name):
-    """Each side's loss is the published formula, logit by logit."""
+    """Each network's loss is the published formula, elementwise."""
     real, fake = (x.ravel() for x in np.meshgrid(LOGITS, LOGITS))
     discriminator, generator = EXPECTED[name]
-    game = GAN_LOSSES[name]
+    loss = GAN_LOSSES[name]
     np.testing.assert_allclose(
-        game.discriminator(real, fake), discriminator(real, fake), rtol=1e-5, atol=1e-6
+        loss.discriminator(real, fake), discriminator(real, fake), rtol=1e-5, atol=1e-6
     )
     np.testing.assert_allclose(
-        game.generator(fake), generator(fake), rtol=1e-5, atol=1e-6
+        loss.generator(fake), generator(fake), rtol=1e-5, atol=1e-6
     )
 
 
@@ -66,55 +66,55 @@ SLOPES = {  # (d loss of D / d real, / d fake, d loss of G / d fake)
 
 @pytest.mark.parametrize("name", GAN_LOSSES)
 def test_gradients(name):
-    """Where each loss pushes a logit; the saturating one is flat where D is sure."""
-    game, logits = GAN_LOSSES[name], jnp.asarray(LOGITS, jnp.float32)
-    by_real, by_fake = jax.vmap(jax.grad(game.discriminator, (0, 1)))(logits, logits)
-    by_generator = jax.vmap(jax.grad(game.generator))(logits)
+    """The derivatives in the logits; the saturating one vanishes where D is certain."""
+    loss, logits = GAN_LOSSES[name], jnp.asarray(LOGITS, jnp.float32)
+    by_real, by_fake = jax.vmap(jax.grad(loss.discriminator, (0, 1)))(logits, logits)
+    by_generator = jax.vmap(jax.grad(loss.generator))(logits)
     for found, slope in zip((by_real, by_fake, by_generator), SLOPES[name]):
         np.testing.assert_allclose(found, slope(LOGITS), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", GAN_LOSSES)
 def test_finite_far_out(name):
-    """At logits of 10,000 values are their straight lines, and gradients finite."""
-    game = GAN_LOSSES[name]
+    """At logits of 10,000 the losses are their asymptotes and gradients are finite."""
+    loss = GAN_LOSSES[name]
     far = jnp.array([-FAR, FAR])
-    slopes = jax.vmap(jax.grad(game.discriminator, (0, 1)))(far, far)
-    slopes += (jax.vmap(jax.grad(game.generator))(far),)
+    slopes = jax.vmap(jax.grad(loss.discriminator, (0, 1)))(far, far)
+    slopes += (jax.vmap(jax.grad(loss.generator))(far),)
     assert np.all(np.isfinite(slopes))
-    # Real at +, fake at -: a discriminator that is right, and the other way round.
-    right, wrong = (game.discriminator(r, f) for r, f in ((FAR, -FAR), (-FAR, FAR)))
+    # Real at +, fake at -: a discriminator that is right, and the reverse.
+    right, wrong = (loss.discriminator(r, f) for r, f in ((FAR, -FAR), (-FAR, FAR)))
     assert np.isfinite(right) and np.isfinite(wrong)
     if name in ("minimax", "non_saturating"):
         assert (right, wrong) == (0, 2 * FAR)
         sure = {"minimax": 0, "non_saturating": FAR}[name]
-        assert game.generator(-FAR) == sure
+        assert loss.generator(-FAR) == sure
 
 
 @pytest.mark.parametrize("name", ["minimax", "wasserstein"])
 def test_zero_sum(name):
-    """In these two games the generator loses what the discriminator gains."""
-    game, fake = GAN_LOSSES[name], jnp.asarray(LOGITS)
-    total = game.discriminator(jnp.zeros_like(fake), fake) + game.generator(fake)
+    """For these two, the generator loses what the discriminator gains."""
+    loss, fake = GAN_LOSSES[name], jnp.asarray(LOGITS)
+    total = loss.discriminator(jnp.zeros_like(fake), fake) + loss.generator(fake)
     np.testing.assert_allclose(total, jnp.full_like(fake, total[0]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("p, q", [(0.5, 0.5), (0.8, 0.1), (0.05, 0.6)])
 @pytest.mark.parametrize("name", ["minimax", "non_saturating", "least_squares"])
 def test_best_discriminator(name, p, q):
-    """Where data have density p and fakes q, the best logit is log(p / q), and the
-    best score of least squares p / (p + q): there the loss is flat, and undecided at
-    the middle."""
-    game = GAN_LOSSES[name]
+    """For densities p of the data and q of fakes, the optimal logit is log(p / q), and
+    the optimal least-squares score is p / (p + q): there the gradient is 0. Where p = q
+    it is the decision threshold."""
+    loss = GAN_LOSSES[name]
     best = p / (p + q) if name == "least_squares" else np.log(p / q)
-    by_real, by_fake = jax.grad(game.discriminator, (0, 1))(best, best)
+    by_real, by_fake = jax.grad(loss.discriminator, (0, 1))(best, best)
     assert p * by_real + q * by_fake == pytest.approx(0, abs=1e-6)
     if p == q:
-        assert best == game.middle
+        assert best == loss.threshold
 
 
-def test_value_of_a_blind_discriminator():
-    """Undecided it loses 2 log 2: the game's value (Goodfellow et al., theorem 1)."""
+def test_loss_of_an_uninformative_discriminator():
+    """At logits of 0 it is 2 log 2, the optimal value (Goodfellow et al., theorem 1)."""
     value = adversarial.cross_entropy(jnp.zeros(3), jnp.zeros(3))
     np.testing.assert_allclose(value, np.full(3, 2 * np.log(2)), rtol=1e-6)
 
@@ -133,7 +133,7 @@ def smooth_params():
 
 
 def slopes(critic, x, step=1e-5):
-    """|grad D(x)|^2 of each picture by central differences, [B]."""
+    """|grad D(x)|^2 of each example by central differences, [B]."""
     squared = np.zeros(len(x))
     for place in np.ndindex(x.shape[1:]):
         shift = np.zeros_like(x)
@@ -142,13 +142,13 @@ def slopes(critic, x, step=1e-5):
     return squared
 
 
-def pictures(seed):
+def images(seed):
     return draw(3, 2, 2, 1, seed=seed)
 
 
 def test_penalties_are_finite_differences(x64):
-    """Both penalties, by example, against central differences."""
-    params, real, fake = smooth_params(), pictures(3), pictures(4)
+    """Both penalties of each example agree with central differences."""
+    params, real, fake = smooth_params(), images(3), images(4)
     critic = jax.jit(lambda x: smooth(params, x))
     weight = np.array([0.0, 0.25, 1.0])
     share = weight[:, None, None, None]
@@ -161,8 +161,8 @@ def test_penalties_are_finite_differences(x64):
 
 @pytest.mark.parametrize("name", ["gradient_penalty", "r1_penalty"])
 def test_penalties_train(name, x64):
-    """The gradient of a penalty in the critic's parameters, by finite differences."""
-    real, fake, weight = pictures(3), pictures(4), np.array([0.1, 0.5, 0.8])
+    """A penalty's gradient in the critic's parameters agrees with finite differences."""
+    real, fake, weight = images(3), images(4), np.array([0.1, 0.5, 0.8])
 
     @jax.jit
     def total(params):
@@ -184,13 +184,13 @@ def test_penalties_train(name, x64):
 
 
 def test_penalties_of_a_plane():
-    """A linear critic has the slope |a| everywhere: (|a| - 1)^2 and |a|^2 / 2."""
+    """A linear critic has the gradient norm |a|: (|a| - 1)^2 and |a|^2 / 2."""
     plane = np.array([[1.0, 2.0], [0.0, -2.0]], np.float32)[..., None]  # of length 3
 
     def critic(x):
         return jnp.sum(x * plane[None], axis=(1, 2, 3)) + 5
 
-    real, fake = (jnp.asarray(pictures(seed), jnp.float32) for seed in (1, 2))
+    real, fake = (jnp.asarray(images(seed), jnp.float32) for seed in (1, 2))
     weight = jnp.array([0.0, 0.3, 1.0])
     found = adversarial.gradient_penalty(critic, real, fake, weight)
     np.testing.assert_allclose(found, [4.0] * 3, rtol=1e-5)
@@ -198,9 +198,9 @@ def test_penalties_of_a_plane():
 
 
 def test_penalties_are_each_examples_own():
-    """A picture's penalty does not move with its batch-mates."""
+    """A penalty does not depend on the other examples of the batch."""
     params = jax.tree.map(lambda x: x.astype(np.float32), smooth_params())
-    real, fake = (jnp.asarray(pictures(seed), jnp.float32) for seed in (5, 6))
+    real, fake = (jnp.asarray(images(seed), jnp.float32) for seed in (5, 6))
     weight = jnp.array([0.2, 0.4, 0.9])
 
     @jax.jit
@@ -217,7 +217,7 @@ def test_penalties_are_each_examples_own():
 
 
 def test_flat_critic_has_a_gradient():
-    """Where the critic is flat its penalty is 1, and pushes no parameter to NaN."""
+    """A constant critic has penalty 1, and its gradient is finite."""
     real, fake, weight = jnp.ones((2, 3)), jnp.zeros((2, 3)), jnp.array([0.5, 0.5])
 
     def total(scale):

@@ -1,4 +1,4 @@
-"""Laws of the pool of past images, against a loop over a Python list."""
+"""Laws of the image pool, against a loop over a Python list."""
 
 import functools
 
@@ -14,7 +14,7 @@ query = jax.jit(image_pool.query)
 
 
 def numbered(first, n):
-    """Images [n, 1, 2, 1] that show their number."""
+    """Images [n, 1, 2, 1] whose pixels are their number."""
     numbers = np.arange(first, first + n, dtype=np.float32)
     return np.tile(numbers[:, None, None, None], (1, 1, 2, 1))
 
@@ -27,91 +27,91 @@ def keys_of(seed, n):
 @jax.jit
 @functools.partial(jax.vmap, in_axes=(0, None))
 def coins_of(key, size):
-    """Whether an image swaps, and its place if it does, for a pool of that size."""
+    """Whether an image is swapped, and with which place, for a pool of that size."""
     coin_key, place_key = jax.random.split(key)
     return jax.random.bernoulli(coin_key), jax.random.randint(place_key, (), 0, size)
 
 
 def reference(pool, size, images, coins, places):
-    """A list that grows to its size; then a coin decides: the image itself, or an old
-    one whose place it takes."""
-    shown = []
+    """A list grows to its size; then a coin decides between the image and an old one,
+    which the image replaces."""
+    returned = []
     for image, swap, place in zip(images, coins, places):
         if len(pool) < size:
             pool.append(image)
-            shown.append(image)
+            returned.append(image)
         elif swap:
-            shown.append(pool[place])
+            returned.append(pool[place])
             pool[place] = image
         else:
-            shown.append(image)
-    return shown
+            returned.append(image)
+    return returned
 
 
 @hypothesis.given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 1000))
 @hypothesis.settings(max_examples=5, deadline=None)
 def test_it_is_the_published_algorithm(size, n, seed):
-    """Over several batches the pool shows and keeps what the list does, image by image,
-    with the same coins; what comes out was put in before or just now."""
+    """Over several batches the pool returns and keeps what the list does, with the same
+    coins; every returned image was put in before."""
     pool, listed, put_in = image_pool.empty(size, (1, 2, 1)), [], set()
     for batch in range(4):
         images, keys = numbered(1 + batch * n, n), keys_of(seed + batch, n)
         coins, places = coins_of(keys, size)
-        pool, shown = query(pool, images, keys)
+        pool, returned = query(pool, images, keys)
         expected = reference(listed, size, images, coins, places)
-        np.testing.assert_array_equal(shown, expected)
+        np.testing.assert_array_equal(returned, expected)
         np.testing.assert_array_equal(pool.images[: len(listed)], listed)
         assert pool.count == len(listed) == min(size, (batch + 1) * n)
         put_in |= set(np.ravel(images).tolist())
-        assert set(np.ravel(shown).tolist()) <= put_in
+        assert set(np.ravel(returned).tolist()) <= put_in
 
 
 def test_filling():
-    """While it is not full a pool gives back what enters, in order, also across the
+    """Until it is full, a pool returns the images it is given, in order, also within the
     batch that fills it."""
     pool = image_pool.empty(5, (1, 2, 1))
     for first in (1, 3):
         images = numbered(first, 2)
-        pool, shown = query(pool, images, keys_of(first, 2))
-        np.testing.assert_array_equal(shown, images)
+        pool, returned = query(pool, images, keys_of(first, 2))
+        np.testing.assert_array_equal(returned, images)
     np.testing.assert_array_equal(pool.images[:4], numbered(1, 4))
-    pool, shown = query(pool, numbered(5, 2), keys_of(9, 2))
+    pool, returned = query(pool, numbered(5, 2), keys_of(9, 2))
     assert pool.count == 5
-    np.testing.assert_array_equal(shown[0], numbered(5, 1)[0])
+    np.testing.assert_array_equal(returned[0], numbered(5, 1)[0])
 
 
 def test_no_pool():
-    """A pool of size 0 gives back what it was given and keeps nothing."""
+    """A pool of size 0 returns its input and stores nothing."""
     pool, images = image_pool.empty(0, (1, 2, 1)), numbered(1, 3)
-    after, shown = query(pool, images, keys_of(0, 3))
-    np.testing.assert_array_equal(shown, images)
+    after, returned = query(pool, images, keys_of(0, 3))
+    np.testing.assert_array_equal(returned, images)
     assert pool == after == ()  # no array of size 0, which could not be saved
 
 
 @pytest.fixture(scope="module")
 def long_run():
-    """What a pool of ten, once full, shows of 4000 images."""
+    """The age of each of 4000 images that a full pool of ten returns."""
     n, size = 4000, 10
     empty = image_pool.empty(size, (1, 2, 1))
-    _, shown = query(empty, numbered(0, size + n), keys_of(1, size + n))
-    return (np.arange(size + n) - np.asarray(shown)[:, 0, 0, 0])[size:]
+    _, returned = query(empty, numbered(0, size + n), keys_of(1, size + n))
+    return (np.arange(size + n) - np.asarray(returned)[:, 0, 0, 0])[size:]
 
 
 def test_half_are_new(long_run):
-    """A full pool shows the image itself with probability 1/2, within 5 sigma."""
+    """A full pool returns the new image with probability 1/2, within 5 sigma."""
     share = np.mean(long_run == 0)
     assert abs(share - 0.5) < 5 * 0.5 / np.sqrt(len(long_run))
 
 
 def test_old_images_are_drawn_evenly(long_run):
-    """A place is taken with probability 1/20 an image, so an old image has waited for
-    20 images in the mean, geometrically: within 5 sigma."""
+    """A place is replaced with probability 1/20 per image, so the age of old images is
+    geometric with mean 20: within 5 sigma."""
     waited = long_run[200:][long_run[200:] > 0]
     assert abs(np.mean(waited) - 20) < 5 * 20 / np.sqrt(len(waited))
 
 
 def test_nothing_comes_out_twice(long_run):
-    """An image that was swapped out is gone."""
+    """An image that was swapped out does not return."""
     born = np.arange(len(long_run)) - long_run  # in the order of entering
     old = born[long_run > 0]
     assert len(np.unique(old)) == len(old)

@@ -1,4 +1,4 @@
-"""The variational bound against integrals, and a model whose likelihood is known."""
+"""The ELBO against integrals, and for a model whose likelihood is known."""
 
 import itertools
 import math
@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.objectives import variational as bound
+from diffusion_jax.objectives import variational
 
-FAR = 1e4  # a logit beyond which nothing is left to learn
-importance_bound = jax.jit(bound.importance_bound)
-log_importance_weight = jax.jit(bound.log_importance_weight)
+FAR = 1e4  # a logit where sigmoid is saturated
+importance_bound = jax.jit(variational.importance_bound)
+log_importance_weight = jax.jit(variational.log_importance_weight)
 
 
 def draw(*shape, seed=0):
@@ -22,20 +22,20 @@ def draw(*shape, seed=0):
 
 
 def test_bernoulli_by_hand():
-    """x log p + (1 - x) log(1 - p), summed over pixels, for coins and their shares."""
+    """x log p + (1 - x) log(1 - p), summed over pixels, also for x between 0 and 1."""
     p, x = np.array([[0.5, 0.9, 0.2]] * 3), np.array([[1, 0, 1], [0, 1, 0], [0.3] * 3])
     expected = np.sum(x * np.log(p) + (1 - x) * np.log1p(-p), axis=1)
-    found = bound.bernoulli_log_likelihood(x, np.log(p / (1 - p)))
+    found = variational.bernoulli_log_likelihood(x, np.log(p / (1 - p)))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_bernoulli_is_a_distribution():
-    """The probabilities of all pictures of 2x2 coins sum to 1."""
-    pictures = np.array(list(itertools.product([0.0, 1.0], repeat=4)))
-    logits = np.broadcast_to([-3.0, 0.1, 2.0, 8.0], pictures.shape)
+    """The probabilities of all binary 2x2 images sum to 1."""
+    images = np.array(list(itertools.product([0.0, 1.0], repeat=4)))
+    logits = np.broadcast_to([-3.0, 0.1, 2.0, 8.0], images.shape)
     shape = (-1, 2, 2, 1)
-    nats = bound.bernoulli_log_likelihood(
-        pictures.reshape(shape), logits.reshape(shape)
+    nats = variational.bernoulli_log_likelihood(
+        images.reshape(shape), logits.reshape(shape)
     )
     assert np.exp(nats).sum() == pytest.approx(1, abs=1e-5)
 
@@ -44,38 +44,42 @@ def test_bernoulli_far_out():
     """At logits of 10,000 it is x l - max(l, 0), and its gradient x - sigmoid(l)."""
     x = jnp.array([[1.0], [0.0], [1.0], [0.0], [0.25], [0.25]])
     logits = jnp.array([[FAR], [FAR], [-FAR], [-FAR], [FAR], [-FAR]])
-    nats = bound.bernoulli_log_likelihood(x, logits)
+    nats = variational.bernoulli_log_likelihood(x, logits)
     np.testing.assert_array_equal(nats, [0, -FAR, -FAR, 0, -0.75 * FAR, -0.25 * FAR])
-    slope = jax.grad(lambda o: jnp.sum(bound.bernoulli_log_likelihood(x, o)))(logits)
+    slope = jax.grad(lambda o: jnp.sum(variational.bernoulli_log_likelihood(x, o)))(
+        logits
+    )
     np.testing.assert_array_equal(slope[:, 0], [0, -1, 1, 0, -0.75, 0.25])
 
 
 def test_bernoulli_soft_target():
-    """A target between 0 and 1 is best met by the logit whose sigmoid it is."""
+    """The likelihood of x between 0 and 1 is highest at the logit with sigmoid x."""
     x = jnp.array([[0.01], [0.3], [0.5], [0.99]])
     best = jnp.log(x / (1 - x))
-    slope = jax.grad(lambda o: jnp.sum(bound.bernoulli_log_likelihood(x, o)))(best)
+    slope = jax.grad(lambda o: jnp.sum(variational.bernoulli_log_likelihood(x, o)))(
+        best
+    )
     np.testing.assert_allclose(slope, jnp.zeros_like(x), atol=1e-6)
-    at_best = bound.bernoulli_log_likelihood(x, best)
+    at_best = variational.bernoulli_log_likelihood(x, best)
     for shift in (-0.5, 0.5):
-        assert np.all(bound.bernoulli_log_likelihood(x, best + shift) < at_best)
+        assert np.all(variational.bernoulli_log_likelihood(x, best + shift) < at_best)
 
 
 @pytest.mark.parametrize("mean, scale", [(0.0, 1.0), (-0.7, 0.05), (2.0, 3.0)])
 def test_normal_is_a_density(mean, scale):
-    """Its integral is 1 and its moments are its own, by the trapezoid rule."""
+    """It has integral 1 and the right mean and variance, by the trapezoid rule."""
     x = mean + scale * np.linspace(-10, 10, 2001)
     centre = np.full((len(x), 1), mean)
-    density = np.exp(bound.normal_log_likelihood(x[:, None], centre, scale))
+    density = np.exp(variational.normal_log_likelihood(x[:, None], centre, scale))
     moments = [np.trapezoid(density * (x - mean) ** n, x) for n in range(3)]
     np.testing.assert_allclose(moments, [1, 0, scale**2], rtol=1e-4, atol=1e-5)
 
 
 def test_normal_sums_over_pixels():
-    """The density of a picture is the product over its pixels."""
+    """The density of an image is the product over its pixels."""
     x, mean = draw(3, 2, 2, 1), draw(3, 2, 2, 1, seed=1)
     terms = -((x - mean) ** 2) / (2 * 0.3**2) - np.log(0.3 * np.sqrt(2 * np.pi))
-    found = bound.normal_log_likelihood(x, mean, 0.3)
+    found = variational.normal_log_likelihood(x, mean, 0.3)
     np.testing.assert_allclose(found, terms.sum((1, 2, 3)), rtol=1e-5)
 
 
@@ -87,24 +91,28 @@ def test_kl_is_its_integral(mean, logvar):
     log_q = -0.5 * ((x - mean) ** 2 * math.exp(-logvar) + logvar)
     density = np.exp(log_q) / math.sqrt(2 * math.pi)
     expected = np.trapezoid(density * (log_q + 0.5 * x**2), x)
-    found = bound.kl_to_standard_normal(jnp.float32(mean), jnp.float32(logvar))
+    found = variational.kl_to_standard_normal(jnp.float32(mean), jnp.float32(logvar))
     assert found == pytest.approx(expected, rel=2e-5, abs=2e-6)
     assert found >= -1e-7
 
 
 def test_kl_near_the_prior():
-    """Where q is p it is 0, and near it m^2 / 2 + v^2 / 4, also in float32."""
+    """At q = p it is 0, and nearby it is m^2 / 2 + v^2 / 4, also in float32."""
     v = np.array([1e-3, -1e-3, 3e-3], np.float32)
-    found = bound.kl_to_standard_normal(np.zeros_like(v), v)
+    found = variational.kl_to_standard_normal(np.zeros_like(v), v)
     np.testing.assert_allclose(found, v**2 / 4, rtol=2e-3)
-    assert bound.kl_to_standard_normal(jnp.zeros(1), jnp.zeros(1)) == 0
+    assert variational.kl_to_standard_normal(jnp.zeros(1), jnp.zeros(1)) == 0
 
 
 def test_reparameterize():
-    """z has the mean and the standard deviation asked for; gradients reach both."""
+    """z is mean + standard deviation eps; gradients reach both."""
     mean, logvar, eps = jnp.array([2.0]), jnp.array([math.log(9.0)]), jnp.array([-1.5])
-    assert bound.reparameterize(mean, logvar, eps)[0] == pytest.approx(2 - 3 * 1.5)
-    slopes = jax.grad(lambda *a: bound.reparameterize(*a)[0], (0, 1))(mean, logvar, eps)
+    assert variational.reparameterize(mean, logvar, eps)[0] == pytest.approx(
+        2 - 3 * 1.5
+    )
+    slopes = jax.grad(lambda *a: variational.reparameterize(*a)[0], (0, 1))(
+        mean, logvar, eps
+    )
     np.testing.assert_allclose(np.stack(slopes)[:, 0], [1, -1.5 * 3 / 2], rtol=1e-6)
 
 
@@ -132,25 +140,28 @@ class LinearGaussian:
     def log_weights(self, z, mean, logvar):
         """log p(x|z) + log p(z) - log q(z|x) for z [n, 2]: [n]."""
         x = np.broadcast_to(self.x, (len(z), 3))
-        nats = bound.normal_log_likelihood(x, z @ self.W.T + self.b, self.s)
+        nats = variational.normal_log_likelihood(x, z @ self.W.T + self.b, self.s)
         mean, logvar = (np.broadcast_to(v, z.shape) for v in (mean, logvar))
         return log_importance_weight(nats, z, mean, logvar)
 
 
 MODEL = LinearGaussian()
-WRONG = (np.array([0.2, -0.3]), np.array([-0.4, 0.1]))  # a posterior that is not it
+WRONG = (
+    np.array([0.2, -0.3]),
+    np.array([-0.4, 0.1]),
+)  # a posterior that is not the true one
 
 
 def quadrature(mean, logvar):
-    """Nodes z [n, 2] and weights [n] of Gauss and Hermite for q."""
+    """Gauss-Hermite nodes z [n, 2] and weights [n] for q."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     eps = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2)
     both = np.outer(weights, weights).reshape(-1) / (2 * np.pi)
     return mean + np.exp(0.5 * logvar) * eps, both
 
 
-def test_exact_posterior_weighs_all_alike(x64):
-    """Under the true posterior every z has the weight log p(x), so the bound is it."""
+def test_exact_posterior_has_constant_weights(x64):
+    """Under the true posterior every weight is log p(x), and so is the bound."""
     mean, logvar = MODEL.posterior()
     found = MODEL.log_weights(draw(50, 2), mean, logvar)
     np.testing.assert_allclose(found, MODEL.log_evidence(), rtol=1e-10)
@@ -165,15 +176,15 @@ def test_weights_average_to_the_evidence(x64):
     assert np.sum(share * weights) == pytest.approx(np.exp(MODEL.log_evidence()))
 
 
-def test_mean_weight_is_the_bound(x64):
-    """The mean of w is that of log p(x|z) less the divergence, below log p(x) by the
-    divergence of q from the posterior."""
+def test_mean_weight_is_the_elbo(x64):
+    """The mean of w is that of log p(x|z) minus KL(q || prior), and log p(x) minus
+    KL(q || posterior)."""
     mean, logvar = WRONG
     z, share = quadrature(mean, logvar)
-    nats = bound.normal_log_likelihood(
+    nats = variational.normal_log_likelihood(
         np.broadcast_to(MODEL.x, (len(z), 3)), z @ MODEL.W.T + MODEL.b, MODEL.s
     )
-    kl = float(np.sum(bound.kl_to_standard_normal(mean, logvar)))
+    kl = float(np.sum(variational.kl_to_standard_normal(mean, logvar)))
     elbo = float(np.sum(share * MODEL.log_weights(z, mean, logvar)))
     assert elbo == pytest.approx(float(np.sum(share * nats)) - kl, rel=1e-8)
     true_mean, true_logvar = MODEL.posterior()
@@ -184,7 +195,7 @@ def test_mean_weight_is_the_bound(x64):
 
 
 def test_bound_rises_to_the_evidence(x64):
-    """More draws bring the mean of the bound nearer to log p(x), and never above."""
+    """With more samples the mean of the bound approaches log p(x) from below."""
     mean, logvar = WRONG
     z = mean + np.exp(0.5 * logvar) * draw(256 * 400, 2, seed=3)
     weights = np.asarray(MODEL.log_weights(z, mean, logvar))
@@ -194,9 +205,9 @@ def test_bound_rises_to_the_evidence(x64):
     assert abs(gaps[-1]) < 0.02 < gaps[0]
 
 
-def test_bound_grows_with_every_draw():
-    """Burda et al. 2016, theorem 1: the mean over all subsets of k of the same draws
-    grows with k."""
+def test_bound_grows_with_every_sample():
+    """Burda et al. 2016, theorem 1: the mean over all subsets of k samples grows with
+    k."""
     weights = 3 * draw(6, 4, seed=1)
     means = []
     for k in range(1, 7):
@@ -206,7 +217,7 @@ def test_bound_grows_with_every_draw():
 
 
 def test_importance_bound_by_hand():
-    """log of the mean of e^w, by example; one draw is itself; far from 0 too."""
+    """log of the mean of e^w; of one sample it is w; no overflow far from 0."""
     weights = np.log([[1.0, 6.0], [3.0, 2.0]])
     np.testing.assert_allclose(importance_bound(weights), np.log([2, 4]), rtol=1e-6)
     np.testing.assert_allclose(importance_bound(weights[:1]), weights[0], rtol=1e-6)
@@ -214,21 +225,21 @@ def test_importance_bound_by_hand():
     np.testing.assert_array_equal(far, [-FAR])
 
 
-@pytest.mark.parametrize("name", bound.LIKELIHOODS)
-def test_likelihoods_best_output(name):
-    """The output that a picture is likeliest under shows this very picture."""
-    likelihood = bound.LIKELIHOODS[name]
-    picture = jnp.array([[-0.9], [-0.1], [0.0], [0.8]])
-    target = likelihood.target(picture)
+@pytest.mark.parametrize("name", variational.LIKELIHOODS)
+def test_mean_of_the_most_likely_output(name):
+    """The output that maximizes the likelihood of x has the mean x."""
+    likelihood = variational.LIKELIHOODS[name]
+    x = jnp.array([[-0.9], [-0.1], [0.0], [0.8]])
+    target = likelihood.target(x)
     best = jnp.log(target / (1 - target)) if name == "bernoulli" else target
     slope = jax.grad(lambda o: jnp.sum(likelihood.log_likelihood(target, o, 0.5)))(best)
-    np.testing.assert_allclose(slope, jnp.zeros_like(picture), atol=1e-6)
-    np.testing.assert_allclose(likelihood.picture(best), picture, atol=1e-6)
+    np.testing.assert_allclose(slope, jnp.zeros_like(x), atol=1e-6)
+    np.testing.assert_allclose(likelihood.mean(best), x, atol=1e-6)
 
 
-def test_likelihoods_of_coins_stay_in_range():
-    """Pictures in [-1, 1] are coins in [0, 1]; any logit is a picture in [-1, 1]."""
-    coins = bound.LIKELIHOODS["bernoulli"]
-    np.testing.assert_array_equal(coins.target(np.array([-1.0, 0, 1])), [0, 0.5, 1])
-    found = coins.picture(jnp.array([-FAR, 0.0, FAR]))
+def test_bernoulli_ranges():
+    """Data in [-1, 1] map to targets in [0, 1], and any logit to a mean in [-1, 1]."""
+    bernoulli = variational.LIKELIHOODS["bernoulli"]
+    np.testing.assert_array_equal(bernoulli.target(np.array([-1.0, 0, 1])), [0, 0.5, 1])
+    found = bernoulli.mean(jnp.array([-FAR, 0.0, FAR]))
     np.testing.assert_array_equal(found, [-1, 0, 1])

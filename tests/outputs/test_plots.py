@@ -1,9 +1,10 @@
-"""Plots: they are written, or it is said what is missing."""
+"""Laws of plots: points are where they belong, and curves are drawn."""
 
 import logging
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from diffusion_jax.outputs import plots
@@ -17,17 +18,61 @@ COLUMNS = {
 
 
 def test_three_panels(tmp_path):
-    """Figure 5's three panels side by side, each with something drawn in it."""
-    path = tmp_path / "plot.png"
-    assert plots.save_rate_distortion(path, COLUMNS)
-    picture = np.asarray(Image.open(path).convert("L"))
-    assert picture.shape[1] > 2.5 * picture.shape[0]
-    assert all(panel.min() < 50 for panel in np.array_split(picture, 3, axis=1))
+    """The three panels of figure 5 are side by side, each with something drawn."""
+    plots.save_rate_distortion(tmp_path / "plot.png", COLUMNS)
+    pixels = np.asarray(Image.open(tmp_path / "plot.png").convert("L"))
+    assert pixels.shape[1] > 2.5 * pixels.shape[0]
+    assert all(panel.min() < 50 for panel in np.array_split(pixels, 3, axis=1))
 
 
 def test_without_matplotlib(tmp_path, monkeypatch, caplog):
-    """Without matplotlib there is no plot, one sentence, and no error."""
+    """Without matplotlib there is a warning, no plot and no error."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with caplog.at_level(logging.WARNING):
-        assert not plots.save_rate_distortion(tmp_path / "plot.png", COLUMNS)
+        plots.save_rate_distortion(tmp_path / "plot.png", COLUMNS)
     assert "matplotlib" in caplog.text and not (tmp_path / "plot.png").exists()
+
+
+# Points of the plane.
+
+
+def plotted(tmp_path, points, **options):
+    """The pixels of the plot, u8[side, side]."""
+    path = tmp_path / "points.png"
+    plots.save_points(path, np.asarray(points, np.float64), **options)
+    with Image.open(path) as image:
+        assert image.mode == "L"
+        return np.asarray(image)
+
+
+def test_points_by_hand(tmp_path):
+    """x increases to the right and y upwards; the fullest pixel is black, an empty one
+    white, the others grey by the logarithm of their count; points outside are ignored.
+    """
+    points = [[0.5, 0.5]] * 7 + [[3.5, 0.5]] + [[0.5, 2.5]] * 3 + [[9, 9], [-1, 2]]
+    expected = np.full((4, 4), 255)
+    expected[3, 0] = 0  # 7 points: log 8 = 3 log 2
+    expected[3, 3] = 170  # 1 point: log 2
+    expected[1, 0] = 85  # 3 points: 2 log 2
+    pixels = plotted(tmp_path, points, side=4, limits=(0, 4))
+    np.testing.assert_array_equal(pixels, expected)
+
+
+def test_points_have_equal_axes(tmp_path):
+    """Without limits all points are inside, and both axes have the same scale: the
+    shorter one is padded with white on both sides."""
+    pixels = plotted(tmp_path, [[0, 0], [8, 1], [8, -1]], side=8)
+    dark = np.argwhere(pixels < 255).tolist()  # x in 0..8, and y in 4..-4 downwards
+    assert dark == [[2, 7], [3, 0], [4, 7]]
+
+
+@pytest.mark.parametrize("points", [[[2.0, -3.0]], [[2.0, -3.0]] * 5])
+def test_coinciding_points(tmp_path, points):
+    """Points that coincide are one dot in the centre."""
+    pixels = plotted(tmp_path, points, side=5)
+    assert pixels[2, 2] == 0 and np.sum(pixels < 255) == 1
+
+
+def test_no_points_inside(tmp_path):
+    """If all points are outside the limits the plot is white."""
+    assert np.all(plotted(tmp_path, [[5, 5]], side=6, limits=(0, 1)) == 255)

@@ -1,5 +1,6 @@
-"""Laws of checkpoints: what was saved comes back, or is named as damaged."""
+"""Laws of checkpoints: what was saved is restored, or is reported as damaged."""
 
+import json
 import logging
 import shutil
 
@@ -7,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
+from diffusion_jax.training import parallel
 from diffusion_jax.training.checkpoints import Checkpoints, MismatchError
-from diffusion_jax.training.state import TrainState
+from diffusion_jax.training.state import TrainState, Variables
 
 
 def make_state(step, width=64):
@@ -23,17 +26,22 @@ def make_state(step, width=64):
         model_state={"net": {"mean": jnp.full((2,), step / 3)}},
         opt_state={"net": ({"count": jnp.int32(step)}, (), {"mu": -weights})},
         ema={"net": {"kernel": weights / 3, "half": weights[1].astype(jnp.bfloat16)}},
-        extra={"pool": jnp.arange(step, step + 6, dtype=jnp.uint8).reshape(2, 3)},
+        aux={"pool": jnp.arange(step, step + 6, dtype=jnp.uint8).reshape(2, 3)},
     )
 
 
 TEMPLATE = jax.eval_shape(lambda: make_state(1))
+VARIABLES = TEMPLATE.variables
 
 
 def leaves(state):
     """Bytes of every leaf, by name, with its shape and dtype."""
-    state = state.replace(key=jax.random.key_data(state.key))
-    flat = jax.tree_util.tree_flatten_with_path(jax.device_get(state))[0]
+    return tree_bytes(state.replace(key=jax.random.key_data(state.key)))
+
+
+def tree_bytes(tree):
+    """As `leaves`, without keys."""
+    flat = jax.tree_util.tree_flatten_with_path(jax.device_get(tree))[0]
     return {
         jax.tree_util.keystr(path): (np.asarray(x).tobytes(), x.shape, x.dtype)
         for path, x in flat
@@ -41,7 +49,7 @@ def leaves(state):
 
 
 def save(directory, *steps, keep=3, scores=()):
-    """Saves states of those steps and returns the (closed) checkpoints' steps."""
+    """Saves states of these steps and returns the steps that are kept."""
     checkpoints = Checkpoints(directory, keep)
     for step in steps:
         checkpoints.save(make_state(step), dict(scores).get(step))
@@ -72,13 +80,125 @@ def test_round_trip(saved):
     assert leaves(Checkpoints(saved).restore(TEMPLATE, 1)) == leaves(make_state(1))
 
 
+def test_restore_variables(saved):
+    """The averaged parameters and the statistics come back bit for bit, of all groups
+    or of some, and the step with them."""
+    checkpoints, expected = Checkpoints(saved, read_only=True), make_state(2)
+    step, variables = checkpoints.restore_variables(VARIABLES, "last")
+    assert step == 2
+    assert tree_bytes(variables) == tree_bytes(expected.averaged)
+    assert jax.tree.structure(variables) == jax.tree.structure(expected.averaged)
+    some = Variables({"net": VARIABLES.params["net"]}, {"net": VARIABLES.state["net"]})
+    _, variables = checkpoints.restore_variables(some, "last")
+    assert tree_bytes(variables.params) == tree_bytes({"net": expected.ema["net"]})
+
+
+def set_checksum(directory, name):
+    """Writes a wrong checksum of one array of checkpoint 2."""
+    path = directory / "2" / "checksums" / "metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: 1}))
+
+
+@pytest.mark.parametrize(
+    "name", ["opt_state.net.0.count", "params.net.kernel", "aux.pool"]
+)
+def test_restore_variables_reads_nothing_else(copied, name):
+    """Neither the optimiser nor the trained parameters are read: a checkpoint in which
+    they do not match their checksum has intact variables, but is no intact state."""
+    set_checksum(copied, name)
+    checkpoints = Checkpoints(copied, read_only=True)
+    assert checkpoints.restore_variables(VARIABLES, "last")[0] == 2
+    with pytest.raises(OSError, match=f"the checksum of {name} is wrong"):
+        checkpoints.restore(TEMPLATE, 2)
+
+
+@pytest.mark.parametrize("name", ["ema.net.half", "model_state.net.mean"])
+def test_restore_variables_verifies_what_it_reads(copied, caplog, name):
+    """Damaged variables are reported, and the checkpoint before is used; it changes
+    nothing on disk, since a run may be training there."""
+    set_checksum(copied, name)
+    checkpoints = Checkpoints(copied, read_only=True)
+    assert checkpoints.restore_variables(VARIABLES, "last")[0] == 1
+    assert f"the checksum of {name} is wrong" in caplog.text
+    assert sorted(p.name for p in copied.iterdir()) == ["1", "2"]
+
+
+def test_variables_of_another_model_are_refused(saved):
+    """Variables of another shape or of a group that is missing are refused."""
+    for change in (make_state(1, width=65), make_state(1).replace(model_state={})):
+        with pytest.raises(MismatchError, match="does not match the config"):
+            template = jax.eval_shape(lambda change=change: change).variables
+            Checkpoints(saved, read_only=True).restore_variables(template, "last")
+
+
+def test_sharded_arrays(tmp_path):
+    """An array that is spread over the devices is saved and restored, to the sharding
+    of the template or to one whole array, bit for bit, with the same checksum."""
+    expected = make_state(3)
+    mesh = jax.sharding.Mesh(jax.devices(), "x")
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    state = parallel.replicate(expected)
+    spread = jax.device_put(expected.params["net"]["kernel"], rows)
+    net = state.params["net"] | {"kernel": spread}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state.replace(params={"net": net}))
+    checkpoints.wait()
+    found = checkpoints.restore(TEMPLATE, 3)
+    assert leaves(found) == leaves(expected)
+    assert isinstance(found.params["net"]["kernel"], np.ndarray)
+    shape = jax.ShapeDtypeStruct((64, 3), jnp.float32, sharding=rows)
+    template = TEMPLATE.replace(
+        params={"net": TEMPLATE.params["net"] | {"kernel": shape}}
+    )
+    found = checkpoints.restore(template, 3)
+    assert leaves(found) == leaves(expected)
+    assert found.params["net"]["kernel"].sharding == rows
+
+
+@struct.dataclass
+class OldState:
+    """The state of a version that called `aux` "extra"."""
+
+    step: jax.Array
+    key: jax.Array
+    params: dict
+    opt_state: dict
+    extra: dict
+
+
+def test_names_of_earlier_versions(tmp_path):
+    """Arrays that were renamed are found under their old names: aux, and the state of
+    Adam and of the schedule, with clipping before them or without."""
+    moments, one, two = {"mu": {"w": jnp.ones(3)}}, jnp.int32(1), jnp.int32(2)
+    old_adam = ({"count": one, **moments}, {"count": two})
+    new_adam = {"adam": old_adam[0], "learning_rate": old_adam[1]}
+    part = {"step": jnp.int32(1), "key": jax.random.key(0), "params": {"w": one}}
+    old = OldState(
+        **part,
+        opt_state={"net": ((), old_adam), "disc": old_adam, "gen": old_adam[:1]},
+        extra={"a": {"pool": two}},
+    )
+    expected = TrainState(
+        **part,
+        model_state={},
+        opt_state={"net": new_adam, "disc": new_adam, "gen": {"adam": old_adam[0]}},
+        ema={},
+        aux={"a": {"pool": two}},
+    )
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(old)
+    checkpoints.wait()
+    found = checkpoints.restore(jax.eval_shape(lambda: expected), 1)
+    assert leaves(found) == leaves(expected)
+
+
 def test_nothing_saved(tmp_path):
-    """Without a checkpoint a run starts anew, and sampling is refused."""
+    """Without a checkpoint a run starts from the beginning, and sampling is refused."""
     checkpoints = Checkpoints(tmp_path / "none")
     assert checkpoints.restore_latest(TEMPLATE) is None
     assert checkpoints.best_step() is None
     with pytest.raises(FileNotFoundError, match="no last checkpoint.*train first"):
-        checkpoints.restore_trained(TEMPLATE, "last")
+        checkpoints.restore_variables(VARIABLES, "last")
 
 
 def test_keeps_the_last_and_the_best(tmp_path):
@@ -90,28 +210,28 @@ def test_keeps_the_last_and_the_best(tmp_path):
     assert save(tmp_path, 7, keep=2, scores={7: 0.5}) == [6, 7]
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.best_step() == 7
-    assert checkpoints.restore_trained(TEMPLATE, "best").step == 7
+    assert checkpoints.restore_variables(VARIABLES, "best")[0] == 7
 
 
 def test_without_scores_none_is_the_best(tmp_path):
-    """Where nothing was measured the last k are kept and "best" is refused."""
+    """If nothing was evaluated, the last k are kept and "best" is refused."""
     assert save(tmp_path, 1, 2, 3, keep=1) == [3]
     assert Checkpoints(tmp_path).best_step() is None
     with pytest.raises(FileNotFoundError, match="train.evaluate_every"):
-        Checkpoints(tmp_path).restore_trained(TEMPLATE, "best")
+        Checkpoints(tmp_path).restore_variables(VARIABLES, "best")
 
 
 def test_last_and_best_are_what_they_say(saved):
-    """ "last" is the highest step, "best" the lowest score, all else is refused."""
+    """ "last" is the highest step, "best" the lowest score; other names are refused."""
     checkpoints = Checkpoints(saved)
-    assert checkpoints.restore_trained(TEMPLATE, "last").step == 2
-    assert checkpoints.restore_trained(TEMPLATE, "best").step == 1
+    assert checkpoints.restore_variables(VARIABLES, "last")[0] == 2
+    assert checkpoints.restore_variables(VARIABLES, "best")[0] == 1
     with pytest.raises(ValueError, match="'first'.*last, best"):
-        checkpoints.restore_trained(TEMPLATE, "first")
+        checkpoints.restore_variables(VARIABLES, "first")
 
 
 def test_saving_a_step_twice_does_nothing(copied):
-    """What is on disk under a step stays."""
+    """A step that is on disk is never overwritten."""
     checkpoints = Checkpoints(copied)
     checkpoints.save(make_state(5).replace(step=jnp.int32(2)))
     checkpoints.save(make_state(3))
@@ -124,22 +244,26 @@ def test_saving_a_step_twice_does_nothing(copied):
         assert leaves(state) == leaves(make_state(step))
 
 
-@pytest.mark.parametrize("part", ["params", "ema", "opt_state"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_state_that_is_not_finite_is_not_saved(copied, part, value):
-    """The last good checkpoint stays the last."""
+def test_a_state_that_is_not_finite_is_not_saved(copied):
+    """A state with a NaN or an infinity is refused, wherever it is: the last good
+    checkpoint stays the last."""
     state = make_state(3)
-    poisoned = jax.tree.map(lambda x: (x * value).astype(x.dtype), getattr(state, part))
     checkpoints = Checkpoints(copied)
-    with pytest.raises(FloatingPointError, match=f"{part}.* not finite after step 3"):
-        checkpoints.save(state.replace(**{part: poisoned}))
+    for part in ("params", "ema", "opt_state"):
+        for value in (np.nan, np.inf):
+            spoilt = jax.tree.map(
+                lambda x, value=value: (x * value).astype(x.dtype), getattr(state, part)
+            )
+            message = f"{part}.* not finite after step 3"
+            with pytest.raises(FloatingPointError, match=message):
+                checkpoints.save(state.replace(**{part: spoilt}))
     checkpoints.close()
     assert Checkpoints(copied).steps() == [1, 2]
 
 
 def test_a_donated_state_is_saved_as_it_was(tmp_path):
-    """Saving is asynchronous: a state whose buffers are given away and overwritten
-    right after is saved as it was."""
+    """Saving is asynchronous: a state that is donated and overwritten right after the
+    call is saved as it was, on one device and replicated."""
     spoil = jax.jit(
         lambda state: jax.tree.map(
             lambda x: x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x * 0 + 9,
@@ -147,15 +271,18 @@ def test_a_donated_state_is_saved_as_it_was(tmp_path):
         ),
         donate_argnums=0,
     )
-    state = jax.tree.map(jnp.copy, make_state(4, width=100_000))
-    jax.block_until_ready(state)
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state)
-    jax.block_until_ready(spoil(state))
-    checkpoints.close()
-    template = jax.eval_shape(lambda: make_state(4, width=100_000))
-    found = Checkpoints(tmp_path).restore_latest(template)
-    assert leaves(found) == leaves(make_state(4, width=100_000))
+    expected = make_state(4, width=100_000)
+    template = jax.eval_shape(lambda: expected)
+    copies = {"one": jax.tree.map(jnp.copy, expected)}
+    copies["replicated"] = parallel.replicate(expected)
+    for name, state in copies.items():
+        jax.block_until_ready(state)
+        checkpoints = Checkpoints(tmp_path / name)
+        checkpoints.save(state)
+        jax.block_until_ready(spoil(state))
+        checkpoints.close()
+        found = Checkpoints(tmp_path / name).restore_latest(template)
+        assert leaves(found) == leaves(expected), name
 
 
 def delete(path):
@@ -175,13 +302,13 @@ def flip(path):
     path.write_bytes(data)
 
 
-# orbax goes on reading in the background when it has already given up.
+# Orbax keeps reading in the background after it has raised.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", [delete, truncate, flip])
 def test_any_damaged_file(saved, tmp_path, caplog, damage):
-    """Whichever file of a checkpoint is damaged: either the state is intact all the
-    same, or the checkpoint is named, set aside, and the one before is used; what
-    comes back is always a state that was saved, and the run can save again."""
+    """Whichever file of a checkpoint is damaged: either the state is still intact, or
+    the checkpoint is reported and renamed and the one before is used. What is restored
+    is always a state that was saved, and the run can save again."""
     files = [p.relative_to(saved) for p in sorted((saved / "2").rglob("*"))]
     files = [p for p in files if (saved / p).is_file() and (saved / p).stat().st_size]
     set_aside = 0
@@ -206,7 +333,7 @@ def test_any_damaged_file(saved, tmp_path, caplog, damage):
 
 
 def test_a_damaged_score_is_only_a_score(copied, caplog):
-    """Half a score is named and left out; the checkpoint itself is used."""
+    """A truncated score is reported and ignored; the checkpoint itself is used."""
     (path,) = copied.glob("1/metrics/metrics")
     truncate(path)
     checkpoints = Checkpoints(copied)
@@ -216,7 +343,7 @@ def test_a_damaged_score_is_only_a_score(copied, caplog):
 
 
 def test_damaged_twice(copied):
-    """A second damaged checkpoint of the same step does not meet the first one."""
+    """A second damaged checkpoint of the same step does not replace the first one."""
     for number in (1, 2):
         shutil.rmtree(copied / "2" / "state")
         checkpoints = Checkpoints(copied)
@@ -228,8 +355,8 @@ def test_damaged_twice(copied):
 
 
 def test_all_damaged(copied):
-    """A run whose checkpoints are all damaged stops, every time it is started: it does
-    not start anew over them."""
+    """A run whose checkpoints are all damaged stops, every time it is started, and does
+    not start from the beginning."""
     for step in ("1", "2"):
         shutil.rmtree(copied / step / "state")
     for _ in range(2):
@@ -238,7 +365,7 @@ def test_all_damaged(copied):
 
 
 def test_half_written_is_named_and_not_used(copied, caplog):
-    """A folder that a kill left under its temporary name is named and not used."""
+    """A folder that a kill left under its temporary name is reported and not used."""
     half = copied / "3.orbax-checkpoint-tmp-0"
     shutil.copytree(copied / "2", half)
     checkpoints = Checkpoints(copied)
@@ -252,13 +379,13 @@ def test_half_written_is_named_and_not_used(copied, caplog):
     [
         lambda: make_state(1, width=65),
         lambda: make_state(1).replace(params={"other": make_state(1).params["net"]}),
-        lambda: make_state(1).replace(extra=()),
+        lambda: make_state(1).replace(aux=()),
         lambda: make_state(1).replace(step=jnp.float32(1)),
     ],
     ids=["shape", "name", "missing", "dtype"],
 )
 def test_another_model_is_refused(copied, change, caplog):
-    """Another shape, name or dtype is refused in words, and nothing is set aside."""
+    """Another shape, name or dtype is refused, and nothing is renamed."""
     template = jax.eval_shape(change)
     with pytest.raises(MismatchError, match="does not match the config.*--workdir"):
         Checkpoints(copied).restore_latest(template)

@@ -1,13 +1,15 @@
-"""Laws of the logs: one line a step, across restarts; numbers come a step late."""
+"""Laws of the logs: one line per step, across restarts; read one step late."""
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
+from tensorboardX import crc32c
 from tensorboardX.proto import event_pb2
 
-from diffusion_jax.training import logs
+from diffusion_jax.training import logs, tensorboard
 
 
 def lines_of(workdir):
@@ -15,8 +17,8 @@ def lines_of(workdir):
     return [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def events_of(workdir):
-    """(step, name, value) of all scalars in TensorBoard's files, by step.
+def events_in(workdir):
+    """All events in TensorBoard's files, parsed by tensorboardX.
 
     A record is: length u64, its checksum u32, the bytes, their checksum u32.
     """
@@ -25,15 +27,33 @@ def events_of(workdir):
         data = path.read_bytes()
         while data:
             size = int.from_bytes(data[:8], "little")
-            record, data = data[12 : 12 + size], data[16 + size :]
-            event = event_pb2.Event.FromString(record)
-            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
-    return sorted(found)
+            for content, at in ((data[:8], 8), (data[12 : 12 + size], 12 + size)):
+                checksum = int.from_bytes(data[at : at + 4], "little")
+                assert checksum == masked(crc32c.crc32c(content))
+            found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+            data = data[16 + size :]
+    return found
 
 
-def watch_of(workdir, start=0, num_steps=10, log_every=1, primary=True):
-    """A watch of batches of 4."""
-    return logs.MetricLogger(workdir, start, num_steps, log_every, 4, primary)
+def masked(crc):
+    """TensorFlow's masked checksum: rotated right by 15 bits plus a constant."""
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
+
+
+def scalars_in(workdir):
+    """(step, name, value) of all scalars, by step."""
+    return sorted(
+        (event.step, value.tag, value.simple_value)
+        for event in events_in(workdir)
+        for value in event.summary.value
+    )
+
+
+def logger_of(workdir, start=0, num_steps=10, log_every=1, primary=True, **options):
+    """A logger of a run with batches of 4."""
+    options = {"losses": {"loss": "loss"}, **options}
+    rest = num_steps, log_every, 4, primary
+    return logs.MetricLogger(workdir, start, *rest, **options)
 
 
 def metrics_of(step, stop=0.0):
@@ -42,11 +62,11 @@ def metrics_of(step, stop=0.0):
 
 
 def test_lines_and_events_are_the_same(tmp_path):
-    """Every logged step is one JSON line and one TensorBoard event a metric."""
-    watch = watch_of(tmp_path, num_steps=7, log_every=3)
+    """Every logged step is one JSON line and one TensorBoard scalar per metric."""
+    logger = logger_of(tmp_path, num_steps=7, log_every=3)
     for step in range(1, 8):
-        watch.push(step, metrics_of(step))
-    watch.close()
+        logger.push(step, metrics_of(step))
+    logger.close()
     lines = lines_of(tmp_path)
     assert [line["step"] for line in lines] == [3, 6, 7]
     for line in lines:
@@ -57,25 +77,46 @@ def test_lines_and_events_are_the_same(tmp_path):
         for line in lines
         for name in ("images_per_second", "loss")
     ]
-    assert events_of(tmp_path) == expected
+    assert scalars_in(tmp_path) == expected
+
+
+def test_event_files_are_tensorboards(tmp_path):
+    """Any step, name and value can be read, in order, after a header with the version
+    and the step from which on earlier files no longer count."""
+    file = tensorboard.EventFile(tmp_path / "tensorboard", first_step=301)
+    expected = []
+    for step in (301, 127, 128, 2**40):
+        expected.append((step, "x" * (step % 300), -1.5e-30 * step))
+        file.write(step, {expected[-1][1]: expected[-1][2]})
+    file.close()
+    version, start, *events = events_in(tmp_path)
+    assert version.file_version == "brain.Event:2"
+    assert start.step == 301
+    assert start.session_log.status == event_pb2.SessionLog.START
+    assert [e.step for e in events] == [step for step, _, _ in expected]
+    for event, (_, name, value) in zip(events, expected, strict=True):
+        (scalar,) = event.summary.value
+        assert scalar.tag == name
+        assert scalar.simple_value == pytest.approx(value, rel=1e-6)
+        assert abs(event.wall_time - time.time()) < 100
 
 
 @pytest.mark.parametrize("log_every", [1, 2])
 def test_no_step_is_lost_by_a_restart(tmp_path, log_every):
     """The lines of a run with a restart are those of one without."""
     for start, stop in ((0, 3), (3, 6)):
-        watch = watch_of(tmp_path, start, num_steps=6, log_every=log_every)
+        logger = logger_of(tmp_path, start, num_steps=6, log_every=log_every)
         for step in range(start + 1, stop + 1):
-            watch.push(step, metrics_of(step))
-        watch.close()
+            logger.push(step, metrics_of(step))
+        logger.close()
     steps = [line["step"] for line in lines_of(tmp_path)]
     assert steps == list(range(log_every, 7, log_every))
 
 
 @pytest.mark.parametrize("tail", ['{"step": 5, "lo', "", "\n\n", '{"st'])
 def test_lines_of_steps_done_again_are_dropped(tmp_path, tail):
-    """What was written after the checkpoint is dropped at a restart, with the half of
-    a line that a kill left."""
+    """Lines of steps after the checkpoint are dropped at a restart, and so is a line
+    that a kill cut short."""
     text = "".join(json.dumps({"step": n, "loss": 1.0}) + "\n" for n in (1, 2, 3, 4))
     (tmp_path / "metrics.jsonl").write_text(text + tail)
     log = logs.MetricsLog(tmp_path, start=2)
@@ -86,60 +127,60 @@ def test_lines_of_steps_done_again_are_dropped(tmp_path, tail):
 
 
 def test_metrics_are_read_a_step_late(tmp_path):
-    """Pushing step n reads step n - 1, so that the loop does not wait for n."""
+    """Pushing step n reads step n - 1, so that the loop does not wait for step n."""
 
     class Late:
         def __float__(self):
             raise AssertionError("read too early")
 
-    watch = watch_of(tmp_path)
-    watch.push(1, {"loss": 1.0, "stop": 0.0})
-    watch.push(2, {"loss": Late(), "stop": 0.0})
+    logger = logger_of(tmp_path)
+    logger.push(1, {"loss": 1.0, "stop": 0.0})
+    logger.push(2, {"loss": Late(), "stop": 0.0})
     assert [line["step"] for line in lines_of(tmp_path)] == [1]
     with pytest.raises(AssertionError, match="too early"):
-        watch.flush()
+        logger.flush()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_not_finite_stops(tmp_path, value):
     """A metric that is not finite is named with its step, and not written."""
-    watch = watch_of(tmp_path)
-    watch.push(1, metrics_of(1))
-    watch.push(2, {"loss": 1.0, "grad_norm": value, "stop": 0.0})
+    logger = logger_of(tmp_path)
+    logger.push(1, metrics_of(1))
+    logger.push(2, {"loss": 1.0, "grad_norm": value, "stop": 0.0})
     with pytest.raises(FloatingPointError, match=f"grad_norm is {value} at step 2"):
-        watch.push(3, metrics_of(3))
+        logger.push(3, metrics_of(3))
     assert [line["step"] for line in lines_of(tmp_path)] == [1]
 
 
 def test_a_request_to_stop_is_kept(tmp_path):
     """A request is seen with the metrics of its step, and stays."""
-    watch = watch_of(tmp_path)
-    watch.push(1, metrics_of(1, stop=1.0))
-    assert not watch.stop_requested
-    watch.push(2, metrics_of(2))
-    assert watch.stop_requested
-    watch.flush()
-    assert watch.stop_requested
+    logger = logger_of(tmp_path)
+    logger.push(1, metrics_of(1, stop=1.0))
+    assert not logger.stop_requested
+    logger.push(2, metrics_of(2))
+    assert logger.stop_requested
+    logger.flush()
+    assert logger.stop_requested
     assert "stop" not in lines_of(tmp_path)[0]
 
 
 def test_only_the_primary_process_writes(tmp_path):
     """Another process checks the numbers and writes nothing."""
-    watch = watch_of(tmp_path, primary=False)
-    watch.push(1, metrics_of(1))
-    watch.write(1, {"test_bits_per_dim": 3.0})
-    watch.close()
+    logger = logger_of(tmp_path, primary=False)
+    logger.push(1, metrics_of(1))
+    logger.write(1, {"test_bits_per_dim": 3.0})
+    logger.close()
     assert not list(tmp_path.iterdir())
-    watch.push(2, {"loss": math.nan, "stop": 0.0})
+    logger.push(2, {"loss": math.nan, "stop": 0.0})
     with pytest.raises(FloatingPointError):
-        watch.flush()
+        logger.flush()
 
 
 @pytest.mark.parametrize(
     "left,clock", [(42, "0:42"), (62, "1:02"), (3725, "1:02:05"), (0, "0:00")]
 )
 def test_progress_line(capsys, left, clock):
-    """The line holds step, loss, rate and the time left as one reads a clock."""
+    """The line shows step, loss, rate and the time left like a clock."""
     progress = logs.Progress(0, 100 + 8 * left, 5)
     progress.show(100, {"loss": 0.04321}, rate=40.0)  # 8 steps a second
     expected = f"step 100/{100 + 8 * left}  loss 0.0432  40 images/s  {clock} left"
@@ -147,33 +188,47 @@ def test_progress_line(capsys, left, clock):
 
 
 def test_losses_of_several_phases(tmp_path, capsys):
-    """The line names the loss of each phase, in their order, and what else is logged
-    is not in it."""
-    watch = watch_of(tmp_path, num_steps=1)
+    """The line names the loss of each phase, in their order, and no other metric."""
+    shown = {"disc": "disc/loss", "gen": "gen/loss"}
+    logger = logger_of(tmp_path, num_steps=1, losses=shown)
     losses = {"disc/loss": 0.5, "disc/grad_norm": 7.0, "gen/loss": 1.25}
-    watch.push(1, losses | {"stop": 0.0})
-    watch.close()
+    logger.push(1, losses | {"stop": 0.0})
+    logger.close()
     assert "disc 0.5000  gen 1.2500  " in capsys.readouterr().out
 
 
-def test_alarms_are_told(tmp_path, caplog):
-    """What the alarm says of the metrics that are written is told with the step."""
+def test_warnings_are_logged(tmp_path, caplog):
+    """The monitor's warnings about the metrics that are written are logged with the
+    step."""
 
-    def alarm(step, metrics):
+    def monitor(step, metrics):
         return [f"too high: {metrics['loss']:.1f}"] if metrics["loss"] > 0.4 else []
 
-    watch = logs.MetricLogger(tmp_path, 0, 3, 1, 4, True, alarm)
+    logger = logger_of(tmp_path, num_steps=3, monitor=monitor)
     for step in (1, 2, 3):  # losses of 1, 1/2, 1/3
-        watch.push(step, metrics_of(step))
-    watch.close()
+        logger.push(step, metrics_of(step))
+    logger.close()
     assert [record.getMessage() for record in caplog.records] == [
         "Step 1: too high: 1.0",
         "Step 2: too high: 0.5",
     ]
 
 
+def test_a_prefix_is_only_in_the_logs(tmp_path):
+    """Metrics of an evaluation are logged with the split's name; the monitor gets their
+    own names."""
+    seen = []
+    monitor = lambda step, metrics: seen.append((step, metrics)) or []  # noqa: E731
+    logger = logger_of(tmp_path, monitor=monitor)
+    logger.write(5, {"kl": 2.0}, "test_")
+    logger.close()
+    assert seen == [(5, {"kl": 2.0})]
+    assert lines_of(tmp_path) == [{"step": 5, "test_kl": 2.0}]
+    assert scalars_in(tmp_path) == [(5, "test_kl", 2.0)]
+
+
 def test_rate(monkeypatch):
-    """Images a second since the last call."""
+    """Images per second since the last call."""
     now = iter([10.0, 12.0, 12.5])
     monkeypatch.setattr(logs.time, "monotonic", lambda: next(now))
     progress = logs.Progress(100, 200, batch_size=4)
@@ -182,10 +237,10 @@ def test_rate(monkeypatch):
 
 
 def test_no_lines_but_the_last(tmp_path):
-    """log_every = 0 means never, as elsewhere: only the run's last step is written."""
-    watch = logs.MetricLogger(tmp_path, 0, 3, log_every=0, batch_size=1, primary=True)
+    """log_every = 0 means never: only the run's last step is written."""
+    logger = logger_of(tmp_path, num_steps=3, log_every=0)
     for step in (1, 2, 3):
-        watch.push(step, {"loss": 1.0, "stop": 0.0})
-    watch.close()
+        logger.push(step, {"loss": 1.0, "stop": 0.0})
+    logger.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [3]

@@ -1,5 +1,7 @@
 """Laws of the optimisers, against Adam written out in NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,35 +13,42 @@ from diffusion_jax.training import optimizers
 OPTIONS = {
     "learning_rate": 0.1,
     "warmup_steps": 0,
-    "decay_steps": None,
+    "decay": "linear",
+    "decay_start": None,
+    "decay_end": None,
     "b1": 0.9,
     "b2": 0.999,
     "eps": 1e-8,
-    "clip_norm": 1e9,
-    "clip": "global",
-    "ema_decay": 0.99,
-    "ema_warmup": False,
+    "clip_norm": 1.0,
+    "clip": "none",
+    "ema_decay": 0.9,
+    "ema_warmup": True,
 }
 
 
-def updates_of(options, gradients):
-    """The updates of one parameter vector for a row of gradients, f64[n, F]."""
-    return moved_by(optimizers.make(**OPTIONS | options).tx, gradients)
+def make(**options):
+    """An optimiser that differs from OPTIONS in a few of them."""
+    return optimizers.make(**OPTIONS | options)
 
 
-def moved_by(tx, gradients):
-    """The updates of a transformation, f64[n, F]."""
-    params = jnp.zeros(gradients.shape[1:])
-    state, update, found = tx.init(params), jax.jit(tx.update), []
-    for gradient in jnp.asarray(gradients, jnp.float32):
-        change, state = update(gradient, state, params)
-        found.append(np.asarray(change, np.float64))
-    return np.stack(found)
+def updates_of(gradients, **options):
+    """The updates of a parameter vector for a series of gradients, f64[n, F]."""
+    tx = make(**options).tx
+    state = tx.init(jnp.zeros(gradients.shape[1:]))
+
+    def step(state, gradient):
+        update, state = tx.update(gradient, state)
+        return state, update
+
+    gradients = jnp.asarray(gradients, jnp.float32)
+    return np.asarray(
+        jax.jit(jax.lax.scan, static_argnums=0)(step, state, gradients)[1]
+    )
 
 
-def rates_of(num_steps, **options):
+def rates_of(num_updates, **options):
     """The learning rates: what Adam moves by under a constant gradient."""
-    return -updates_of(options, np.ones((num_steps, 1)))[:, 0]
+    return -updates_of(np.ones((num_updates, 1)), **options)[:, 0]
 
 
 def adam(gradients, rate, b1, b2, eps):
@@ -51,19 +60,22 @@ def adam(gradients, rate, b1, b2, eps):
         yield -rate * m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
 
 
-def test_adam():
-    """The updates are those of algorithm 1 of Kingma and Ba 2015."""
-    gradients = np.random.default_rng(0).normal(size=(30, 4)) * [1, 10, 0.1, 1e-3]
-    options = {"b1": 0.8, "b2": 0.97, "eps": 1e-3}
+@pytest.mark.parametrize("b1", [0.5, 0.8])
+def test_adam(b1):
+    """The updates are those of algorithm 1 of Kingma and Ba 2015 at a constant rate,
+    however long the gradient is."""
+    gradients = np.random.default_rng(0).normal(size=(30, 4)) * [1, 1e4, 0.1, 1e-3]
+    options = {"b1": b1, "b2": 0.97, "eps": 1e-3}
     expected = np.stack(list(adam(gradients, 0.1, **options)))
-    np.testing.assert_allclose(updates_of(options, gradients), expected, rtol=2e-4)
+    np.testing.assert_allclose(updates_of(gradients, **options), expected, rtol=2e-4)
 
 
 def test_warmup_is_linear_from_zero():
     """The rate of step k (from 0) is k / warmup_steps of the whole, then constant."""
     expected = 0.1 * np.minimum(np.arange(9) / 4, 1)
-    np.testing.assert_allclose(rates_of(9, warmup_steps=4), expected, atol=1e-6)
-    assert rates_of(1, warmup_steps=4)[0] == 0
+    found = rates_of(9, warmup_steps=4)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found[0] == 0
 
 
 def test_no_warmup():
@@ -71,127 +83,102 @@ def test_no_warmup():
     np.testing.assert_allclose(rates_of(3), 0.1, rtol=1e-4)
 
 
-@pytest.mark.parametrize("warmup_steps", [0, 2])
-def test_cosine(warmup_steps):
-    """After the warmup the rate is half of 1 + cos(pi x), and 0 from decay_steps on."""
-    x = (np.arange(12) - warmup_steps) / (10 - warmup_steps)
+@pytest.mark.parametrize("start,warmup_steps", [(None, 0), (None, 2), (4, 2)])
+def test_cosine(start, warmup_steps):
+    """After the warmup, or from decay_start on, the rate is half of 1 + cos(pi x), and
+    0 from decay_end on."""
+    begin = warmup_steps if start is None else start
+    x = (np.arange(12) - begin) / (10 - begin)
     expected = 0.05 * (1 + np.cos(np.pi * np.clip(x, 0, 1)))
     expected[:warmup_steps] = 0.1 * np.arange(warmup_steps) / 2
-    found = rates_of(12, warmup_steps=warmup_steps, decay_steps=10)
+    options = {"warmup_steps": warmup_steps, "decay_start": start, "decay_end": 10}
+    found = rates_of(12, decay="cosine", **options)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", optimizers.CLIPS)
-def test_clip_is_of_the_global_norm(name):
-    """A long gradient is scaled to clip_norm as a whole, a short one left alone."""
-    made = optimizers.make(**OPTIONS | {"clip": name, "clip_norm": 2.0, "b1": 0.0})
-    tree = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}  # of norm 5
-    tx = {"per_replica": made.replica_tx, "global": made.tx}[name]
-    changed, state = tx.update(tree, tx.init(tree), tree)
-    if name == "per_replica":
-        np.testing.assert_allclose(changed["a"], [1.2, 0.0], rtol=1e-6)
-        np.testing.assert_allclose(changed["b"], [[1.6]], rtol=1e-6)
-        short = jax.tree.map(lambda x: 0.1 * x, tree)
-        same, _ = tx.update(short, state)
-        np.testing.assert_allclose(same["a"], short["a"], rtol=1e-6)
-        assert not jax.tree.leaves(state), "it has to be stateless"
-    else:
-        (moments,) = (s for s in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(s))
-        np.testing.assert_allclose(moments.nu["b"], [[0.001 * 1.6**2]], rtol=1e-4)
-
-
-def is_adam(x):
-    """Whether this is the state of optax's Adam."""
-    return isinstance(x, optax.ScaleByAdamState)
-
-
-@pytest.mark.parametrize("name", optimizers.CLIPS)
-def test_clip_happens_once(name):
-    """Each name clips in one of the two places and leaves the other alone."""
-    made = optimizers.make(**OPTIONS | {"clip": name, "clip_norm": 1e-3})
-    gradient = jnp.array([3.0])
-    (clipped,), _ = made.replica_tx.update(
-        (gradient,), made.replica_tx.init(())
-    )
-    assert bool(clipped[0] == gradient[0]) == (name == "global")
-
-
-def test_unknown_clip_is_refused():
-    """An unknown name is refused beside the known ones."""
-    with pytest.raises(ValueError, match="'sometimes'.*global, per_replica"):
-        optimizers.make(**OPTIONS | {"clip": "sometimes"})
-
-
-def test_wrong_key_is_refused():
-    """A key too many is a TypeError: a config cannot be misread in silence."""
-    with pytest.raises(TypeError, match="momentum"):
-        optimizers.make(**OPTIONS, momentum=0.9)
-
-
-# Without clipping, with a linear decay.
-
-PLAIN = {
-    "learning_rate": 0.1,
-    "decay_start": None,
-    "decay_end": None,
-    "b1": 0.9,
-    "b2": 0.999,
-    "eps": 1e-8,
-    "ema_decay": 0.9,
-}
-
-
-def plain_updates_of(options, gradients):
-    """As `updates_of`."""
-    return moved_by(optimizers.make_plain(**PLAIN | options).tx, gradients)
-
-
-def test_plain_is_adam():
-    """The updates are those of Adam at a constant rate, however long the gradient."""
-    gradients = np.random.default_rng(1).normal(size=(20, 3)) * [1, 1e4, 1e-2]
-    options = {"b1": 0.5, "b2": 0.97, "eps": 1e-3}
-    expected = np.stack(list(adam(gradients, 0.1, **options)))
-    found = plain_updates_of(options, gradients)
-    np.testing.assert_allclose(found, expected, rtol=2e-4)
-    replica_tx = optimizers.make_plain(**PLAIN).replica_tx
-    gradient = jnp.array([1e9])
-    same, _ = replica_tx.update(gradient, replica_tx.init(gradient))
-    assert same[0] == gradient[0]
-
-
-@pytest.mark.parametrize("updates_a_step", [1, 3])
+@pytest.mark.parametrize("updates_per_step", [1, 3])
 @pytest.mark.parametrize("start", [0, 2])
-def test_linear_decay(start, updates_a_step):
-    """The rate is whole up to decay_start and falls in a line to 0 at decay_end, by the
-    step, however many updates there are in one."""
-    options = {"decay_start": start, "decay_end": 6, "updates_a_step": updates_a_step}
-    step = np.arange(8 * updates_a_step) // updates_a_step
+def test_linear_decay(start, updates_per_step):
+    """The rate is whole until decay_start and falls in a line to 0 at decay_end; it
+    counts steps, however many updates there are in one."""
+    options = {"decay_start": start, "decay_end": 6}
+    step = np.arange(8 * updates_per_step) // updates_per_step
     expected = 0.1 * np.clip((6 - step) / (6 - start), 0, 1)
-    found = -plain_updates_of(options, np.ones((len(step), 1)))[:, 0]
+    found = rates_of(len(step), updates_per_step=updates_per_step, **options)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_plain_average():
-    """The average's memory grows with the run: min(decay, step / (step + 9)); decay 0
-    keeps the parameters themselves."""
-    decay = optimizers.make_plain(**PLAIN).ema_decay
-    found = [float(decay(step)) for step in (0, 1, 9, 81, 1000)]
-    np.testing.assert_allclose(found, [0, 0.1, 0.5, 0.9, 0.9], rtol=1e-6)
-    none = optimizers.make_plain(**PLAIN | {"ema_decay": 0.0}).ema_decay
-    assert [float(none(step)) for step in (0, 1, 1000)] == [0, 0, 0]
+def test_schedules_are_those_of_optax():
+    """Every rate of every step is exactly that of optax's own schedules: of
+    `warmup_cosine_decay_schedule`, and of `linear_schedule` with a delayed start."""
+    counts = np.arange(80)
+    schedule = functools.partial(optimizers.make_schedule, 2e-4)
+    for warmup in (0, 7):
+        expected = optax.warmup_cosine_decay_schedule(0.0, 2e-4, warmup, 50)
+        found = schedule(warmup, "cosine", None, 50, 1)
+        np.testing.assert_array_equal(
+            jax.vmap(found)(counts), jax.vmap(expected)(counts)
+        )
+    expected = optax.linear_schedule(2e-4, 0.0, 20, 10)
+    found = schedule(0, "linear", 10, 30, 1)
+    np.testing.assert_array_equal(jax.vmap(found)(counts), jax.vmap(expected)(counts))
+    assert schedule(0, "linear", None, None, 1) == 2e-4
+
+
+@pytest.mark.parametrize("name", optimizers.CLIPS)
+def test_clipping_uses_the_global_norm_in_one_place(name):
+    """A long gradient is scaled to clip_norm as a whole, a short one left alone; each
+    name clips in one of the two places ("none" in neither) and leaves the other."""
+    made = make(clip=name, clip_norm=2.0, b1=0.0, b2=0.0)
+    long = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}  # of norm 5
+    clipped = {"a": jnp.array([1.2, 0.0]), "b": jnp.array([[1.6]])}
+    short = jax.tree.map(lambda x: 0.1 * x, long)
+    state = made.replica_tx.init(long)
+    assert not jax.tree.leaves(state), "replica_tx must be stateless"
+    for gradient, shorter in ((long, clipped), (short, short)):
+        on_replica, _ = made.replica_tx.update(gradient, state)
+        _, inner = made.tx.update(gradient, made.tx.init(long))
+        for place, tree in {
+            "per_replica": on_replica,
+            "global": jax.tree.map(jnp.sqrt, inner["adam"].nu),  # with b2 = 0
+        }.items():
+            expected = shorter if place == name else gradient
+            jax.tree.map(
+                lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), tree, expected
+            )
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    "change, message",
     [
-        ({"decay_start": 3}, "both optim.decay_start and optim.decay_end"),
-        ({"decay_end": 3}, "both optim.decay_start and optim.decay_end"),
+        ({"clip": "often"}, "Unknown optim.clip 'often'.*none, global, per_replica"),
+        ({"decay": "step"}, "Unknown optim.decay 'step'.*linear, cosine"),
+        ({"decay_start": 3}, "decay_start = 3 requires optim.decay_end"),
         ({"decay_start": 3, "decay_end": 3}, "decay_start = 3.*decay_end = 3"),
         ({"decay_start": -1, "decay_end": 3}, "decay_start = -1"),
+        ({"decay_end": 2, "warmup_steps": 2}, "warmup_steps = 2.*decay_end = 2"),
         ({"ema_decay": 1.0}, "optim.ema_decay"),
     ],
 )
-def test_plain_refusals(change, words):
-    """A decay without a length, or an average without an end, is refused in words."""
-    with pytest.raises(ValueError, match=words):
-        optimizers.make_plain(**PLAIN | change)
+def test_invalid_options_are_refused(change, message):
+    """An unknown name, a decay of no length and an average without an end raise an
+    error that names the key."""
+    with pytest.raises(ValueError, match=message):
+        make(**change)
+
+
+def test_unknown_key_is_refused():
+    """An unknown key is a TypeError: no part of a config is ignored."""
+    with pytest.raises(TypeError, match="momentum"):
+        make(momentum=0.9)
+
+
+def test_average():
+    """The average's memory grows with the run: min(decay, step / (step + 9)), unless
+    ema_warmup is off; decay 0 keeps the parameters themselves."""
+    steps = (0, 1, 9, 81, 1000)
+    found = [float(make().ema_decay(step)) for step in steps]
+    np.testing.assert_allclose(found, [0, 0.1, 0.5, 0.9, 0.9], rtol=1e-6)
+    found = [float(make(ema_warmup=False).ema_decay(step)) for step in steps]
+    np.testing.assert_allclose(found, [0, 0.9, 0.9, 0.9, 0.9], rtol=1e-6)
+    assert [float(make(ema_decay=0.0).ema_decay(step)) for step in steps] == [0] * 5

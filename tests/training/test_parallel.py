@@ -14,17 +14,15 @@ import optax
 import pytest
 
 from diffusion_jax import methods
+from diffusion_jax.data.base import ArraySource, Unpaired, image_field
 from diffusion_jax.data.loader import Loader
-from diffusion_jax.data.sources import ArraySource, Unpaired
-from diffusion_jax.methods.base import Aux
 from diffusion_jax.models.unet import ExampleDropout, time_embedding
 from diffusion_jax.training import ema, optimizers, parallel
 from diffusion_jax.training import state as states
 from diffusion_jax.training.optimizers import Optimizer
-from diffusion_jax.training.state import Phase
+from diffusion_jax.training.state import Loss, Phase, Variables
 from diffusion_jax.training.step import make_train_step
 
-BATCH_SIZE = 8
 NUM_STEPS = 2
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -38,38 +36,47 @@ class Network(nn.Module):
     """Two convolutions with time and dropout between them: quick to compile."""
 
     @nn.compact
-    def __call__(self, x, t, dropout_index=None):
+    def __call__(self, x, t, cond=None, dropout_index=None):
         h = nn.Conv(8, (3, 3))(x)
         h += nn.Dense(8)(time_embedding(t, 8))[:, None, None, :]
         h = ExampleDropout(0.5)(nn.swish(h), dropout_index)
         return nn.Conv(1, (3, 3))(h)
 
 
-@pytest.fixture
-def method(digits_config):
-    """Denoising diffusion with that network; the gradient is clipped, eps is large
-    (Adam divides by a root that can be all rounding)."""
-    digits_config.optim.update(clip_norm=0.5, eps=1e-3)
-    return dataclasses.replace(methods.make(digits_config), network=Network())
+def noise(num_examples, size):
+    """A source of images of 256 levels for each of the two domains."""
+    draws = np.random.default_rng(0)
+    shape = num_examples, size, size, 1
+    fields = {"image": image_field(shape[1:])}
+    return [
+        ArraySource({"image": draws.integers(0, 256, shape, np.uint8)}, fields)
+        for _ in range(2)
+    ]
 
 
-@pytest.fixture
-def initial(method):
+def initial_state(method):
     """The state before the first step."""
     make = functools.partial(states.initial, phases=method.phases, init=method.init)
-    state = jax.jit(make)(jax.random.key(1))
-    shape = state.extra["loss"].shape  # as after ten losses of every time
-    past = np.random.default_rng(0).uniform(0.1, 2, shape).astype(np.float32)
-    return state.replace(extra={"loss": past, "count": np.full(shape[0], 10, np.int32)})
+    return jax.jit(make)(jax.random.key(1))
 
 
 @pytest.fixture(scope="module")
-def batches():
-    """The batches of the first steps: noise of 256 levels."""
-    images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), np.uint8)
-    source = ArraySource(images, np.zeros(50, np.int32))
-    loader = Loader(source, BATCH_SIZE, seed=3)
-    return [loader.batch_at(step) for step in range(NUM_STEPS)]
+def ddpm():
+    """Denoising diffusion with that network, its state before the first step and the
+    batches of the first steps. The gradient is clipped, and eps is large, since Adam
+    divides by a root that can be all rounding."""
+    config = load("digits")
+    config.diffusion.timestep_sampler = "second_moment"  # it has a memory
+    config.optim.update(warmup_steps=0, clip_norm=0.5, eps=1e-3)
+    source, _ = noise(50, 8)
+    method = methods.make(config, source.fields)
+    method = dataclasses.replace(method, network=Network())
+    state = initial_state(method)
+    shape = state.aux["loss"].shape  # as after ten losses of every time
+    past = np.random.default_rng(0).uniform(0.1, 2, shape).astype(np.float32)
+    state = state.replace(aux={"loss": past, "count": np.full(shape[0], 10, np.int32)})
+    loader = Loader(source, 8, seed=3)
+    return method, state, [loader.batch_at(step) for step in range(NUM_STEPS)]
 
 
 def split(batch, devices):
@@ -78,19 +85,23 @@ def split(batch, devices):
 
 
 def run_on(num_devices, method, state, batches):
-    """Steps on the first devices, on all of them by the program's own wrapper;
-    returns the state and the metrics of each step, with a leading axis of devices."""
-    step = make_train_step(method.phases, method.loss, method.remember)
+    """Steps on the first devices, on all of them by the program's own wrapper; returns
+    the state and the metrics of each step."""
+    step = make_train_step(method, parallel.AXIS)
     if num_devices == jax.local_device_count():
+        chex.clear_trace_counter()
+        # One trace: a step returns arrays with the sharding that it takes.
+        step = chex.assert_max_traces(step, n=1)
         run = functools.partial(parallel.train_step_on_devices(step), stop=False)
+        state = parallel.replicate(state)
     else:
         devices = jax.local_devices()[:num_devices]
-        run = jax.pmap(step, axis_name=parallel.AXIS, devices=devices)
-    state = jax.tree.map(lambda x: jnp.stack([x] * num_devices), state)
+        axes = {"in_axes": (None, 0), "out_axes": (None, None)}
+        run = jax.pmap(step, parallel.AXIS, devices=devices, **axes)
     history = []
     for batch in batches:
         state, metrics = run(state, split(batch, num_devices))
-        history.append({name: np.asarray(x) for name, x in metrics.items()})
+        history.append({name: float(x) for name, x in metrics.items()})
     return state, history
 
 
@@ -99,42 +110,44 @@ def whole_batch_gradient(method, state, batch):
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
 
     def loss(params):
-        value, _ = method.loss("net", params, {}, state.extra, batch, key, state.step)
-        return value
+        variables = Variables(params, {})
+        return method.loss("net", variables, state.aux, batch, key, state.step).value
 
     return jax.jit(jax.value_and_grad(loss))(state.params)
 
 
-def test_the_number_of_devices_changes_nothing(method, initial, batches):
-    """Loss, gradient norm, parameters, average, and the memory from which times are
+def assert_replicas_are(expected, found):
+    """Every device's copy is that tree, to float32 rounding."""
+
+    def check(x, array):
+        copies = [np.asarray(copy.data) for copy in array.addressable_shards]
+        for copy in copies:
+            np.testing.assert_array_equal(copy, copies[0])
+        np.testing.assert_allclose(copies[0], x, rtol=1e-4, atol=1e-6)
+
+    jax.tree.map(check, expected, found)
+
+
+def test_the_number_of_devices_changes_nothing(ddpm):
+    """Loss, gradient norm, parameters, average, and the memory from which timesteps are
     drawn agree after two steps on 1, 2, 4 and 8 devices to float32 rounding, with
     dropout on and the gradient clipped; the norm is that of a plain gradient of the
     whole batch (Adam hides a factor n)."""
+    method, initial, batches = ddpm
     value, gradient = whole_batch_gradient(method, initial, batches[0])
     norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(gradient)))
     assert norm > 0.5, "the clipping would be idle"
     one = None
     for devices in (1, 2, 4, 8):
         state, history = run_on(devices, method, initial, batches)
-        np.testing.assert_allclose(history[0]["loss"], float(value), rtol=1e-5)
-        np.testing.assert_allclose(history[0]["grad_norm"], norm, rtol=1e-5)
-        found = jax.device_get((state.params, state.ema, state.extra))
-        one = one or jax.tree.map(lambda x: x[0], found)
+        assert history[0]["loss"] == pytest.approx(float(value), rel=1e-5)
+        assert history[0]["grad_norm"] == pytest.approx(norm, rel=1e-5)
+        found = state.params, state.ema, state.aux
+        one = one or jax.device_get(found)
         assert_replicas_are(one, found)
 
 
-def assert_replicas_are(expected, found):
-    """Every device's copy is that tree, to float32 rounding."""
-    jax.tree.map(
-        lambda x, copies: np.testing.assert_allclose(
-            copies, np.broadcast_to(x, copies.shape), rtol=1e-4, atol=1e-6
-        ),
-        expected,
-        found,
-    )
-
-
-# A config, what is changed in its smoke run, and the side of its pictures. Images of 16
+# A config, what is changed in its smoke run, and the side of its images. Images of 16
 # pixels are the smallest for which DCGAN's discriminator has batch statistics, too.
 # The biases before an instance norm have no gradient but rounding, which CycleGAN's
 # weight of 10 would magnify.
@@ -154,43 +167,40 @@ def family_of(name):
     config_name, changes, size = ON_DEVICES[name]
     config = load(config_name)
     config.update_from_flattened_dict(changes)
-    config.data.update(image_size=size, batch_size=16)
     config.optim.update(learning_rate=0.01, decay_start=None, decay_end=None, eps=1e-2)
     if "disc_learning_rate" in config.optim:
         config.optim.disc_learning_rate = 0.02
-    method = methods.make(config)
-    make = functools.partial(states.initial, phases=method.phases, init=method.init)
-    draws = np.random.default_rng(0)
-    images = draws.integers(0, 256, (2, 20, size, size, 1), np.uint8)
-    source, other = (ArraySource(x, np.zeros(20, np.int32)) for x in images)
-    loader = Loader(Unpaired(source, other) if name == "cyclegan" else source, 16, 3)
+    a, b = noise(20, size)
+    source = Unpaired(a, b) if name == "cyclegan" else a
+    method = methods.make(config, source.fields)
+    loader = Loader(source, 16, seed=3)
     batches = [loader.batch_at(step) for step in range(NUM_STEPS)]
-    return method, jax.jit(make)(jax.random.key(1)), batches
+    return method, initial_state(method), batches
 
 
 @pytest.mark.parametrize("name", ON_DEVICES)
 def test_the_number_of_devices_changes_no_family(name):
-    """Losses, gradient norms and what else is watched in each phase, parameters, their
+    """Losses, gradient norms and all other metrics of each phase, parameters, their
     averages, batch statistics and pools agree after two steps on 1, 2, 4 and 8 devices
     to float32 rounding; on one device nothing is averaged."""
-    method, state, batches = family_of(name)
-    one, expected = run_on(1, method, state, batches)
-    kept = ("params", "ema", "model_state", "extra")
-    one = {part: jax.tree.map(lambda x: x[0], getattr(one, part)) for part in kept}
-    assert_moved(jax.device_get(state.params), one["params"])
+    method, initial, batches = family_of(name)
+    one, expected = run_on(1, method, initial, batches)
+    parts = ("params", "ema", "model_state", "aux")
+    one = {part: jax.device_get(getattr(one, part)) for part in parts}
+    assert_moved(jax.device_get(initial.params), one["params"])
     if name == "dcgan":
         assert set(one["model_state"]) == {"gen", "disc"}
-    if name == "cyclegan":  # full since the first step; then pictures were swapped
-        assert one["extra"]["a"]["pool"].count == 6
+    if name == "cyclegan":  # full since the first step; then images were swapped
+        assert one["aux"]["a"]["pool"].count == 6
     for devices in (2, 4, 8):
-        found, history = run_on(devices, method, state, batches)
+        found, history = run_on(devices, method, initial, batches)
         for step, metrics in enumerate(expected):
             for key, x in metrics.items():
                 where = f"{key} of step {step} on {devices} devices"
-                found_here = history[step][key]
-                np.testing.assert_allclose(found_here, x[0], 1e-4, 1e-6, err_msg=where)
+                value = pytest.approx(x, rel=1e-4, abs=1e-6)
+                assert history[step][key] == value, where
         for part, tree in one.items():
-            assert_replicas_are(tree, jax.device_get(getattr(found, part)))
+            assert_replicas_are(tree, getattr(found, part))
 
 
 def assert_moved(before, after):
@@ -204,22 +214,19 @@ def assert_moved(before, after):
 
 def test_statistics_of_each_device(monkeypatch):
     """With sync_statistics=False the devices' means average to that of the whole batch,
-    and their variances to less of it (the law of total variance), which the first
-    normalised layer shows; the step runs and its state stays the same on all."""
+    and their variances to less than its variance (the law of total variance), which the
+    first normalised layer shows; the step runs and its state stays the same on all."""
     changes = {"gan.sync_statistics": False}
     monkeypatch.setitem(ON_DEVICES, "dcgan", ("digits_dcgan", changes, 16))
-    method, state, batches = family_of("dcgan")
-    first = {}
+    method, initial, batches = family_of("dcgan")
+    first, state = {}, {}
     for devices in (1, 8):
-        found, _ = run_on(devices, method, state, batches[:1])
-        first[devices] = jax.device_get(found.model_state["gen"]["norm0"])
-    mean, var = (first[1][name][0] for name in ("mean", "var"))
-    np.testing.assert_allclose(first[8]["mean"][0], mean, rtol=1e-4, atol=1e-6)
-    assert np.all(first[8]["var"][0] < var)
-    found, history = run_on(8, method, state, batches)
-    for leaf in jax.tree.leaves(jax.device_get(found.replace(key=()))):
-        np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
-        assert np.all(np.isfinite(leaf))
+        state[devices], _ = run_on(devices, method, initial, batches[:1])
+        first[devices] = jax.device_get(state[devices].model_state["gen"]["norm0"])
+    np.testing.assert_allclose(first[8]["mean"], first[1]["mean"], 1e-4, 1e-6)
+    assert np.all(first[8]["var"] < first[1]["var"])
+    after = state[8].replace(key=())
+    assert_replicas_are(jax.device_get(after), after)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,48 +236,46 @@ class Line:
     phases: tuple[Phase, ...]
 
     def init(self, key):
-        return {"net": jnp.array([1.0, -2.0])}, {}, ()
+        return Variables({"net": jnp.array([1.0, -2.0])}, {}), ()
 
-    def loss(self, phase, params, model_state, extra, batch, key, step):
-        error = params["net"][None] - batch["x"]
-        value = 0.5 * jnp.mean(jnp.sum(error**2, axis=-1))
-        return value, Aux({}, {}, ())
+    def loss(self, phase, variables, aux, batch, key, step):
+        error = variables.params["net"][None] - batch["x"]
+        return Loss(0.5 * jnp.mean(jnp.sum(error**2, axis=-1)))
 
-    def remember(self, extra, observed):
-        return extra
+    def after_step(self, variables, aux, observed):
+        return variables.state, aux
 
 
 def test_train_step_on_devices():
-    """The state given is donated, the one it was copied from is not; a request to
-    stop reaches every device."""
+    """The state that is passed in is donated, the one it was copied from is not; a
+    request to stop reaches every device; one trace serves all steps."""
     optimizer = Optimizer(optax.identity(), optax.sgd(1.0), ema.make_decay(0.5, False))
     line = Line((Phase("net", ("net",), optimizer),))
-    make = functools.partial(states.initial, phases=line.phases, init=line.init)
-    original = jax.jit(make)(jax.random.key(0))
-    step = make_train_step(line.phases, line.loss, line.remember)
+    original = initial_state(line)
+    step = chex.assert_max_traces(make_train_step(line, parallel.AXIS), n=1)
     run = parallel.train_step_on_devices(step)
     given = parallel.replicate(original)
     batch = parallel.shard({"x": np.ones((16, 2), np.float32)})
     state, metrics = run(given, batch, False)
     assert all(x.is_deleted() for x in jax.tree.leaves(given.params))
-    assert parallel.unreplicate(metrics)["stop"] == 0
+    assert float(metrics["stop"]) == 0
     state, metrics = run(state, batch, True)
-    assert np.all(np.asarray(metrics["stop"]) > 0)
-    assert parallel.unreplicate(state).step == 2
+    assert all(copy.data > 0 for copy in metrics["stop"].addressable_shards)
+    assert int(state.step) == 2
     jax.block_until_ready(original)
+    np.testing.assert_array_equal(original.params["net"], [1.0, -2.0])
 
 
-@pytest.mark.parametrize("clip", optimizers.CLIPS)
+@pytest.mark.parametrize("clip", ["per_replica", "global"])
 def test_clipping(clip):
     """ "per_replica" averages the clipped gradients of the devices, "global" clips the
     average: by hand with one shard far away and one near."""
     x = np.array([[40.0, 0], [44, 2], [1.1, -2], [1.3, -2]], np.float32)
-    replica_tx, global_tx = optimizers.CLIPS[clip](optax.clip_by_global_norm(1.0))
-    tx = optax.chain(global_tx, optax.sgd(1.0))
-    phases = (Phase("net", ("net",), Optimizer(replica_tx, tx, ema.make_decay(0, 0))),)
-    line = Line(phases)
-    state = states.initial(jax.random.key(0), phases, line.init)
-    after, history = run_on(2, line, state, [{"x": x}])
+    replica_clip, global_clip = (make(1.0) for make in optimizers.CLIPS[clip])
+    tx = optax.chain(global_clip, optax.sgd(1.0))
+    optimizer = Optimizer(replica_clip, tx, ema.make_decay(0, False))
+    line = Line((Phase("net", ("net",), optimizer),))
+    after, (metrics,) = run_on(2, line, initial_state(line), [{"x": x}])
 
     w = np.array([1.0, -2.0])
     shards = [w - x[:2].mean(axis=0), w - x[2:].mean(axis=0)]
@@ -284,21 +289,40 @@ def test_clipping(clip):
     else:
         mean = np.mean(shards, axis=0)
         update = clipped(mean)
-    np.testing.assert_allclose(after.params["net"][0], w - update, rtol=1e-5)
-    np.testing.assert_allclose(history[0]["grad_norm"], np.linalg.norm(mean), rtol=1e-5)
+    np.testing.assert_allclose(after.params["net"], w - update, rtol=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(np.linalg.norm(mean), rel=1e-5)
 
 
-@pytest.mark.parametrize("length", [1, 7, 8, 13])
-def test_map_on_devices_is_map(length):
-    """Any number of examples: each is computed once, in order, and none is added."""
+def test_map_on_devices_is_map():
+    """Each example is computed once, in order, with the variables and the key."""
     run = parallel.map_on_devices(
-        lambda tree, key, x: {"y": tree * x["a"], "u": x["b"] + jax.random.uniform(key)}
+        lambda variables, batch, key: {
+            "y": variables["w"] * batch["a"],
+            "u": batch["b"] + jax.random.uniform(key),
+        }
     )
-    a, b = np.arange(length, dtype=np.float32), np.ones((length, 2), np.float32)
     key = jax.random.key(0)
-    found = run(np.float32(3.0), key, {"a": a, "b": b})
-    np.testing.assert_allclose(found["y"], 3 * a)
-    np.testing.assert_allclose(found["u"], b + float(jax.random.uniform(key)))
+    for variables in ({"w": np.float32(3.0)}, parallel.replicate({"w": np.float32(3)})):
+        a, b = np.arange(24, dtype=np.float32), np.ones((24, 2), np.float32)
+        found = run(variables, {"a": a, "b": b}, key)
+        assert all(isinstance(x, np.ndarray) for x in found.values())
+        np.testing.assert_allclose(found["y"], 3 * a)
+        np.testing.assert_allclose(found["u"], b + float(jax.random.uniform(key)))
+
+
+def test_rows_of_processes():
+    """One process has all the rows, and a batch is rounded up to all devices."""
+    x = np.arange(6)
+    np.testing.assert_array_equal(parallel.local_rows(x), x)
+    np.testing.assert_array_equal(parallel.all_rows({"x": x})["x"], x)
+    assert [parallel.round_up(n) for n in (1, 8, 9)] == [8, 8, 16]
+
+
+def test_no_axis_is_the_identity():
+    """Without an axis nothing is averaged or gathered."""
+    tree = {"x": np.arange(3.0)}
+    assert parallel.mean(tree, None) is tree
+    assert parallel.gather(tree, None) is tree
 
 
 def test_shard_keeps_the_order():
@@ -307,44 +331,45 @@ def test_shard_keeps_the_order():
     assert shards.tolist() == np.arange(16).reshape(8, 2).tolist()
 
 
-def test_replicate_and_first_replica_are_inverse():
-    """A copy on each device; the first one is the tree again, keys and all."""
+def test_replicate():
+    """A whole copy on each device, keys and all, which shares no buffer with the
+    argument and can be read without a gather."""
     tree = {"k": jax.random.key(3), "x": jnp.arange(4.0), "n": np.int32(5)}
     copies = parallel.replicate(tree)
-    assert copies["x"].shape == (8, 4) and copies["n"].shape == (8,)
+    assert copies["x"].shape == (4,) and copies["x"].is_fully_replicated
     assert len({d.id for d in copies["x"].devices()}) == 8
-    back = parallel.unreplicate(copies)
-    assert jax.random.key_data(back["k"]).tolist() == [0, 3]
-    assert back["x"].tolist() == [0, 1, 2, 3] and back["n"] == 5
+    assert jax.random.key_data(copies["k"]).tolist() == [0, 3]
+    assert copies["x"].tolist() == [0, 1, 2, 3] and int(copies["n"]) == 5
+    again = parallel.replicate(copies)
+    buffers = {
+        copy.data.unsafe_buffer_pointer()
+        for array in (tree["x"], copies["x"], again["x"])
+        for copy in array.addressable_shards
+    }
+    assert len(buffers) == 1 + 8 + 8
+    np.testing.assert_array_equal(parallel.to_host(copies["x"]), tree["x"])
 
 
 def test_uneven_batch_is_refused():
-    """A batch that eight devices cannot share is refused by the name of its key."""
-    parallel.check_batch_size(16, "data.batch_size")
+    """A batch that eight devices cannot share is refused by the name of its key, and so
+    is one whose shares cannot be split further."""
+    parallel.check_batch_size(16, "data.batch_size", 2)
     with pytest.raises(ValueError, match="data.batch_size = 12 .* 8 devices"):
         parallel.check_batch_size(12, "data.batch_size")
+    with pytest.raises(ValueError, match="8 devices in 2 parts.* multiple of 16"):
+        parallel.check_batch_size(24, "data.batch_size", 2)
 
 
 def test_coordinator_needs_the_other_two():
-    """A coordinator alone is refused, in words, before it is waited for."""
+    """A coordinator without the other two flags is refused before it is waited for."""
     with pytest.raises(ValueError, match="--num_processes and --process_id"):
         parallel.initialize("127.0.0.1:1", None, 0)
 
 
 @pytest.mark.parametrize("names,expected", [(None, False), ("a", False), ("a,b", True)])
 def test_on_pod(monkeypatch, names, expected):
-    """A pod is what tells of several workers."""
+    """A pod is what lists several workers."""
     monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
     if names:
         monkeypatch.setenv("TPU_WORKER_HOSTNAMES", names)
     assert parallel.on_pod() is expected
-
-
-def test_a_training_compiles_once(method, initial, batches):
-    """What a step gives back is laid out as what it takes: one trace for all steps."""
-    step = make_train_step(method.phases, method.loss, method.remember)
-    run = parallel.train_step_on_devices(chex.assert_max_traces(step, n=1))
-    state = parallel.replicate(initial)
-    for batch in (*batches, *batches):
-        state, _ = run(state, parallel.shard(batch), stop=False)
-    assert int(parallel.unreplicate(state).step) == 2 * len(batches)

@@ -1,158 +1,142 @@
-"""What of diffusion goes together: refusals, in words, before anything is compiled."""
+"""Combinations of options that are invalid, refused before anything is compiled."""
+
+from typing import Any
 
 import numpy as np
 
-from diffusion_jax.diffusion import guidance, losses, process, timesteps
-from diffusion_jax.methods.base import check_label
+from diffusion_jax.diffusion import guidance, losses, process
+from diffusion_jax.diffusion.sampling import Sampler
+from diffusion_jax.diffusion.schedules import Schedule
+from diffusion_jax.lookup import lookup
 from diffusion_jax.methods.ddpm.method import DDPM
 
 WITH_SIGNAL = "a schedule with signal left at T (such as linear or cosine)"
 
 
-def check(method: DDPM, schedule: str, draw: str, spacing: str) -> None:
-    """Refuses combinations that have no meaning.
+def ends_in_noise(schedule: Schedule) -> bool:
+    """Returns whether x_T is pure noise, logsnr(T) = -inf."""
+    return bool(np.isneginf(schedule(schedule.num_timesteps)))
 
-    Args:
-      method: put together.
-      schedule: its name.
-      draw: the name of its timestep_sampler.
-      spacing: the name of its knots' spacing.
+
+def check_training(method: DDPM) -> None:
+    """Refuses combinations that cannot be trained.
 
     Raises:
-      ValueError: it says what does not go together and what to choose.
+      ValueError: it names the config keys and what to choose instead.
     """
-    for refused, words in (
-        *_about_noise(method, schedule),
-        *_about_times(method, draw, spacing),
-        *_about_variance(method),
-    ):
-        if refused:
-            raise ValueError(words)
-
-
-Refusals = tuple[tuple[bool, str], ...]  # whether, and in what words
-
-
-def _about_noise(method: DDPM, schedule: str) -> Refusals:
-    """Schedules that leave no signal at T."""
-    prediction, options = process.PREDICTIONS[method.prediction], method.sampling
-    ends_in_noise = bool(np.isneginf(method.schedule(method.num_timesteps)))
-    starts_in_noise = ends_in_noise and options.knots[0] == method.num_timesteps
-    return (
+    prediction = process.PREDICTIONS[method.prediction]
+    discrete = method.timestep_sampler.discrete
+    learns_variance = method.loss_name in losses.LEARN_VARIANCE
+    _raise_first(
         (
-            ends_in_noise and prediction.needs_signal,
-            f"The schedule {schedule!r} leaves no signal at time T, where a network "
-            f"that predicts {method.prediction} cannot say what x_0 is: choose another "
+            ends_in_noise(method.schedule) and prediction.needs_signal,
+            "The schedule leaves no signal at time T, where a network that predicts "
+            f"{method.prediction} does not determine x_0: choose another "
             "diffusion.prediction (x0, v or mu).",
         ),
         (
-            ends_in_noise and method.loss_name in losses.NEED_SIGNAL,
-            f"The schedule {schedule!r} leaves no signal at time T, where the weight "
-            f"of diffusion.loss {method.loss_name!r} is not defined: choose "
+            ends_in_noise(method.schedule) and method.loss_name in losses.NEED_SIGNAL,
+            "The schedule leaves no signal at time T, where the weight of "
+            f"diffusion.loss {method.loss_name!r} is not defined: choose "
             f"{WITH_SIGNAL}.",
         ),
         (
-            starts_in_noise and options.sampler.needs_signal,
-            f"The schedule {schedule!r} leaves no signal at time T, infinitely many "
-            "times as much noise: this sample.sampler cannot start there. Choose "
-            f"another sampler, spacing 'leading', or {WITH_SIGNAL}.",
-        ),
-    )
-
-
-def _about_times(method: DDPM, draw: str, spacing: str) -> Refusals:
-    """Real times where something speaks of the step from t to t - 1."""
-    prediction = process.PREDICTIONS[method.prediction]
-    real_walk = (
-        spacing in timesteps.CONTINUOUS_SPACINGS
-        or method.sampling.sampler.continuous_time
-    )
-    return (
-        (
-            prediction.discrete_time and not method.timestep_sampler.whole,
-            f"diffusion.timestep_sampler {draw!r} draws real times, and {method.prediction!r} "
-            "is about the step from t to t - 1: choose uniform, antithetic or "
-            "second_moment.",
+            prediction.discrete_time and not discrete,
+            "This diffusion.timestep_sampler draws continuous times, and diffusion."
+            f"prediction {method.prediction!r} is defined for steps from t to t - 1: "
+            "choose uniform, antithetic or second_moment.",
         ),
         (
-            prediction.discrete_time and real_walk,
-            f"A network that predicts {method.prediction} speaks of the step from t to "
-            "t - 1 alone, and this sample.sampler or spacing visits times between: "
-            f"choose another (spacing {spacing!r}).",
+            learns_variance and not discrete,
+            f"diffusion.loss {method.loss_name!r} is defined for steps from t to t - 1, "
+            "and this diffusion.timestep_sampler draws continuous times: choose loss "
+            "'continuous', or another timestep_sampler.",
         ),
         (
-            method.loss_name in losses.LEARN_VARIANCE
-            and not method.timestep_sampler.whole,
-            f"diffusion.loss {method.loss_name!r} is about steps from t to t - 1, and "
-            f"diffusion.timestep_sampler {draw!r} draws real times: choose loss 'continuous', "
-            "or another timestep_sampler.",
-        ),
-        (
-            method.loss_name == "continuous" and draw == "lognormal",
-            "diffusion.loss 'continuous' is an integral over all times alike, and "
-            "diffusion.timestep_sampler 'lognormal' is not even: choose continuous, uniform "
-            "or antithetic, or loss 'edm'.",
-        ),
-    )
-
-
-def _about_variance(method: DDPM) -> Refusals:
-    """Learned variances that nothing teaches, or that a walk cannot use."""
-    sampler = method.sampling.sampler
-    fewer = len(method.sampling.knots) < method.num_timesteps
-    return (
-        (
-            method.learned_variance and method.loss_name not in losses.LEARN_VARIANCE,
-            f"diffusion.variance {method.variance!r} is not taught by diffusion.loss "
+            method.learned_variance and not learns_variance,
+            f"diffusion.variance {method.variance!r} is not trained by diffusion.loss "
             f"{method.loss_name!r}: choose {' or '.join(losses.LEARN_VARIANCE)}.",
         ),
         (
             method.loss_name == "hybrid" and not method.learned_variance,
-            "diffusion.loss 'hybrid' adds the bound to teach the variance alone, and "
-            f"diffusion.variance {method.variance!r} is fixed: choose simple or bound, "
+            "diffusion.loss 'hybrid' adds the VLB to train the variance, and "
+            f"diffusion.variance {method.variance!r} is fixed: choose simple or vlb, "
             "or variance 'learned_range'.",
         ),
+    )
+    for condition in method.conditions:
+        if not 0 <= condition.dropout < 1:
+            raise ValueError(
+                f"diffusion.cond_dropout must lie in [0, 1), not {condition.dropout}."
+            )
+
+
+def check_sampling(
+    method: DDPM, options: Any, sampler: Sampler, timesteps: np.ndarray
+) -> None:
+    """Refuses ways of sampling that are invalid for a method.
+
+    Args:
+      method: that is sampled.
+      options: a tasks.SampleOptions.
+      sampler: the one that they name.
+      timesteps: [N], falling.
+
+    Raises:
+      ValueError: it names the config keys and what to choose instead.
+    """
+    lookup(guidance.THRESHOLDING, options.thresholding, "sample.thresholding")
+    num_steps, discrete = len(timesteps), timesteps.dtype.kind == "i"
+    starts_in_noise = timesteps[0] == method.num_timesteps
+    starts_in_noise = starts_in_noise and ends_in_noise(method.schedule)
+    continuous = sampler.continuous_time or not discrete
+    drops = any(condition.dropout for condition in method.conditions)
+    _raise_first(
         (
-            method.variance == "learned" and sampler.needs_variance and fewer,
+            not 0 <= options.num_frames <= options.num_steps,
+            f"sample.num_frames must lie in 0..{options.num_steps} (sample.num_steps), "
+            f"not {options.num_frames}.",
+        ),
+        (
+            starts_in_noise and sampler.needs_signal,
+            "The schedule leaves no signal at time T, and this sample.sampler cannot "
+            "start from an infinite noise level: choose another sampler, spacing "
+            f"'leading', or {WITH_SIGNAL}.",
+        ),
+        (
+            process.PREDICTIONS[method.prediction].discrete_time and continuous,
+            f"A network that predicts {method.prediction} is defined for steps from t "
+            "to t - 1, and this sample.sampler or sample.spacing "
+            f"({options.spacing!r}) visits times in between: choose another.",
+        ),
+        (
+            method.variance == "learned"
+            and options.sampler == "ancestral"
+            and num_steps < method.num_timesteps,
             "diffusion.variance 'learned' is that of single steps, from t to t - 1: "
             "set sample.num_steps to num_timesteps, choose another sampler, or train "
             "with 'learned_range', which serves every stride.",
         ),
+        (
+            not options.guidance_scale >= 0,
+            f"sample.guidance_scale must be at least 0, not {options.guidance_scale}.",
+        ),
+        (
+            options.guidance_scale != 1 and not drops,
+            f"sample.guidance_scale = {options.guidance_scale} needs a network trained "
+            "with and without its condition: model.num_classes and "
+            "diffusion.cond_dropout above 0. Without guidance it is 1.",
+        ),
+        (
+            len(options.guidance_interval) != 2
+            or not options.guidance_interval[0] < options.guidance_interval[-1],
+            f"sample.guidance_interval = {tuple(options.guidance_interval)} must be "
+            "two log-SNRs, the smaller one first.",
+        ),
     )
 
 
-def check_guidance(method: DDPM) -> None:
-    """Refuses labels, dropout and guidance that do not go together.
-
-    Raises:
-      ValueError: it says which value, and what to choose.
-    """
-    options, classes = method.sampling, method.num_classes
-    if options.clip not in guidance.THRESHOLDING:
-        raise ValueError(
-            f"Unknown sample.clip {options.clip!r}. "
-            f"Known ones: {', '.join(guidance.THRESHOLDING)}."
-        )
-    if not 0 <= method.cond_dropout < 1:
-        raise ValueError(
-            f"diffusion.cond_dropout must lie in [0, 1), not {method.cond_dropout}."
-        )
-    if method.cond_dropout and not classes:
-        raise ValueError(
-            f"diffusion.cond_dropout = {method.cond_dropout} leaves out classes that "
-            "model.num_classes = 0 does not have: set one of the two."
-        )
-    guided = options.guidance_scale != 1
-    if guided and not (classes and method.cond_dropout):
-        raise ValueError(
-            f"sample.guidance_scale = {options.guidance_scale} needs a network trained "
-            "with and without classes: model.num_classes and diffusion.cond_dropout "
-            "above 0. Without guidance it is 1."
-        )
-    low, high = options.guidance_interval
-    if not low < high:
-        raise ValueError(
-            f"sample.guidance_interval = ({low}, {high}) holds no log-SNR: give the "
-            "smaller end first."
-        )
-    check_label(options.label, classes)
+def _raise_first(*refusals: tuple[bool, str]) -> None:
+    for refused, message in refusals:
+        if refused:
+            raise ValueError(message)

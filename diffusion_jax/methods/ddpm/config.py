@@ -1,119 +1,154 @@
-"""Denoising diffusion, put together from a config."""
+"""Diffusion models from a config: the family's defaults, and how a model is built."""
 
-import jax.numpy as jnp
-import ml_collections
+import math
 
-from diffusion_jax.diffusion import (
-    losses,
-    process,
-    samplers,
-    schedules,
-    time_samplers,
-    timesteps,
+from ml_collections import ConfigDict, config_dict
+
+from diffusion_jax.data.base import label_field
+from diffusion_jax.diffusion import guidance, losses, process, schedules, time_samplers
+from diffusion_jax.lookup import lookup
+from diffusion_jax.methods import config as common
+from diffusion_jax.methods.base import (
+    Fields,
+    check_at_least,
+    data_field,
+    make_network,
+    single_phase,
 )
-from diffusion_jax.methods.base import choose
-from diffusion_jax.methods.ddpm import checks, tasks
-from diffusion_jax.methods.ddpm.method import DDPM, GROUP, Sampling
+from diffusion_jax.methods.ddpm import checks
+from diffusion_jax.methods.ddpm.method import DDPM, Condition
 from diffusion_jax.models import MODELS
-from diffusion_jax.training import optimizers
-from diffusion_jax.training.state import Phase
 
 
-def make_ddpm(config: ml_collections.ConfigDict) -> DDPM:
-    """Builds denoising diffusion from the groups model, diffusion, optim, sample."""
-    data, diffusion = config.data, config.diffusion
-    model = dict(config.model)
-    network_class = choose(MODELS, model.pop("name"), "model.name")
-    model["dtype"] = jnp.dtype(model["dtype"])
+def defaults() -> ConfigDict:
+    """Returns the values of Ho et al. 2020 for CIFAR-10 (appendix B)."""
+    config = common.defaults("ddpm")
+    config.model = config_dict.create(
+        name="unet",
+        base_channels=128,  # at full resolution
+        channel_multipliers=(1, 2, 2, 2),  # one per level; each halves the resolution
+        num_blocks=2,  # residual blocks per level
+        attention_resolutions=(16,),  # heights, in pixels
+        dropout=0.0,  # rate, in [0, 1)
+        num_classes=0,  # 0: unconditional
+        dtype="float32",  # of activations, or bfloat16
+    )
+    config.diffusion = config_dict.create(
+        schedule="linear",  # a name in schedules.SCHEDULES or CURVES
+        zero_terminal_snr=False,  # stretch the schedule to pure noise at T
+        num_timesteps=1000,  # T, at least 2
+        prediction="eps",  # eps, x0, v, mu, score, edm
+        loss="simple",  # simple, vlb, hybrid, continuous, min_snr, edm
+        variance="fixedlarge",  # fixedsmall, fixedlarge, learned, learned_range
+        timestep_sampler="uniform",  # a name in time_samplers.TIMESTEP_SAMPLERS
+        cond_dropout=0.0,  # rate at which training drops the class, in [0, 1)
+        self_condition=False,  # on the previous prediction of x_0
+    )
+    config.optim.update(
+        learning_rate=2e-4,
+        warmup_steps=5000,
+        decay="cosine",
+        clip="global",
+        ema_decay=0.9999,
+        ema_warmup=False,
+    )
+    config.sample.update(
+        sampler="ancestral",  # a name in samplers.SAMPLERS
+        num_steps=1000,  # 1..num_timesteps
+        spacing="leading",  # of timesteps: leading, trailing, quadratic, logsnr, karras
+        eta=0.0,  # of ddim, in [0, 1]
+        churn=0.0,  # of euler and heun, in [0, sqrt(2) - 1]
+        thresholding="static",  # none, static, dynamic
+        guidance_scale=1.0,  # 1: none
+        guidance_interval=(-math.inf, math.inf),  # log-SNR
+        label=-1,  # the class to draw; -1: all in turn
+        num_frames=0,  # predictions of x_0 to keep along the way
+        strength=0.5,  # of img2img and interpolate: share of T, in (0, 1]
+        num_resamplings=5,  # of inpaint: times each step is repeated
+    )
+    config.eval.update(
+        metric="vlb",
+        num_terms=20,  # of vlb: terms per example, 1..num_timesteps - 1
+        num_probes=1,  # of ode_likelihood; 0: exact trace
+        sweep=config_dict.create(
+            sampler=(), num_steps=(), spacing=(), guidance_scale=()
+        ),
+    )
+    return config
+
+
+def tiny(config: ConfigDict) -> None:
+    """Makes a config a smoke run of seconds on a CPU."""
+    common.make_tiny(config)
+    config.model.update(base_channels=8, channel_multipliers=(1, 2), num_blocks=1)
+    config.diffusion.num_timesteps = 20
+    config.optim.warmup_steps = 2
+    config.sample.num_steps = 5
+    config.eval.num_terms = 4
+
+
+def make(config: ConfigDict, fields: Fields) -> DDPM:
+    """Builds a diffusion model from the groups model, diffusion and optim.
+
+    Args:
+      config: of the run.
+      fields: of the data.
+
+    Raises:
+      ValueError: a name is unknown, or values do not fit each other or the data.
+    """
+    diffusion, num_classes = config.diffusion, config.model.num_classes
+    data, field = data_field(fields)
     variances = process.VARIANCES | process.LEARNED_VARIANCES
-    choose(process.PREDICTIONS, diffusion.prediction, "diffusion.prediction")
-    choose(variances, diffusion.variance, "diffusion.variance")
-    choose(losses.LOSSES, diffusion.loss, "diffusion.loss")
-    draw = choose(
+    thresholding = config.sample.thresholding
+    lookup(process.PREDICTIONS, diffusion.prediction, "diffusion.prediction")
+    lookup(variances, diffusion.variance, "diffusion.variance")
+    lookup(losses.LOSSES, diffusion.loss, "diffusion.loss")
+    lookup(guidance.THRESHOLDING, thresholding, "sample.thresholding")
+    timestep_sampler = lookup(
         time_samplers.TIMESTEP_SAMPLERS,
         diffusion.timestep_sampler,
         "diffusion.timestep_sampler",
     )
-    num_channels = data.num_channels
-    if diffusion.variance in process.LEARNED_VARIANCES:
-        num_channels *= 2
-    _check_numbers(config)
-    schedule = schedules.make(
-        diffusion.schedule,
-        diffusion.num_timesteps,
-        data.image_size,
-        diffusion.zero_terminal_snr,
-    )
+    check_at_least(2, diffusion__num_timesteps=diffusion.num_timesteps)
+    check_at_least(0, model__num_classes=num_classes)
+    if diffusion.cond_dropout and not num_classes:
+        raise ValueError(
+            f"diffusion.cond_dropout = {diffusion.cond_dropout} drops classes, and "
+            "model.num_classes = 0: set one of the two."
+        )
+    if diffusion.loss == "continuous" and diffusion.timestep_sampler == "lognormal":
+        raise ValueError(
+            "diffusion.loss 'continuous' is an integral over uniform times, and "
+            "diffusion.timestep_sampler 'lognormal' is not uniform: choose continuous, "
+            "uniform or antithetic, or loss 'edm'."
+        )
+    learned = diffusion.variance in process.LEARNED_VARIANCES
+    conditions = ()
+    if num_classes:
+        field_of_label = label_field(num_classes)
+        rate = diffusion.cond_dropout
+        conditions = (Condition("label", field_of_label, rate, null=num_classes),)
     method = DDPM(
-        phases=(Phase("net", (GROUP,), optimizers.make(**config.optim)),),
-        network=network_class(out_channels=num_channels, **model),
-        image_shape=(data.image_size, data.image_size, data.num_channels),
-        schedule=schedule,
+        phases=single_phase(config),
+        network=make_network(
+            MODELS, config, out_channels=field.shape[-1] * (1 + learned)
+        ),
+        data=data,
+        field=field,
+        schedule=schedules.make(
+            diffusion.schedule,
+            diffusion.num_timesteps,
+            field.shape[0],
+            diffusion.zero_terminal_snr,
+        ),
         prediction=diffusion.prediction,
         loss_name=diffusion.loss,
         variance=diffusion.variance,
-        timestep_sampler=draw,
-        num_classes=model["num_classes"],
-        cond_dropout=diffusion.cond_dropout,
+        timestep_sampler=timestep_sampler,
+        conditions=conditions,
         self_condition=diffusion.self_condition,
-        sampling=make_sampling(config, schedule),
-        num_terms=config.eval.num_terms,
-        num_probes=config.eval.num_probes,
+        thresholding=thresholding,
     )
-    names = diffusion.schedule, diffusion.timestep_sampler, config.sample.spacing
-    checks.check(method, *names)
-    checks.check_guidance(method)
-    tasks.check(config.sample.view, method)
+    checks.check_training(method)
     return method
-
-
-def make_sampling(
-    config: ml_collections.ConfigDict, schedule: schedules.Schedule
-) -> Sampling:
-    """Builds the way samples are drawn from the group sample."""
-    options = config.sample
-    return Sampling(
-        sampler=samplers.make(
-            options.sampler,
-            config.diffusion.variance,
-            eta=options.eta,
-            churn=options.churn,
-        ),
-        knots=timesteps.make(options.spacing, schedule, options.num_steps),
-        clip=options.clip,
-        guidance_scale=options.guidance_scale,
-        guidance_interval=tuple(options.guidance_interval),
-        label=options.label,
-        num_frames=options.num_frames,
-        start=options.start,
-        num_resamplings=options.num_resamplings,
-    )
-
-
-def _check_numbers(config: ml_collections.ConfigDict) -> None:
-    sample, num_timesteps = config.sample, config.diffusion.num_timesteps
-    if num_timesteps < 2:
-        raise ValueError("diffusion.num_timesteps must be at least 2.")
-    if not 1 <= config.eval.num_terms < num_timesteps:
-        raise ValueError(
-            f"eval.num_terms must lie in 1..{num_timesteps - 1} "
-            f"(num_timesteps - 1), not {config.eval.num_terms}."
-        )
-    if not len(sample.guidance_interval) == 2:
-        raise ValueError(
-            "sample.guidance_interval is two log-SNRs, not "
-            f"{tuple(sample.guidance_interval)}."
-        )
-    if sample.num_frames > sample.num_steps:
-        raise ValueError(
-            f"sample.num_frames = {sample.num_frames} are more than the predictions of "
-            f"x_0 on the way, sample.num_steps = {sample.num_steps}."
-        )
-    for name, value, least in (
-        ("sample.num_frames", sample.num_frames, 0),
-        ("sample.guidance_scale", sample.guidance_scale, 0),
-        ("eval.num_probes", config.eval.num_probes, 0),
-        ("model.num_classes", config.model.num_classes, 0),
-    ):
-        if not value >= least:
-            raise ValueError(f"{name} must be at least {least}, not {value}.")

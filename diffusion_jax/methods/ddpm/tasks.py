@@ -1,15 +1,12 @@
-"""What can be seen of a trained diffusion model beside samples, a row an example.
+"""What a trained diffusion model can do, one example per row.
 
-A view is a function (method, params, batch, key) -> pictures [B, k, H, W, C]; see
-base.View. An example is given its own label. Views that go along
-the ODE (reconstruction, slerp) use the network as it is; the others walk as sampling
-does, with its sampler, clipping and guidance.
+Tasks that follow the probability-flow ODE (reconstruct, slerp, log_likelihood) use the
+network as it is; the others sample with thresholding and guidance.
 """
 
-from __future__ import annotations
-
+import dataclasses
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -17,185 +14,465 @@ import numpy as np
 from jax import Array, lax
 
 from diffusion_jax import prng
-from diffusion_jax.diffusion import editing, samplers, sampling
-from diffusion_jax.diffusion.sampling import Denoiser
-from diffusion_jax.methods.base import Batch, PyTree, check_view
+from diffusion_jax.data.base import Field
+from diffusion_jax.diffusion import (
+    editing,
+    guidance,
+    losses,
+    ode_likelihood,
+    process,
+    samplers,
+    sampling,
+    timesteps,
+)
+from diffusion_jax.diffusion.denoiser import Denoiser
+from diffusion_jax.methods.base import Batch, Task, check_at_least, with_axis
+from diffusion_jax.methods.ddpm import checks
+from diffusion_jax.methods.ddpm.method import DDPM, Cond
+from diffusion_jax.training.state import Variables
 
-if TYPE_CHECKING:
-    from diffusion_jax.methods.ddpm import DDPM
-
-Params = dict[str, PyTree]  # by group
-
-WEIGHTS = np.linspace(0, 1, 7, dtype=np.float32)  # of the partner
-NUM_DRAWS = 4  # of what a picture leaves open
-
-
-def _keys(key: Array, batch: Batch) -> Array:
-    return prng.example_keys(key, batch["index"])
-
-
-def _label(method: DDPM, batch: Batch, weight: Array | None = None) -> Array | None:
-    """The labels of the examples, or of their partners where these weigh more."""
-    if not method.num_classes:
-        return None
-    if weight is None:
-        return batch["label"]
-    return jnp.where(weight > 0.5, batch["partner_label"], batch["label"])
+WEIGHTS = np.linspace(0, 1, 7, dtype=np.float32)  # of the partner, in interpolations
+NUM_SAMPLES = 4  # per image, in img2img and inpaint
+MAX_EXACT_TRACE = 4096  # values of an example
 
 
-def _row(*columns: Array) -> Array:
-    """Joins pictures [B, ...], and several for each example [k, B, ...], to rows."""
-    several = [x if x.ndim > columns[0].ndim else x[None] for x in columns]
-    return jnp.moveaxis(jnp.concatenate(several), 0, 1)
+@dataclasses.dataclass(frozen=True)
+class SampleOptions:
+    """How the reverse chain is run.
+
+    Attributes:
+      sampler: a name in samplers.SAMPLERS.
+      num_steps: network evaluations, for samplers that need one per step.
+      spacing: of the timesteps, a name in timesteps.SPACINGS.
+      eta: of ddim, in [0, 1].
+      churn: of euler and heun, in [0, sqrt(2) - 1].
+      thresholding: of the predicted x_0, a name in guidance.THRESHOLDING.
+      guidance_scale: of classifier-free guidance; 1 is none.
+      guidance_interval: (lowest, highest) log-SNR at which guidance is applied.
+      num_frames: predictions of x_0 along the way to keep.
+    """
+
+    sampler: str
+    num_steps: int
+    spacing: str
+    eta: float = 0.0
+    churn: float = 0.0
+    thresholding: str = "static"
+    guidance_scale: float = 1.0
+    guidance_interval: tuple[float, float] = (-math.inf, math.inf)
+    num_frames: int = 0
 
 
-def _decode(method: DDPM, denoise: Denoiser, x_T: Array, keys: Array) -> Array:
-    rest = method.schedule, method.sampling.knots, x_T, keys
-    return sampling.sample(samplers.ddim(), denoise, *rest)[0]
+@dataclasses.dataclass(frozen=True)
+class Img2ImgOptions(SampleOptions):
+    """Options of tasks that start from a noised image.
+
+    Attributes:
+      strength: share of T at which sampling starts, in (0, 1]; 1 keeps nothing.
+    """
+
+    strength: float = 0.5
 
 
-def reconstruction(method: DDPM, params: Params, batch: Batch, key: Array) -> Array:
-    """The example, its code x_T by DDIM, and what ddim(0) makes of the code: k = 3.
+@dataclasses.dataclass(frozen=True)
+class InpaintOptions(SampleOptions):
+    """Options of inpainting.
+
+    Attributes:
+      num_resamplings: how often each step is repeated, at least 1.
+    """
+
+    num_resamplings: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class ODEOptions:
+    """Options of tasks that follow the probability-flow ODE.
+
+    Attributes:
+      num_steps: of the solver.
+      spacing: of its timesteps, a name in timesteps.SPACINGS.
+    """
+
+    num_steps: int
+    spacing: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodOptions(ODEOptions):
+    """Options of the likelihood by the probability-flow ODE.
+
+    Attributes:
+      num_probes: of the divergence's estimate, per example; 0 computes it exactly.
+    """
+
+    num_probes: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class VLBOptions:
+    """Options of the variational lower bound.
+
+    Attributes:
+      num_terms: how many of its terms t = 2..T are drawn for each example, one per
+        stratum; T - 1 is all of them.
+    """
+
+    num_terms: int
+
+
+def make_sample(method: DDPM, options: SampleOptions) -> Task:
+    """Draws samples by the reverse chain.
+
+    Returns:
+      A task whose outputs are the data's field and, with num_frames = k > 0, "frames"
+      [B, k, ...], the predictions of x_0 along the way.
+
+    Raises:
+      ValueError: the options are invalid or do not fit the method.
+
+    Source: Ho et al. 2020, algorithm 2, arXiv:2006.11239.
+    """
+    chain = _Chain(method, options)
+
+    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+        keys = prng.example_keys(key, batch["index"])
+        x_T = prng.normal(prng.fold_in(keys, 0), method.field.shape)
+        denoise = chain.denoiser(variables, method.cond_of(batch))
+        x_0, frames = sampling.sample(
+            *(chain.sampler, denoise, method.schedule, chain.timesteps),
+            *(x_T, keys, options.num_frames, method.self_condition),
+        )
+        return {method.data: x_0} | ({"frames": frames} if options.num_frames else {})
+
+    outputs = {method.data: method.field}
+    if options.num_frames:
+        outputs["frames"] = with_axis(method.field, options.num_frames, "frame")
+    return Task(run, method.inputs, outputs)
+
+
+def make_reconstruct(method: DDPM, options: ODEOptions) -> Task:
+    """Encodes examples to x_T by DDIM and decodes them: rows of x_0, x_T, x_0 again.
 
     Source: Song et al. 2021, section 5.4, arXiv:2010.02502.
     """
-    x_0, denoise = batch["image"], method.flow_denoiser(params, _label(method, batch))
-    x_T = editing.encode(denoise, method.schedule, method.sampling.knots, x_0)
-    return _row(x_0, x_T, _decode(method, denoise, x_T, _keys(key, batch)))
+    times = timesteps.make(options.spacing, method.schedule, options.num_steps)
+
+    def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
+        x_0, denoise = batch[method.data], method.denoiser(variables, cond_of(batch))
+        x_T = editing.encode(denoise, method.schedule, times, x_0)
+        keys = prng.example_keys(key, batch["index"])
+        return [x_0, x_T, _decode(method, denoise, times, x_T, keys)]
+
+    cond_of = method.cond_of
+    return _rows(method, rows, 3)
 
 
-def slerp(method: DDPM, params: Params, batch: Batch, key: Array) -> Array:
-    """The example, what lies on the arc between its code and its partner's, and that.
+def make_slerp(method: DDPM, options: ODEOptions) -> Task:
+    """Interpolates along the arc between the x_T of an example and of its partner.
 
     Source: Song et al. 2021, section 5.3 and appendix D.5, arXiv:2010.02502.
     """
-    x_0, other, keys = batch["image"], batch["partner_image"], _keys(key, batch)
+    times = timesteps.make(options.spacing, method.schedule, options.num_steps)
 
-    def denoiser(weight: Array) -> Denoiser:
-        return method.flow_denoiser(params, _label(method, batch, weight))
+    def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
+        x_0, partner = batch[method.data], batch[f"partner_{method.data}"]
+        keys = prng.example_keys(key, batch["index"])
 
-    def code(end: tuple[Array, Array]) -> Array:
-        weight, image = end
-        schedule, knots = method.schedule, method.sampling.knots
-        return editing.encode(denoiser(weight), schedule, knots, image)
+        def denoiser(weight: Array) -> Denoiser:
+            return method.denoiser(variables, _mixed_cond(method, batch, weight))
 
-    codes = lax.map(code, (jnp.array([0.0, 1.0]), jnp.stack([x_0, other])))
+        def encode(end: tuple[Array, Array]) -> Array:
+            weight, x = end
+            return editing.encode(denoiser(weight), method.schedule, times, x)
 
-    def draw(weight: Array) -> Array:
-        x_T = editing.slerp(*codes, weight)
-        return _decode(method, denoiser(weight), x_T, keys)
+        ends = lax.map(encode, (jnp.array([0.0, 1.0]), jnp.stack([x_0, partner])))
 
-    return _row(x_0, lax.map(draw, jnp.asarray(WEIGHTS)), other)
+        def draw(weight: Array) -> Array:
+            x_T = editing.slerp(*ends, weight)
+            return _decode(method, denoiser(weight), times, x_T, keys)
+
+        return [x_0, *lax.map(draw, jnp.asarray(WEIGHTS)), partner]
+
+    return _rows(method, rows, 2 + len(WEIGHTS), partner=True)
 
 
-def interpolation(method: DDPM, params: Params, batch: Batch, key: Array) -> Array:
-    """The example, mixtures with its partner under one noise at sample.start, and that.
+def make_interpolate(method: DDPM, options: Img2ImgOptions) -> Task:
+    """Mixes an example with its partner under the same noise, and denoises the mixture.
 
     Source: Ho et al. 2020, section 4.4 and figure 8, arXiv:2006.11239.
     """
-    x_0, other, keys = batch["image"], batch["partner_image"], _keys(key, batch)
+    chain = _Chain(method, options)
+    later = chain.timesteps_from(options.strength)
 
-    def draw(weight: Array) -> Array:
-        return editing.interpolate(
-            method.sampling.sampler,
-            method.denoiser(params, _label(method, batch, weight)),
-            method.schedule,
-            _later_knots(method),
-            x_0,
-            other,
-            weight,
-            keys,
-            method.self_condition,
-        )
+    def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
+        x_0, partner = batch[method.data], batch[f"partner_{method.data}"]
+        keys = prng.example_keys(key, batch["index"])
 
-    return _row(x_0, lax.map(draw, jnp.asarray(WEIGHTS)), other)
+        def draw(weight: Array) -> Array:
+            cond = _mixed_cond(method, batch, weight)
+            return editing.interpolate(
+                *(chain.sampler, chain.denoiser(variables, cond), method.schedule),
+                *(later, x_0, partner, weight, keys, method.self_condition),
+            )
+
+        return [x_0, *lax.map(draw, jnp.asarray(WEIGHTS)), partner]
+
+    return _rows(method, rows, 2 + len(WEIGHTS), partner=True)
 
 
-def image_to_image(method: DDPM, params: Params, batch: Batch, key: Array) -> Array:
-    """The example, and four pictures drawn from it, noised to sample.start.
+def make_img2img(method: DDPM, options: Img2ImgOptions) -> Task:
+    """Noises an example up to `strength` and denoises it: the example, four samples.
 
     Source: Meng et al. 2022 (SDEdit), arXiv:2108.01073.
     """
-    x_0 = batch["image"]
+    chain = _Chain(method, options)
+    later = chain.timesteps_from(options.strength)
 
-    def draw(draw_key: Array) -> Array:
-        return editing.img2img(
-            method.sampling.sampler,
-            method.denoiser(params, _label(method, batch)),
-            method.schedule,
-            _later_knots(method),
-            x_0,
-            _keys(draw_key, batch),
-            method.self_condition,
-        )
+    def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
+        x_0, index = batch[method.data], batch["index"]
+        denoise = chain.denoiser(variables, method.cond_of(batch))
 
-    return _row(x_0, lax.map(draw, jax.random.split(key, NUM_DRAWS)))
+        def draw(draw_key: Array) -> Array:
+            keys = prng.example_keys(draw_key, index)
+            return editing.img2img(
+                *(chain.sampler, denoise, method.schedule),
+                *(later, x_0, keys, method.self_condition),
+            )
+
+        return [x_0, *lax.map(draw, jax.random.split(key, NUM_SAMPLES))]
+
+    return _rows(method, rows, 1 + NUM_SAMPLES)
 
 
-def inpainting(method: DDPM, params: Params, batch: Batch, key: Array) -> Array:
-    """The example, its left half, and four pictures drawn from that half alone.
+def make_inpaint(method: DDPM, options: InpaintOptions) -> Task:
+    """Fills in the right half of an example: it, its left half, four samples.
+
+    The left half is the first half of the next to last axis (the width of images).
 
     Source: Lugmayr et al. 2022 (RePaint), arXiv:2201.09865.
     """
-    x_0 = batch["image"]
-    width = x_0.shape[-2]
-    mask = (jnp.arange(width) < width // 2).reshape(1, 1, width, 1)
-    left = jnp.where(mask, x_0, 0.0)
+    chain = _Chain(method, options)
+    check_at_least(1, sample__num_resamplings=options.num_resamplings)
 
-    def draw(draw_key: Array) -> Array:
-        return editing.inpaint(
-            method.sampling.sampler,
-            method.denoiser(params, _label(method, batch)),
-            method.schedule,
-            method.sampling.knots,
-            left,
-            mask,
-            _keys(draw_key, batch),
-            method.sampling.num_resamplings,
-            self_condition=method.self_condition,
-        )[0]
+    def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
+        x_0, index = batch[method.data], batch["index"]
+        width = x_0.shape[-2]
+        mask = (jnp.arange(width) < width // 2)[:, None]
+        mask = mask.reshape((1,) * (x_0.ndim - 2) + mask.shape)
+        left = jnp.where(mask, x_0, 0.0)
+        denoise = chain.denoiser(variables, method.cond_of(batch))
 
-    return _row(x_0, left, lax.map(draw, jax.random.split(key, NUM_DRAWS)))
+        def draw(draw_key: Array) -> Array:
+            return editing.inpaint(
+                *(chain.sampler, denoise, method.schedule, chain.timesteps),
+                *(left, mask, prng.example_keys(draw_key, index)),
+                options.num_resamplings,
+                self_condition=method.self_condition,
+            )[0]
 
+        return [x_0, left, *lax.map(draw, jax.random.split(key, NUM_SAMPLES))]
 
-def _later_knots(method: DDPM) -> np.ndarray:
-    """The knots that a walk from sample.start still visits."""
-    options = method.sampling
-    return options.knots[options.knots <= options.start * method.num_timesteps]
+    return _rows(method, rows, 2 + NUM_SAMPLES)
 
 
-def check(view: str, method: DDPM) -> None:
-    """Refuses a view that is unknown, or cannot be had.
+def make_vlb(method: DDPM, options: VLBOptions) -> Task:
+    """Estimates the variational lower bound of each example in its three parts, nats.
 
-    Args:
-      view: "samples", or a name of VIEWS.
-      method: put together.
+    Unbiased for any num_terms = k: the timesteps 2..T are cut into k strata, and
+    stratum j is represented by t_j = 2 + floor((T - 1) (j + u) / k), u uniform, one per
+    example. The predicted x_0 is clipped to [-1, 1], as in the authors' evaluation.
+
+    Returns:
+      A task with the outputs "prior", "transitions", "decoder" and "error", the squared
+      error of x_0 at t = 1, [B] each; and by stratum, [B, k]: "nats", the timestep
+      "time" and "strata_error", the squared error there.
 
     Raises:
-      ValueError: it says which value, and what to choose.
+      ValueError: num_terms lies outside 1..T-1.
+
+    Source: Ho et al. 2020, equation 5, arXiv:2006.11239.
     """
-    options = method.sampling
-    check_view(view, (SAMPLES, *VIEWS))
-    if not 0 < options.start <= 1:
-        raise ValueError(f"sample.start must lie in (0, 1], not {options.start}.")
-    if options.num_resamplings < 1:
+    num_terms, schedule = options.num_terms, method.schedule
+    last = method.num_timesteps - 1
+    if not 1 <= num_terms <= last:
         raise ValueError(
-            f"sample.num_resamplings must be at least 1, not {options.num_resamplings}."
+            f"eval.num_terms must lie in 1..{last} (num_timesteps - 1), not "
+            f"{num_terms}."
         )
-    if view in FROM_START and not len(_later_knots(method)):
-        raise ValueError(
-            f"sample.start = {options.start} lies before all of the sampler's times, "
-            f"the first is {options.knots[-1]} of {method.num_timesteps}: start later, "
-            "or set more sample.num_steps."
-        )
+    width = last / num_terms
+    # On the host, and split: j + u in float32 may round up to j + 1.
+    part, whole = np.modf(width * np.arange(num_terms))
+    starts = whole.astype(np.int32), part.astype(np.float32)
+
+    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+        x_0 = batch[method.data]
+        keys = prng.example_keys(key, batch["index"])
+        denoise = method.denoiser(variables, method.cond_of(batch))
+        denoise = guidance.static_thresholding(denoise)
+
+        def term(t: Array) -> tuple[Array, Array]:
+            eps = prng.normal(jax.vmap(jax.random.fold_in)(keys, t), x_0.shape[1:])
+            x_t = process.q_sample(x_0, schedule(t), eps)
+            x_0_hat, model_var_values = denoise(x_t, t, None)
+            log_variance = losses.reverse_log_variance(
+                method.variance, schedule, t, model_var_values
+            )
+            nats = losses.vlb_term(x_0, x_t, x_0_hat, t, schedule, log_variance)
+            return nats, losses.simple(x_0, x_0_hat)
+
+        u = prng.uniform(prng.fold_in(keys, 0))
+
+        def stratum(_, start: tuple[Array, Array]):
+            whole, part = start
+            t = 2 + whole + jnp.floor(part + width * u).astype(jnp.int32)
+            t = jnp.minimum(t, method.num_timesteps)
+            nats, error = term(t)
+            return None, {"nats": width * nats, "time": t, "strata_error": error}
+
+        _, strata = lax.scan(stratum, None, starts)
+        decoder, error = term(jnp.ones(x_0.shape[0], jnp.int32))
+        return {
+            "prior": losses.prior_term(x_0, schedule),
+            "transitions": jnp.sum(strata["nats"], axis=0),
+            "decoder": decoder,
+            "error": error,
+        } | jax.tree.map(jnp.transpose, strata)
+
+    scalars = ("prior", "transitions", "decoder", "error")
+    outputs = {name: Field((), np.float32, "scalar") for name in scalars}
+    for name in ("nats", "time", "strata_error"):
+        outputs[name] = Field((num_terms,), np.float32, "vector")
+    return Task(run, (method.data, *method.inputs), outputs)
 
 
-SAMPLES = "samples"  # what every method has
-VIEWS: dict[str, Callable[..., Array]] = {
-    "reconstruction": reconstruction,
-    "interpolation": interpolation,
-    "slerp": slerp,
-    "inpainting": inpainting,
-    "image_to_image": image_to_image,
+def make_log_likelihood(method: DDPM, options: LikelihoodOptions) -> Task:
+    """Log-density of each example by the probability-flow ODE, nats.
+
+    Examples are dequantised and taken as x_1 / alpha_1: their density is that of
+    x_1 = alpha_1 x_0 times alpha_1^D. The timesteps are those of sampling, and T and 1.
+
+    Returns:
+      A task with the output "log_likelihood", [B].
+
+    Raises:
+      ValueError: the schedule leaves no signal at T, or examples are too large for an
+        exact trace.
+
+    Source: Song et al. 2021, equation 39, arXiv:2011.13456.
+    """
+    schedule, size = method.schedule, math.prod(method.field.shape)
+    check_at_least(0, eval__num_probes=options.num_probes)
+    if not options.num_probes and size > MAX_EXACT_TRACE:
+        raise ValueError(
+            f"An exact trace of {size} values takes {size} network evaluations per "
+            "step: set eval.num_probes to 1 or more."
+        )
+    if checks.ends_in_noise(schedule):
+        raise ValueError(
+            "The schedule leaves no signal at time T, where the probability-flow ODE "
+            "would start infinitely far away: ode_likelihood is not available."
+        )
+    times = timesteps.make(options.spacing, schedule, options.num_steps)
+    ends = np.array([method.num_timesteps, 1])
+    times = np.unique(np.concatenate([times, ends]))[::-1]
+
+    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+        keys = jax.vmap(jax.random.split)(prng.example_keys(key, batch["index"]))
+        x_0 = ode_likelihood.dequantize(keys[:, 0], batch[method.data])
+        probes = (
+            ode_likelihood.random_probes(
+                keys[:, 1], options.num_probes, method.field.shape
+            )
+            if options.num_probes
+            else ode_likelihood.basis_probes(method.field.shape)
+        )
+        denoise = method.denoiser(variables, method.cond_of(batch))
+        alpha = process.alpha(schedule(1))
+        nats = ode_likelihood.log_likelihood(
+            denoise, schedule, times, alpha * x_0, probes
+        )
+        return {"log_likelihood": nats + size * jnp.log(alpha)}
+
+    outputs = {"log_likelihood": Field((), np.float32, "scalar")}
+    return Task(run, (method.data, *method.inputs), outputs)
+
+
+class _Chain:
+    """The sampler, timesteps and denoiser that options ask for."""
+
+    def __init__(self, method: DDPM, options: SampleOptions):
+        self._method, self._options = method, options
+        self.sampler = samplers.make(
+            options.sampler, method.variance, eta=options.eta, churn=options.churn
+        )
+        self.timesteps = timesteps.make(
+            options.spacing, method.schedule, options.num_steps
+        )
+        checks.check_sampling(method, options, self.sampler, self.timesteps)
+
+    def denoiser(self, variables: Variables, cond: Cond) -> Denoiser:
+        """The trained denoiser with guidance, then thresholding."""
+        method, options = self._method, self._options
+        denoise = method.denoiser(variables, cond)
+        if options.guidance_scale != 1.0:
+            denoise = guidance.classifier_free(
+                denoise,
+                method.denoiser(variables, method.null_cond(cond)),
+                options.guidance_scale,
+                method.schedule,
+                tuple(options.guidance_interval),
+            )
+        return guidance.THRESHOLDING[options.thresholding](denoise)
+
+    def timesteps_from(self, strength: float) -> np.ndarray:
+        """The timesteps at or below strength * T."""
+        if not 0 < strength <= 1:
+            raise ValueError(f"sample.strength must lie in (0, 1], not {strength}.")
+        later = self.timesteps[self.timesteps <= strength * self._method.num_timesteps]
+        if not len(later):
+            raise ValueError(
+                f"sample.strength = {strength} lies below the sampler's last timestep, "
+                f"{self.timesteps[-1]} of {self._method.num_timesteps}: increase it, "
+                "or use more sample.num_steps."
+            )
+        return later
+
+
+def _decode(method: DDPM, denoise: Denoiser, times, x_T: Array, keys: Array) -> Array:
+    rest = method.schedule, times, x_T, keys
+    return sampling.sample(samplers.ddim(), denoise, *rest)[0]
+
+
+def _mixed_cond(method: DDPM, batch: Batch, weight: Array) -> Cond:
+    """The conditions of the examples, or of their partners where these weigh more."""
+    return {
+        name: jnp.where(weight > 0.5, batch[f"partner_{name}"], batch[name])
+        for name in method.inputs
+    }
+
+
+def _rows(
+    method: DDPM, columns: Callable, num_columns: int, partner: bool = False
+) -> Task:
+    """Makes a task that returns "rows" [B, k, ...] from a function that lists columns."""
+
+    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+        return {"rows": jnp.stack(columns(variables, batch, key), axis=1)}
+
+    inputs = (method.data, *method.inputs)
+    if partner:
+        inputs += tuple(f"partner_{name}" for name in inputs)
+    return Task(run, inputs, {"rows": with_axis(method.field, num_columns, "column")})
+
+
+TASKS: dict[str, tuple[type, Callable[..., Task]]] = {
+    "sample": (SampleOptions, make_sample),
+    "reconstruct": (ODEOptions, make_reconstruct),
+    "interpolate": (Img2ImgOptions, make_interpolate),
+    "slerp": (ODEOptions, make_slerp),
+    "inpaint": (InpaintOptions, make_inpaint),
+    "img2img": (Img2ImgOptions, make_img2img),
+    "vlb": (VLBOptions, make_vlb),
+    "log_likelihood": (LikelihoodOptions, make_log_likelihood),
 }
-FROM_START = ("interpolation", "image_to_image")

@@ -1,0 +1,62 @@
+"""Runs a task over any number of examples, on all devices, as a stream of batches."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from diffusion_jax.data import loader
+from diffusion_jax.data.base import Source
+from diffusion_jax.methods import Task
+from diffusion_jax.training import parallel
+from diffusion_jax.training.state import Variables
+
+Arrays = dict[str, np.ndarray]
+Stream = Callable[[Variables, Source, int], Iterator[Arrays]]
+
+
+def make_stream(task: Task, batch_size: int, seed: int) -> Stream:
+    """Makes a function that runs a task over the examples of a source, in order.
+
+    Every batch has the same shape, so the task is compiled once; a batch that is too
+    long for the rest of the examples is padded, and its rows are cut off again. Each
+    process computes an equal share of the rows of a batch; all of them receive all
+    rows, so every process has to consume the stream.
+
+    Args:
+      task: what to run.
+      batch_size: examples per batch, over all devices of all processes; rounded up to a
+        multiple of their number.
+      seed: of the random numbers. A row depends on the seed, the example and its index
+        alone, not on the batch size or the devices.
+
+    Returns:
+      (variables, source, num) -> an iterator of host arrays: the task's outputs and the
+      example's entries, [b, ...] each. num is the number of rows; indices beyond the
+      end of the source start over from its beginning.
+    """
+    batch_size = parallel.round_up(batch_size)
+    run = parallel.map_on_devices(task.run)
+
+    def stream(variables: Variables, source: Source, num: int) -> Iterator[Arrays]:
+        key = jax.random.key(seed)
+
+        def batch_at(number: int) -> Arrays:
+            index = np.arange(number * batch_size, (number + 1) * batch_size)
+            index = parallel.local_rows(np.minimum(index, num - 1))
+            return loader.to_batch(source, index)
+
+        for number, batch in loader.prefetch(batch_at, 0, -(-num // batch_size)):
+            needed = {name: batch[name] for name in ("index", *task.inputs)}
+            rows = parallel.all_rows(run(variables, needed, key))
+            inputs = parallel.all_rows(batch)
+            cut = min(batch_size, num - number * batch_size)
+            yield {name: x[:cut] for name, x in (inputs | rows).items()}
+
+    return stream
+
+
+def collect(stream: Iterator[Arrays], *names: str) -> Arrays:
+    """Reads a stream to its end: all rows of the named arrays, [N, ...] each."""
+    batches = [{name: batch[name] for name in names} for batch in stream]
+    return {name: np.concatenate([x[name] for x in batches]) for name in names}

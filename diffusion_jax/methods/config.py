@@ -1,0 +1,102 @@
+"""Config values that all families share; each family's own stand in its file."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict, config_dict
+
+
+def defaults(method: str) -> ConfigDict:
+    """Returns the groups that every family has: data, optim, train, sample, eval.
+
+    Args:
+      method: a name in methods.FAMILIES.
+    """
+    config = config_dict.create(name=method, seed=0, method=method)
+    config.data = config_dict.create(
+        source="digits",  # see data.sources.make
+        data_dir=config_dict.placeholder(str),  # of TFDS; None for its default
+        train_split="train",
+        image_size=8,  # pixels: one side, or (height, width)
+        num_channels=1,  # 1 or 3
+        batch_size=128,  # examples per step, over all devices
+        flip=False,  # mirror images left to right with probability 1/2
+    )
+    config.optim = config_dict.create(  # Adam
+        learning_rate=1e-3,  # above 0
+        warmup_steps=0,  # linear, from 0
+        decay="linear",  # or cosine: to 0, from decay_start to decay_end
+        decay_start=config_dict.placeholder(int),  # step; None: after the warmup
+        decay_end=config_dict.placeholder(int),  # step; None: no decay
+        b1=0.9,
+        b2=0.999,
+        eps=1e-8,
+        clip="none",  # of gradients: none, global, per_replica
+        clip_norm=1.0,  # largest L2 norm
+        ema_decay=0.0,  # of the averaged parameters, in [0, 1); 0: no average
+        ema_warmup=True,  # whether the average's memory grows with the run
+    )
+    config.train = config_dict.create(
+        num_steps=1000,
+        log_every=500,  # steps; here and below 0 is never
+        save_every=1000,
+        keep=3,  # checkpoints, besides the best one
+        evaluate_every=0,
+        sample_every=0,
+        init_from="",  # GROUP=WORKDIR,...: copy groups of other runs at step 0
+    )
+    config.sample = config_dict.create(
+        checkpoint="last",  # or best
+        task="sample",  # one of the family's tasks
+        num_images=100,  # examples
+        batch_size=100,
+        animation=False,  # write a GIF as well
+        seed=0,
+    )
+    config.eval = config_dict.create(
+        checkpoint="last",  # or best
+        metric="samples",  # a name in evaluators.EVALUATORS
+        split="test",
+        batch_size=256,
+        classifier="",  # workdir of a trained classifier; none: ""
+        sweep=config_dict.create(seed=()),  # values of group sample to try in turn
+        seed=0,
+    )
+    return config
+
+
+def decay_over_second_half(config: ConfigDict) -> None:
+    """Makes the learning rate decay to 0 over the second half of train.num_steps."""
+    num_steps = config.train.get_oneway_ref("num_steps")
+    config.optim.decay_start = num_steps // 2
+    config.optim.decay_end = num_steps
+
+
+def make_tiny(config: ConfigDict) -> None:
+    """Makes any config a smoke run: four steps on eight digits each."""
+    config.name += "_tiny"
+    config.data.update(source="digits", image_size=8, num_channels=1, batch_size=8)
+    config.data.train_split, config.eval.split = "train", "test"
+    config.train.update(num_steps=4, log_every=2, save_every=2, evaluate_every=0)
+    config.train.sample_every = min(4, config.train.sample_every)
+    config.sample.update(num_images=16, batch_size=16)
+    config.eval.update(batch_size=64, classifier="")
+
+
+def select(
+    config: ConfigDict, variant: str, tiny: Callable[[ConfigDict], None]
+) -> ConfigDict:
+    """Returns the variant of a config that follows the colon in configs/NAME.py:tiny.
+
+    Args:
+      config: the experiment.
+      variant: "" or "tiny".
+      tiny: makes the config a smoke run of seconds on a CPU.
+
+    Raises:
+      ValueError: there is no such variant.
+    """
+    if variant == "tiny":
+        tiny(config)
+    elif variant:
+        raise ValueError(f"Unknown variant {variant!r}. Known: tiny.")
+    return config
