@@ -1,11 +1,11 @@
-"""DCGAN of CelebA, 64x64: the paper's networks.
+"""DCGAN on CelebA, 64x64.
 
     python -m diffusion_jax.main --config=configs/celeba_dcgan64.py
 
-Radford et al. 2016, arXiv:1511.06434: its rate, batch, widths and initialisation.
-Data: tfds build celeb_a --file_format=array_record
-(needs TensorFlow, see the README).
-Expected: not measured (no accelerator was at hand).
+Networks, initialisation, learning rate and batch size of Radford et al. 2016,
+arXiv:1511.06434.
+Data: tfds build celeb_a --file_format=array_record (see README, Data).
+Result: not measured.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from diffusion_jax.methods.config import select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
     config = gan.defaults()
     config.name = "celeba_dcgan64"
     config.data.update(source="tfds:celeb_a", image_size=64, num_channels=3, flip=True)

@@ -1,10 +1,11 @@
-"""CelebA-HQ, 256x256, as in Ho et al. 2020: 113,673,219 parameters.
+"""DDPM on CelebA-HQ, 256x256, as in Ho et al. 2020: 113,673,219 parameters.
 
     python -m diffusion_jax.main --config=configs/celeba_hq256.py
 
-Data: tfds build celeb_a_hq/256 --file_format=array_record (needs the extra "prepare",
-and the archives that TFDS asks for by hand). There is no test split.
-Paper: 0.5M steps on a TPU v3-8 at 2.2 steps a second; no FID given. Here: not measured.
+Data: tfds build celeb_a_hq/256 --file_format=array_record (see README, Data).
+TFDS asks you to download the archives by hand. There is no test split.
+Result: not measured. Paper: no FID given.
+Time: 0.5M steps at 2.2 steps per second on a TPU v3-8 (paper).
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +15,7 @@ from diffusion_jax.methods.ddpm import config as ddpm
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
     config = ddpm.defaults()
     config.name = "celeba_hq256"
     config.data.update(

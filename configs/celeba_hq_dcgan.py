@@ -1,10 +1,12 @@
-"""DCGAN of CelebA-HQ, 128x128.
+"""DCGAN on CelebA-HQ, 128x128.
 
     python -m diffusion_jax.main --config=configs/celeba_hq_dcgan.py
 
-Radford et al. 2016, arXiv:1511.06434: its rate, batch, widths and initialisation.
-Data: TFDS celeb_a_hq/128, prepared by hand as TFDS says, as array_record.
-Expected: not measured (no accelerator was at hand).
+Networks, initialisation, learning rate and batch size of Radford et al. 2016,
+arXiv:1511.06434.
+Data: tfds build celeb_a_hq/128 --file_format=array_record (see README, Data).
+TFDS asks you to download the archives by hand. There is no test split.
+Result: not measured.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +16,7 @@ from diffusion_jax.methods.config import select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
     config = gan.defaults()
     config.name = "celeba_hq_dcgan"
     config.data.update(

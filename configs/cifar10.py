@@ -1,11 +1,12 @@
-"""CIFAR-10, 32x32, as in Ho et al. 2020 (appendix B): 35,746,307 parameters.
+"""DDPM on CIFAR-10, 32x32, as in Ho et al. 2020, appendix B: 35,746,307 parameters.
 
     python -m diffusion_jax.main --config=configs/cifar10.py
 
-Data: tfds build cifar10 --file_format=array_record (needs the extra "prepare").
-Paper, 800k steps: FID 3.17, at most 3.75 bits/dim; TPU v3-8: 10.6 hours.
-Here: not measured. Deviation: the U-Net's gradients are clipped on each device
-("per_replica"), which equals the paper at 16 images a device (8 devices).
+Gradients are clipped on each device ("per_replica"), as in the authors' code; this
+equals the paper's setting with 16 images per device (8 devices).
+Data: tfds build cifar10 --file_format=array_record (see README, Data).
+Result: not measured. Paper: FID 3.17, at most 3.75 bits/dim.
+Time: 10.6 hours for 800k steps on a TPU v3-8 (paper).
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from diffusion_jax.methods.ddpm import config as ddpm
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
     config = ddpm.defaults()
     config.name = "cifar10"
     config.data.update(source="tfds:cifar10", image_size=32, num_channels=3, flip=True)

@@ -1,11 +1,11 @@
-"""DCGAN of CIFAR-10, 32x32.
+"""DCGAN on CIFAR-10, 32x32.
 
     python -m diffusion_jax.main --config=configs/cifar10_dcgan.py
 
-Radford et al. 2016, arXiv:1511.06434: its rate, batch, widths and initialisation.
-Data: tfds build cifar10 --file_format=array_record
-(needs TensorFlow, see the README).
-Expected: not measured (no accelerator was at hand).
+Networks, initialisation, learning rate and batch size of Radford et al. 2016,
+arXiv:1511.06434.
+Data: tfds build cifar10 --file_format=array_record (see README, Data).
+Result: not measured.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from diffusion_jax.methods.config import select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
     config = gan.defaults()
     config.name = "cifar10_dcgan"
     config.data.update(source="tfds:cifar10", image_size=32, num_channels=3, flip=True)

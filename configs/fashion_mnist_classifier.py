@@ -1,11 +1,12 @@
-"""A classifier of Fashion-MNIST, whose features measure samples.
+"""Classifier of Fashion-MNIST; its features are used to evaluate samples.
 
     python -m diffusion_jax.main --config=configs/fashion_mnist_classifier.py
 
-Its folder is what eval.classifier of other configs names.
-Data: apt-get install dataset-fashion-mnist (70,000 pictures, under /usr/share), or any
-folder of MNIST-format files: --config.data.source=idx:PATH.
-Expected: see the README.
+The eval.classifier of other configs points at this run's folder.
+Data: apt-get install dataset-fashion-mnist, or point data.source at any folder with
+files in MNIST's format: --config.data.source=idx:PATH.
+Result: 91.0 % accuracy on the test set.
+Time: not measured.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from diffusion_jax.methods.config import decay_over_second_half, select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
     config = classifier.defaults()
     config.name = "fashion_mnist_classifier"
     config.data.update(

@@ -1,4 +1,4 @@
-r"""CycleGAN between Fashion-MNIST and its negatives, for a CPU.
+r"""CycleGAN between Fashion-MNIST and its negatives.
 
     python -m diffusion_jax.main --config=configs/fashion_mnist_classifier.py
     python -m diffusion_jax.main --config=configs/fashion_mnist_classifier.py \
@@ -6,12 +6,12 @@ r"""CycleGAN between Fashion-MNIST and its negatives, for a CPU.
         --workdir=runs/inverted_fashion_mnist_classifier
     python -m diffusion_jax.main --config=configs/fashion_mnist_cyclegan.py
 
-Zhu et al. 2017, arXiv:1703.10593, in small. No identity term, which would forbid to
-invert, and half the weight of the cycle: at 10 and more it may close on the identity
-before the discriminators object.
-Data: apt-get install dataset-fashion-mnist (70,000 pictures, under /usr/share), or any
-folder of MNIST-format files: --config.data.source=idx:PATH.
-Expected: not measured (no accelerator was at hand).
+Zhu et al. 2017, arXiv:1703.10593, scaled down. There is no identity term, because it
+would penalise inversion, and the cycle's weight is half the paper's: with 10 or more,
+the cycle can settle on the identity before the discriminators object.
+Data: apt-get install dataset-fashion-mnist, or point data.source at any folder with
+files in MNIST's format: --config.data.source=idx:PATH.
+Result: not measured.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ from diffusion_jax.methods.config import decay_over_second_half, select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
     config = cyclegan.defaults()
     config.name = "fashion_mnist_cyclegan"
     config.data.update(

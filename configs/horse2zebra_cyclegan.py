@@ -2,11 +2,11 @@
 
     python -m diffusion_jax.main --config=configs/horse2zebra_cyclegan.py
 
-Zhu et al. 2017, arXiv:1703.10593: its networks, weights, pool and schedule: 100 epochs
-of the larger domain at one rate, 100 more in a straight line to 0.
-Data: tfds build cycle_gan/horse2zebra --file_format=array_record
-(needs TensorFlow, see the README).
-Expected: not measured (no accelerator was at hand).
+Networks, loss weights, image pool and learning rate schedule of Zhu et al. 2017,
+arXiv:1703.10593: a constant rate for 100 epochs of the larger domain, then a linear
+decay to 0 over another 100.
+Data: tfds build cycle_gan/horse2zebra --file_format=array_record (see README, Data).
+Result: not measured.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ from diffusion_jax.methods.config import decay_over_second_half, select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
     config = cyclegan.defaults()
     config.name = "horse2zebra_cyclegan"
     config.data.update(

@@ -1,12 +1,11 @@
-"""A variational autoencoder of MNIST, 784-500-20-500-784.
+"""VAE on MNIST, 784-500-20-500-784.
 
     python -m diffusion_jax.main --config=configs/mnist_vae.py
 
-Kingma and Welling 2014, arXiv:1312.6114. Pixels are drawn as coins, afresh in each
-step and measure; 40 epochs.
-Data: tfds build mnist --file_format=array_record
-(needs TensorFlow, see the README).
-Expected: not measured (no accelerator was at hand).
+Kingma and Welling 2014, arXiv:1312.6114. Each pixel is redrawn from a Bernoulli in
+every step and evaluation. 40 epochs.
+Data: tfds build mnist --file_format=array_record (see README, Data).
+Result: not measured.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +15,7 @@ from diffusion_jax.methods.config import decay_over_second_half, select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the experiment; variant "tiny" is a smoke run of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
     config = autoencoder.vae_defaults()
     config.name = "mnist_vae"
     config.data.update(source="tfds:mnist", image_size=28)

@@ -9,13 +9,6 @@ import numpy as np
 from diffusion_jax.data import base, folders, idx, npz, points, tfds
 from diffusion_jax.lookup import lookup
 
-_FORMS = {  # The others are written NAME:PATH.
-    "digits": "digits",
-    "grid25": "grid25",
-    "inverted": "inverted:SOURCE",
-    "tfds": "tfds:NAME",
-}
-
 
 def make(
     source: str,
@@ -52,8 +45,7 @@ def make(
       ValueError: the name or split is unknown, or the data do not match the arguments.
     """
     name, _, rest = source.partition(":")
-    opener = lookup(SOURCES, name, "data.source")
-    form = _FORMS.get(name, f"{name}:PATH")
+    opener, form = lookup(SOURCES, name, "data.source")
     if bool(rest) != (":" in form):
         raise ValueError(f"data.source {source!r} should be written {form}.")
     size = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
@@ -101,12 +93,13 @@ def _open_inverted(rest: str, spec: base.ImageSpec) -> base.Source:
     return base.LazySource(len(inner), lambda i: invert(inner[i]), inner.fields)
 
 
+# name -> (function that opens it, how data.source is written).
 SOURCES = {
-    "digits": _open_digits,
-    "tfds": tfds.open_tfds,
-    "folder": folders.open_folder,
-    "idx": idx.open_idx,
-    "npz": npz.open_npz,
-    "inverted": _open_inverted,
-    "grid25": points.open_grid25,
+    "digits": (_open_digits, "digits"),
+    "tfds": (tfds.open_tfds, "tfds:NAME"),
+    "folder": (folders.open_folder, "folder:PATH"),
+    "idx": (idx.open_idx, "idx:PATH"),
+    "npz": (npz.open_npz, "npz:PATH"),
+    "inverted": (_open_inverted, "inverted:SOURCE"),
+    "grid25": (points.open_grid25, "grid25"),
 }

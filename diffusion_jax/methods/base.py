@@ -90,8 +90,8 @@ class SingleNetwork(Method):
 
     def init(self, key: Array) -> tuple[Variables, PyTree]:
         """Initialises the network."""
-        params = self.network.init(key, jnp.zeros((1, *self.field.shape)))["params"]
-        return Variables({GROUP: params}, {}), ()
+        x = jnp.zeros((1, *self.field.shape), self.field.dtype)
+        return Variables({GROUP: self.network.init(key, x)["params"]}, {}), ()
 
     def apply(
         self, variables: Variables, *args: Array, method: str = "__call__"

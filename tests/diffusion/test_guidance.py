@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import textbook
-from absl.testing import parameterized
 from variants import denoiser
 
 from diffusion_jax.diffusion import guidance, process, schedules

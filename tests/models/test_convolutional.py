@@ -13,7 +13,7 @@ def image(*shape) -> jax.ShapeDtypeStruct:
 
 
 def test_number_of_parameters():
-    """The book's encoder and decoder for 28x28, by hand: 9 in out + out per convolution.
+    """The book's networks for 28x28, by hand: 9 in out + out per convolution.
 
     Encoder 320 + 18,496 + 2 x 36,928 + 6,274 = 98,946; decoder 9,408 + 2 x 36,928 +
     18,464 + 289 = 102,017.

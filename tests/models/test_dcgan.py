@@ -120,7 +120,7 @@ def test_shapes(size, num_classes):
 
 
 def test_initial_weights():
-    """All kernels are N(0, 0.02^2), within five standard errors; only norms have biases.
+    """Kernels are N(0, 0.02^2), within five standard errors; only norms have biases.
 
     Section 4 of the paper.
     """
@@ -194,7 +194,8 @@ def test_images_are_bounded_and_logits_are_not():
 
 
 def test_label_is_more_noise_and_more_channels():
-    """A conditional network is one without classes, given one-hot labels as K inputs."""
+    """A conditional network is an unconditional one with K more inputs, the one-hot
+    label."""
     label = np.array([2, 0, 1])
     one_hot = np.eye(3, dtype=np.float32)[label]
     planes = np.broadcast_to(one_hot[:, None, None, :], (3, 8, 8, 3))

@@ -188,7 +188,7 @@ def test_bfloat16_keeps_its_type_and_exact_moments(norm):
 
 
 def test_instance_norm_formula():
-    """Each image and channel is normalized by its own moments; there are no variables."""
+    """Each image and channel is normalized by its own moments, without variables."""
     x = draw((3, 4, 5, 2), offset=3.0)
     y, variables = InstanceNorm().init_with_output(jax.random.key(0), x)
     assert not variables

@@ -76,7 +76,8 @@ def test_number_of_parameters(net, expected):
     """They are the authors' networks for 256 pixels.
 
     ResNet: conv(7, 3, 64) + conv(3, 64, 128) + conv(3, 128, 256), 18 conv(3, 256, 256)
-    and their mirror images; PatchGAN: conv(4, 3, 64), conv(4, 64, 128), ... conv(4, 512, 1).
+    and their mirror images; PatchGAN: conv(4, 3, 64), conv(4, 64, 128), ...,
+    conv(4, 512, 1).
     """
     shapes = init_shapes(net, 1, 256, 256, 3)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
@@ -115,7 +116,7 @@ def without_norms(following, args, kwargs, context):
 
 @pytest.mark.parametrize(("num_layers", "field"), [(1, 16), (2, 34), (3, 70)])
 def test_patch_of_a_score(num_layers, field):
-    """A score depends on 16, 34 or 70 pixels per side: (field - 1) stride + 4 per layer.
+    """A score depends on 16, 34 or 70 pixels: (field - 1) stride + 4 per layer.
 
     Backwards from one score: 4 and 7 by the layers of stride 1, then 16, 34, 70.
     """
@@ -191,7 +192,7 @@ def test_initial_weights():
     ],
 )
 def test_refuses_sizes(check, number, good, bad, message):
-    """Sizes that cannot be halved, padded or scored are refused, with what is needed."""
+    """Sizes that cannot be halved, padded or scored are refused."""
     for size in good:
         check(size, number)
     for size in bad:

@@ -152,7 +152,7 @@ class TimeEmbedding(parameterized.TestCase):
 
     @parameterized.parameters(jnp.int32, jnp.float32)
     def test_timesteps_have_distinct_embeddings(self, dtype):
-        """1000 timesteps have 1000 embeddings, float32, of squared norm features / 2."""
+        """1000 timesteps have 1000 float32 embeddings of squared norm features / 2."""
         embedding = np.asarray(time_embedding(jnp.arange(1000).astype(dtype), 128))
         assert embedding.dtype == np.float32
         assert len(np.unique(embedding, axis=0)) == 1000

@@ -114,7 +114,7 @@ def test_best_discriminator(name, p, q):
 
 
 def test_loss_of_an_uninformative_discriminator():
-    """At logits of 0 it is 2 log 2, the optimal value (Goodfellow et al., theorem 1)."""
+    """At logits of 0 it is 2 log 2, the optimum (Goodfellow et al., theorem 1)."""
     value = adversarial.cross_entropy(jnp.zeros(3), jnp.zeros(3))
     np.testing.assert_allclose(value, np.full(3, 2 * np.log(2)), rtol=1e-6)
 
@@ -161,7 +161,7 @@ def test_penalties_are_finite_differences(x64):
 
 @pytest.mark.parametrize("name", ["gradient_penalty", "r1_penalty"])
 def test_penalties_train(name, x64):
-    """A penalty's gradient in the critic's parameters agrees with finite differences."""
+    """Penalties' gradients in the critic's parameters agree with finite differences."""
     real, fake, weight = images(3), images(4), np.array([0.1, 0.5, 0.8])
 
     @jax.jit

@@ -67,8 +67,8 @@ def test_it_is_the_published_algorithm(size, n, seed):
 
 
 def test_filling():
-    """Until it is full, a pool returns the images it is given, in order, also within the
-    batch that fills it."""
+    """Until it is full, a pool returns the images it is given, in order, also within
+    the batch that fills it."""
     pool = image_pool.empty(5, (1, 2, 1))
     for first in (1, 3):
         images = numbered(first, 2)

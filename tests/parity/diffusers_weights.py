@@ -1,7 +1,7 @@
 """The parameters of our U-Net from those of diffusers' UNet2DModel.
 
-The map is total in both directions: every tensor of theirs is used once, and every
-leaf of ours is filled once.
+The map is a bijection: each of their tensors is used once, and each of our leaves is
+filled once.
 """
 
 import re
@@ -35,13 +35,13 @@ MODULES = (
 
 
 def our_path(name: str, levels: int) -> str:
-    """Our 'module/layer/leaf' for the name of one of their tensors.
+    """Returns our 'module/layer/leaf' for the name of one of their tensors.
 
     Raises:
-      KeyError: there is no place for it in ours.
+      KeyError: our tree has no place for it.
     """
     name = re.sub(r"down_blocks\.(\d)", r"down_L\1", name)
-    # Theirs counts the way up from the lowest resolution.
+    # They count decoder levels from the lowest resolution.
     name = re.sub(
         r"up_blocks\.(\d)", lambda up: f"up_L{levels - 1 - int(up.group(1))}", name
     )
@@ -58,10 +58,10 @@ def our_path(name: str, levels: int) -> str:
 
 
 def our_layout(path: str, value: np.ndarray) -> np.ndarray:
-    """The same numbers, laid out our way: OIHW -> HWIO, and [out, in] -> [in, out]."""
+    """Transposes a tensor to our layout: OIHW -> HWIO, and [out, in] -> [in, out]."""
     if value.ndim == 4:
         value = value.transpose(2, 3, 1, 0)
-        if "shortcut" in path:  # a 1x1 convolution is one dense layer a pixel
+        if "shortcut" in path:  # a 1x1 convolution is a dense layer per pixel
             value = value[0, 0]
     elif value.ndim == 2:
         value = value.T
@@ -69,19 +69,18 @@ def our_layout(path: str, value: np.ndarray) -> np.ndarray:
 
 
 def from_diffusers(tensors: dict[str, np.ndarray], params: dict, levels: int) -> dict:
-    """Fills parameters of ours with tensors of theirs.
+    """Fills our parameter tree with their tensors.
 
     Args:
-      tensors: their state_dict (or the gradients, by the same names), as arrays.
-      params: our parameters, or only their shapes.
+      tensors: their state_dict (or gradients of the same names), as arrays.
+      params: our parameters, or their shapes.
       levels: the number of resolutions.
 
     Returns:
       A tree like params, of the tensors' dtype.
 
     Raises:
-      AssertionError: a tensor has no place, a leaf stays empty or is filled twice, or
-        shapes differ.
+      AssertionError: a leaf stays empty or is filled twice, or shapes differ.
     """
     filled = {}
     for name, value in tensors.items():
@@ -98,7 +97,7 @@ def from_diffusers(tensors: dict[str, np.ndarray], params: dict, levels: int) ->
 
 
 def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int) -> dict:
-    """Draws every tensor, so that nothing is hidden by a zero or a one: f64 arrays.
+    """Draws every tensor at random, because zeros and ones hide differences: f64.
 
     Weights are normal with the variance 1 / fan_in, scales of norms 1 + 0.2 z, and
     biases 0.2 z: activations stay near 1 in size.

@@ -1,5 +1,6 @@
-"""Our U-Net, its gradients and its chains beside diffusers' on the same weights."""
+"""Our U-Net, its gradients and its samples equal diffusers' for the same weights."""
 
+import functools
 from typing import NamedTuple
 
 import flax.traverse_util
@@ -17,6 +18,7 @@ from diffusers_weights import from_diffusers, random_tensors  # noqa: E402
 
 from diffusion_jax import prng
 from diffusion_jax.diffusion import (
+    denoiser,
     guidance,
     losses,
     samplers,
@@ -27,23 +29,26 @@ from diffusion_jax.diffusion import (
 from diffusion_jax.models.unet import UNet, time_embedding
 
 NUM_TIMESTEPS = 1000
+NUM_STEPS = 5  # of the samplers
 
 
 class Case(NamedTuple):
-    """A configuration, in our words."""
+    """A configuration, in our terms."""
 
     size: int
     channels: int
     base_channels: int
     channel_multipliers: tuple[int, ...]
     num_blocks: int
-    attention: int  # the one resolution of attention, apart from the middle's
+    attention: int  # the resolution with attention, apart from the middle block
 
 
 CIFAR10 = Case(32, 3, 128, (1, 2, 2, 2), 2, 16)
-# The same graph, but slim and of half the size: float64 convolutions are slow in XLA.
-# (128 channels are the fewest that ours, too, normalises in 32 groups.)
-SLIM = CIFAR10._replace(size=16, attention=8, channel_multipliers=(1, 1, 1, 1))
+# The same graph and weights on smaller images.
+HALF_SIZE = CIFAR10._replace(size=16, attention=8)
+# The same graph with fewer channels: float64 convolutions are slow in XLA.
+# (With fewer than 128 channels ours would not have 32 groups in all norms.)
+SLIM = HALF_SIZE._replace(channel_multipliers=(1, 1, 1, 1))
 SMALL = Case(8, 1, 128, (1, 2), 1, 8)
 ONE_LEVEL = Case(8, 1, 128, (1,), 1, 8)
 LARGE = Case(256, 3, 128, (1, 1, 2, 2, 4, 4), 2, 16)
@@ -62,7 +67,7 @@ def make_ours(case: Case, dtype=jnp.float32) -> UNet:
 
 
 def make_theirs(case: Case):
-    """diffusers' network of that case: for CIFAR10, that of google/ddpm-cifar10-32."""
+    """diffusers' network of a case; CIFAR10 is that of google/ddpm-cifar10-32."""
     levels = len(case.channel_multipliers)
     attends = [case.size >> level == case.attention for level in range(levels)]
     net = diffusers.UNet2DModel(
@@ -101,10 +106,10 @@ def to_ours(case: Case, tensors: dict) -> dict:
 
 
 class OurTime(torch.nn.Module):
-    """Our time embedding, for their double network; test_time_embedding compares it.
+    """Our time embedding, for their float64 network; test_time_embedding compares it.
 
-    Both embeddings are float32 in a double network, too, and at t = 999 an angle in
-    float32 is off by up to 6e-5, which would hide everything else.
+    Both embeddings are float32 even in a float64 network, and at t = 999 an angle in
+    float32 is off by up to 6e-5, which would hide other differences.
     """
 
     def __init__(self, features: int):
@@ -117,16 +122,18 @@ class OurTime(torch.nn.Module):
         )
 
 
+@functools.cache
 def make_pair(case: Case, dtype: type) -> tuple:
     """Both networks with the same random weights: theirs, ours, our parameters."""
-    theirs = make_theirs(case)
+    with torch.device("meta"):  # without its own initialization
+        theirs = make_theirs(case)
     shapes = {name: tuple(leaf.shape) for name, leaf in theirs.state_dict().items()}
     tensors = random_tensors(shapes, seed=0)
     tensors = {name: value.astype(dtype) for name, value in tensors.items()}
     if dtype == np.float64:
-        theirs = theirs.double()
         theirs.time_proj = OurTime(case.base_channels)
-    theirs.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()})
+    state = {name: torch.from_numpy(value) for name, value in tensors.items()}
+    theirs.load_state_dict(state, assign=True)
     return theirs, make_ours(case, dtype), to_ours(case, tensors)
 
 
@@ -178,8 +185,8 @@ def check_output_and_gradients(
         for tree in (gradients[0], their_gradient)
     )
     for path, leaf in flat_theirs.items():
-        # A key's bias moves all logits of a query alike, which softmax ignores: its
-        # gradient is rounding alone, and is measured beside that of the query's bias.
+        # A key's bias shifts all logits of a query equally, which softmax ignores: its
+        # gradient is a rounding error, and is compared to that of the query's bias.
         scale = flat_theirs[path.replace("key/bias", "query/bias")]
         measured[path] = distance(flat_ours[path], leaf, scale) / of_gradient
     too_far = {name: value for name, value in measured.items() if not value < 1}
@@ -192,9 +199,9 @@ def check_output_and_gradients(
     ids=["cifar10", "256x256", "small"],
 )
 def test_layout(case, num_parameters):
-    """Every tensor of theirs has one place in ours and every leaf of ours is filled.
+    """Each of their tensors has one place in our tree, and every leaf is filled.
 
-    Shapes alone: nothing is allocated, so that the 256x256 network takes part.
+    Only shapes are compared, so nothing is allocated, even for the 256x256 network.
     """
     with torch.device("meta"):
         state = make_theirs(case).state_dict()
@@ -210,9 +217,9 @@ def test_layout(case, num_parameters):
 
 
 def test_time_embedding():
-    """At all 1000 times, ours and theirs agree to what float32 knows of an angle.
+    """At all 1000 timesteps, ours and theirs agree to the precision of an angle.
 
-    An angle of up to 999 is rounded by 3e-5, and so is its frequency's share.
+    An angle of up to 999 is rounded by 3e-5, and its frequency adds as much.
     """
     t = np.arange(NUM_TIMESTEPS)
     theirs = diffusers.models.embeddings.get_timestep_embedding(
@@ -224,55 +231,69 @@ def test_time_embedding():
 
 
 def test_cifar10_in_float32():
-    """google/ddpm-cifar10-32 in full: the output, and the gradient of every leaf.
+    """google/ddpm-cifar10-32 at 16x16: the output and the gradient of every leaf.
 
-    Distances are RMS over RMS. float32 rounds at 6e-8; the network is some 60 layers
-    deep and sums up to 4608 products in each, in another order than PyTorch does, and
-    the embedding of t = 999 is itself only known to 5e-5: a few 1e-6 are measured.
+    Distances are RMS over RMS. float32 rounds at 6e-8; the network has about 60 layers
+    that sum up to 4608 products each, in another order than PyTorch, and the embedding
+    of t = 999 is only accurate to 5e-5: a few 1e-6 are measured.
     """
-    check_output_and_gradients(CIFAR10, np.float32, of_output=1e-5, of_gradient=3e-5)
+    check_output_and_gradients(HALF_SIZE, np.float32, of_output=1e-5, of_gradient=3e-5)
 
 
 @pytest.mark.parametrize("case", [SLIM, SMALL], ids=["cifar10_slim", "small"])
 def test_in_float64(case, x64):
-    """The same in float64, where only the mathematics can differ.
+    """Equal in float64, where only the mathematics can differ.
 
-    CIFAR-10's graph, and another one: one channel, two levels of one block, attention
-    at full resolution. Rounding is 1e-16; an epsilon of 1e-5 instead of 1e-6 in the
-    norms, or a stride's padding on the other side, would show at 1e-5 and above.
+    CIFAR-10's graph, and another one with one channel, two levels of one block, and
+    attention at full resolution. Rounding is 1e-16; an epsilon of 1e-5 instead of 1e-6
+    in the norms, or a stride's padding on the other side, would differ by 1e-5.
     """
     check_output_and_gradients(case, np.float64, of_output=1e-12, of_gradient=1e-11)
 
 
 def their_table(scheduler) -> None:
-    """Gives their scheduler alpha_bar in float64: its 1 - alpha_bar_1 errs by 1e-4."""
+    """Sets their alpha_bar to float64: their 1 - alpha_bar_1 is off by 1e-4."""
     alpha_bar = schedules.alpha_bar(schedules.linear(NUM_TIMESTEPS))
     np.testing.assert_allclose(scheduler.alphas_cumprod, alpha_bar, rtol=2e-5)
     scheduler.alphas_cumprod = torch.from_numpy(alpha_bar)
 
 
-def check_chain(sampler, scheduler, spacing: str, keys, **step_arguments) -> None:
-    """Ten steps from the same noise, x_0 clipped, in float64."""
-    num_steps = 10
-    theirs, ours, params = make_pair(ONE_LEVEL, np.float64)
+DDIM = samplers.ddim(eta=0.0)
+
+
+@functools.cache
+def make_chain(sampler):
+    """A function (params, times, x_T, keys) -> all predictions of x_0."""
+    ours = make_ours(ONE_LEVEL, np.float64)
     schedule = schedules.make("linear", NUM_TIMESTEPS)
-    knots = timesteps.make(spacing, schedule, num_steps)
+
+    @jax.jit
+    def chain(params, times, x_T, keys):
+        def network(x, t, self_cond):
+            return ours.apply({"params": params}, x, t)
+
+        denoise = denoiser.from_network(network, "eps", schedule)
+        denoise = guidance.static_thresholding(denoise)
+        return sampling.sample(sampler, denoise, schedule, times, x_T, keys, NUM_STEPS)[
+            1
+        ]
+
+    return chain
+
+
+def check_chain(sampler, scheduler, spacing: str, keys, **step_arguments) -> None:
+    """Compares all predictions of x_0, clipped, from the same noise in float64."""
+    theirs, _, params = make_pair(ONE_LEVEL, np.float64)
+    schedule = schedules.make("linear", NUM_TIMESTEPS)
+    times = timesteps.make(spacing, schedule, NUM_STEPS)
     shape = (2, ONE_LEVEL.size, ONE_LEVEL.size, ONE_LEVEL.channels)
     x_T = np.random.default_rng(2).standard_normal(shape)
 
-    def chain(params, x_T):
-        def network(x, t):
-            return ours.apply({"params": params}, x, t)
-
-        denoise = guidance.from_network(network, "eps", schedule)
-        denoise = guidance.static_thresholding(denoise)
-        return sampling.sample(sampler, denoise, schedule, knots, x_T, keys, num_steps)
-
-    _, frames = jax.jit(chain)(params, x_T)
+    frames = make_chain(sampler)(params, times, x_T, keys)
 
     their_table(scheduler)
-    scheduler.set_timesteps(num_steps)
-    np.testing.assert_array_equal(scheduler.timesteps, knots - 1)
+    scheduler.set_timesteps(NUM_STEPS)
+    np.testing.assert_array_equal(scheduler.timesteps, times - 1)
     x = to_torch(x_T)
     with torch.no_grad():
         for i, t in enumerate(scheduler.timesteps):
@@ -283,25 +304,24 @@ def check_chain(sampler, scheduler, spacing: str, keys, **step_arguments) -> Non
     assert distance(frames[:, -1], to_numpy(x)) < 1e-9
     clipped = np.mean(np.abs(frames[:, -1]) == 1)
     assert 0.01 < clipped < 0.99, (
-        "clipping, or its absence, hides the comparison"
+        "all or no values are clipped, which hides differences"
     )
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 def test_ddim_chain(spacing, x64):
-    """DDIM with eta 0 makes the same pictures from the same noise, step by step.
+    """DDIM with eta = 0 gives the same images from the same noise, step by step.
 
-    The noise is inferred anew from the clipped x_0, as ours is
-    (use_clipped_model_output; diffusers' default keeps the network's own eps there).
-    In float64, a step errs by 1e-15 and random weights magnify it from step to step:
-    1e-9 leaves room for a factor of 4 a step.
+    Like ours, they derive the noise from the clipped x_0 (use_clipped_model_output;
+    diffusers' default keeps the network's eps). In float64 a step's error is 1e-15, and
+    random weights amplify it from step to step.
     """
     scheduler = diffusers.DDIMScheduler(
         num_train_timesteps=NUM_TIMESTEPS, timestep_spacing=spacing, clip_sample=True
     )
     keys = jax.random.split(jax.random.key(0), 2)
     check_chain(
-        samplers.ddim(eta=0.0),
+        DDIM,
         scheduler,
         spacing,
         keys,
@@ -313,7 +333,7 @@ def test_ddim_chain(spacing, x64):
     ("ours", "theirs"), [("fixedsmall", "fixed_small"), ("fixedlarge", "fixed_large")]
 )
 def test_ancestral_chain(ours, theirs, x64, monkeypatch):
-    """The ancestral sampler is DDPMScheduler when both are handed the same noise.
+    """The ancestral sampler equals DDPMScheduler for the same noise.
 
     Their noise is drawn from our keys; the tolerance is that of the DDIM chain.
     """
@@ -324,12 +344,13 @@ def test_ancestral_chain(ours, theirs, x64, monkeypatch):
         clip_sample=True,
     )
     keys = jax.random.split(jax.random.key(0), 2)
-    steps = iter(range(1, 10))
+    steps = iter(range(1, NUM_STEPS))
 
     def our_noise(shape, **unused):
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, next(steps))
         batch, channels, height, width = shape
-        return to_torch(prng.normal(step_keys, (height, width, channels)))
+        return to_torch(
+            prng.normal(prng.fold_in(keys, next(steps)), (height, width, channels))
+        )
 
     monkeypatch.setattr(scheduling_ddpm, "randn_tensor", our_noise)
     check_chain(samplers.ancestral(ours), scheduler, "leading", keys)

@@ -1,4 +1,4 @@
-"""Random PyTorch networks, their numbers laid out our way, and both side by side."""
+"""Random PyTorch networks, their weights in our layout, and their comparison."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,9 +10,9 @@ import torch
 
 
 def randomise(net: torch.nn.Module, dtype: type) -> torch.nn.Module:
-    """Draws all weights and running statistics, so that no 0 or 1 hides anything.
+    """Draws all weights and running statistics, because 0 and 1 hide differences.
 
-    Kernels have the variance 1 / (inputs an output sums), for activations near 1.
+    Kernels have variance 1 / (inputs per output), which keeps activations near 1.
     """
     rng = np.random.default_rng(0)
 
@@ -30,27 +30,27 @@ def randomise(net: torch.nn.Module, dtype: type) -> torch.nn.Module:
         if leaf.is_floating_point()
     }
     net = net.to(torch.float64 if dtype == np.float64 else torch.float32)
-    net.load_state_dict(state, strict=False)  # all but the counts of batches
+    net.load_state_dict(state, strict=False)  # all but the numbers of batches
     return net
 
 
 def to_ours(net: torch.nn.Module, names: Sequence[str]) -> dict:
-    """Our variables from their layers.
+    """Returns our variables with the values of their layers.
 
     Args:
-      net: theirs.
-      names: ours, a "block/layer" for each of their layers with weights, in the order
-        of net.modules().
+      net: their network.
+      names: our "block/layer" for each of their layers with weights, in the order of
+        net.modules().
 
     Returns:
-      {"params": ..., "batch_stats": ...}, the latter where there are any.
+      {"params": ..., "batch_stats": ...}, the latter if there are any.
     """
     layers = [m for m in net.modules() if getattr(m, "weight", None) is not None]
     flat = {}
     for name, layer in zip(names, layers, strict=True):
         weight = layer.weight.detach().numpy()
         if weight.ndim == 4:
-            # OIHW -> HWIO; a transposed one is IOHW there, and HWOI here.
+            # OIHW -> HWIO, and for transposed convolutions IOHW -> HWOI.
             flat[f"params/{name}/kernel"] = weight.transpose(2, 3, 1, 0)
         else:
             flat[f"params/{name}/scale"] = weight
@@ -62,13 +62,13 @@ def to_ours(net: torch.nn.Module, names: Sequence[str]) -> dict:
 
 
 def to_torch(x: np.ndarray) -> torch.Tensor:
-    """NHWC -> NCHW, and a vector [B, Z] to [B, Z, 1, 1]."""
+    """NHWC -> NCHW, and [B, Z] -> [B, Z, 1, 1]."""
     x = x[:, None, None, :] if x.ndim == 2 else x
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
 
 
 def to_numpy(x: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    """NCHW -> NHWC, in a shape that drops axes of one."""
+    """NCHW -> NHWC, reshaped to drop axes of size 1."""
     return x.detach().numpy().transpose(0, 2, 3, 1).reshape(shape)
 
 
@@ -79,22 +79,25 @@ def distance(ours: jax.Array, theirs: np.ndarray) -> float:
 
 
 def check_output_and_gradient(
-    apply: Callable[[dict, jax.Array], jax.Array],
+    apply: Callable[[dict, jax.Array], tuple[jax.Array, dict]],
     variables: dict,
     theirs: torch.nn.Module,
     x: np.ndarray,
     of_output: float,
     of_gradient: float,
-) -> None:
-    """Compares the outputs of x, and the gradients in x of a random sum of them.
+) -> dict:
+    """Compares the outputs, and the gradients in x of a random weighted sum of them.
 
     Args:
-      apply: our network.
-      variables: of ours, for its apply.
+      apply: our network, (variables, x) -> (output, aux).
+      variables: of our network.
       theirs: the same network.
       x: [B, H, W, C] or [B, Z].
-      of_output: the greatest `distance` of the outputs allowed.
-      of_gradient: the same of the gradients.
+      of_output: maximal `distance` of the outputs.
+      of_gradient: maximal `distance` of the gradients.
+
+    Returns:
+      aux.
     """
     x_torch = to_torch(x).requires_grad_()
     their_output = theirs(x_torch)
@@ -103,11 +106,13 @@ def check_output_and_gradient(
 
     @jax.jit
     def both(variables, x):
-        output, pullback = jax.vjp(functools.partial(apply, variables), x)
+        run = functools.partial(apply, variables)
+        output, pullback, aux = jax.vjp(run, x, has_aux=True)
         cotangent = weights.astype(x.dtype).transpose(0, 2, 3, 1).reshape(output.shape)
-        return output, pullback(cotangent)[0]
+        return output, pullback(cotangent)[0], aux
 
-    output, gradient = both(variables, x)
+    output, gradient, aux = both(variables, x)
     assert output.dtype == x.dtype
     assert distance(output, to_numpy(their_output, output.shape)) < of_output
     assert distance(gradient, to_numpy(x_torch.grad, x.shape)) < of_gradient
+    return aux

@@ -133,7 +133,7 @@ def make_sample(method: DDPM, options: SampleOptions) -> Task:
 
     Source: Ho et al. 2020, algorithm 2, arXiv:2006.11239.
     """
-    chain = _Chain(method, options)
+    chain = Chain(method, options)
 
     def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         keys = prng.example_keys(key, batch["index"])
@@ -202,7 +202,7 @@ def make_interpolate(method: DDPM, options: Img2ImgOptions) -> Task:
 
     Source: Ho et al. 2020, section 4.4 and figure 8, arXiv:2006.11239.
     """
-    chain = _Chain(method, options)
+    chain = Chain(method, options)
     later = chain.timesteps_from(options.strength)
 
     def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
@@ -226,7 +226,7 @@ def make_img2img(method: DDPM, options: Img2ImgOptions) -> Task:
 
     Source: Meng et al. 2022 (SDEdit), arXiv:2108.01073.
     """
-    chain = _Chain(method, options)
+    chain = Chain(method, options)
     later = chain.timesteps_from(options.strength)
 
     def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
@@ -252,7 +252,7 @@ def make_inpaint(method: DDPM, options: InpaintOptions) -> Task:
 
     Source: Lugmayr et al. 2022 (RePaint), arXiv:2201.09865.
     """
-    chain = _Chain(method, options)
+    chain = Chain(method, options)
     check_at_least(1, sample__num_resamplings=options.num_resamplings)
 
     def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
@@ -398,7 +398,7 @@ def make_log_likelihood(method: DDPM, options: LikelihoodOptions) -> Task:
     return Task(run, (method.data, *method.inputs), outputs)
 
 
-class _Chain:
+class Chain:
     """The sampler, timesteps and denoiser that options ask for."""
 
     def __init__(self, method: DDPM, options: SampleOptions):
