@@ -22,4 +22,5 @@ def sample(config: ConfigDict, workdir: pathlib.Path) -> None:
     run = runs.load(config, workdir, options.checkpoint)
     runner = runs.make_task_runner(config, run.method, options.task)
     outputs = runner.run(run.variables)
-    writers.save(workdir / options.task, outputs, runner.fields, options.animation)
+    animation = options.animation or "frames" in outputs  # sample.num_frames > 0
+    writers.save(workdir / options.task, outputs, runner.fields, animation)

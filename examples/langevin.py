@@ -1,11 +1,12 @@
-"""Langevin dynamics on two peaks: what the plain one gets wrong, and what mends it.
+"""Langevin dynamics on two modes: why it fails without annealing.
 
-Data: 0.2 N((-5, -5), I) + 0.8 N((5, 5), I). Both chains know the exact score and call
-it about 1000 times, from points spread evenly over the square. Between the peaks the
-score says which one is nearer and nothing of how heavy it is: the plain chain shares
-its points out by where they started, about half and half. The annealed one starts in
-noise that both peaks share, and takes it away in fifty levels (Song and Ermon 2019,
-section 3.2 and figure 3, arXiv:1907.05600). Some seconds on a CPU; needs matplotlib.
+Data: 0.2 N((-5, -5), I) + 0.8 N((5, 5), I). Both chains use the exact score, call it
+about 1000 times and start from uniform points in the square. Between the modes the
+score points to the nearer one and carries no information about their weights: plain
+Langevin splits the points by where they start, about half and half. Annealed Langevin
+starts at a noise level that merges the modes, and reduces it in fifty levels (Song and
+Ermon 2019, section 3.2 and figure 3, arXiv:1907.05600). Takes a few seconds on a CPU;
+needs matplotlib.
 """
 
 import argparse
@@ -18,42 +19,44 @@ from jax import lax
 from matplotlib.figure import Figure
 
 from diffusion_jax.diffusion import langevin, process, sampling, schedules
+from diffusion_jax.diffusion.denoiser import Denoised
 
 WEIGHTS = np.array([0.2, 0.8])
 MEANS = np.array([[-5.0, -5.0], [5.0, 5.0]])
 POINTS, CALLS, LEVELS, SIDE = 4096, 1000, 50, 8.0
-# Levels of noise from 20 down to 0.1 times the data's scale of 1.
+# Noise levels from 20 down to 0.1; the modes have standard deviation 1.
 SCHEDULE = schedules.edm(LEVELS, 1, sigma_min=0.1, sigma_max=20.0)
 
 
 def data(key: jax.Array, n: int) -> jax.Array:
-    """Draws [n, 2] from the two peaks."""
-    which, around = jax.random.split(key)
-    peak = jax.random.choice(which, 2, (n,), p=jnp.asarray(WEIGHTS))
-    return jnp.asarray(MEANS)[peak] + jax.random.normal(around, (n, 2))
+    """Draws [n, 2] from the two modes."""
+    mode_key, noise_key = jax.random.split(key)
+    mode = jax.random.choice(mode_key, 2, (n,), p=jnp.asarray(WEIGHTS))
+    return jnp.asarray(MEANS)[mode] + jax.random.normal(noise_key, (n, 2))
 
 
 def log_density(x: jax.Array, alpha: jax.Array) -> jax.Array:
-    """log p of alpha x_0 + sqrt(1 - alpha^2) eps: [B]; unit peaks stay unit peaks."""
+    """log p of alpha x_0 + sqrt(1 - alpha^2) eps, [B]; the modes keep unit variance."""
     distance = jnp.square(x[:, None] - alpha * jnp.asarray(MEANS)[None]).sum(-1)
-    log_peaks = -0.5 * distance + jnp.log(jnp.asarray(WEIGHTS))[None]
-    return jax.nn.logsumexp(log_peaks, axis=1) - jnp.log(2 * jnp.pi)
+    log_modes = -0.5 * distance + jnp.log(jnp.asarray(WEIGHTS))[None]
+    return jax.nn.logsumexp(log_modes, axis=1) - jnp.log(2 * jnp.pi)
 
 
 def score(x: jax.Array, alpha: jax.Array) -> jax.Array:
-    """The gradient of that: [B, 2]."""
+    """The gradient of log_density, [B, 2]."""
     return jax.grad(lambda x: log_density(x, alpha).sum())(x)
 
 
-def denoise(x_t: jax.Array, t: jax.Array) -> jax.Array:
+def denoise(x_t: jax.Array, t: jax.Array, self_cond: None) -> Denoised:
     """E[x_0 | x_t], by Tweedie's formula."""
     logsnr = SCHEDULE(t)
-    return process.x0_from_score(x_t, score(x_t, process.alpha(logsnr)), logsnr)
+    exact_score = score(x_t, process.alpha(logsnr))
+    return Denoised(process.x0_from_score(x_t, exact_score, logsnr))
 
 
 @jax.jit
 def plain(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Langevin dynamics in the data's own density, at a constant step size of 0.1."""
+    """Langevin dynamics on the data density, with a constant step size of 0.1."""
 
     def step(x, key):
         noise = jax.random.normal(key, x.shape)
@@ -64,22 +67,21 @@ def plain(x: jax.Array, key: jax.Array) -> jax.Array:
 
 @jax.jit
 def annealed(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Langevin dynamics at each level of noise in turn, the loudest first."""
+    """Langevin dynamics at each noise level in turn, the highest first."""
     sampler = langevin.annealed(num_corrections=CALLS // LEVELS, snr=0.2)
     keys = jax.random.split(key, len(x))
     x_T = process.alpha(SCHEDULE(LEVELS)) * x
-    return sampling.sample(sampler, denoise, SCHEDULE, range(LEVELS, 0, -1), x_T, keys)[
-        0
-    ]
+    steps = range(LEVELS, 0, -1)
+    return sampling.sample(sampler, denoise, SCHEDULE, steps, x_T, keys)[0]
 
 
 def light_share(x: jax.Array) -> float:
-    """The share of points nearer to the lighter peak; 0.2 of the data."""
+    """The fraction of points closer to the lighter mode; 0.2 for the data."""
     return float(jnp.mean(x.sum(axis=1) < 0))
 
 
 def main(output: pathlib.Path) -> None:
-    """Runs both chains, says their shares, and draws the figure."""
+    """Runs both chains, prints their fractions, and plots the samples."""
     keys = jax.random.split(jax.random.key(0), 4)
     start = jax.random.uniform(keys[0], (POINTS, 2), minval=-SIDE, maxval=SIDE)
     drawn = {
@@ -91,7 +93,7 @@ def main(output: pathlib.Path) -> None:
     axes = figure.subplots(1, 3, sharex=True, sharey=True)
     for axis, (name, x) in zip(axes, drawn.items(), strict=True):
         share = light_share(x)
-        print(f"{name}: {share:.3f} of the points at the lighter peak, of weight 0.2")
+        print(f"{name}: {share:.3f} of the points in the lighter mode, of weight 0.2")
         axis.scatter(*x.T, s=2, alpha=0.3, linewidths=0)
         axis.set(title=f"{name}: {share:.2f} lower left", box_aspect=1)
         axis.set(xlim=(-SIDE - 2, SIDE + 2), ylim=(-SIDE - 2, SIDE + 2))

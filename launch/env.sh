@@ -1,24 +1,24 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: one virtual environment, filled once.
+# Sourced by the other scripts: creates one virtual environment and installs into it once.
 #
-#   VENV=PATH      where it lies (default: .venv in the repository)
+#   VENV=PATH      its path (default: .venv in the repository)
 #   EXTRAS=A,B     extras of setup.cfg to install: cuda12, cuda13, tpu, parity, ...
-#                  (for another accelerator take another VENV)
-#   PYTHON=PATH    the Python to make it with (default: the first that is new enough)
+#                  (use a separate VENV for each accelerator)
+#   PYTHON=PATH    the Python that creates it (default: the first that is new enough)
 #
-# Sourcing this file goes to the root of the repository; all paths are relative to it.
+# Sourcing this file changes to the root of the repository; all paths are relative to it.
 
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit
 VENV=${VENV:-$PWD/.venv}
 python=$VENV/bin/python
-stamp=$VENV/.diffusion_jax # line 1: key of what was installed; line 2: its extras
+stamp=$VENV/.diffusion_jax # line 1: key of the installation; line 2: its extras
 
 die() {
   printf '%s: %s\n' "$(basename -- "$0")" "$*" >&2
   exit 2
 }
 
-# Stops unless CONFIG, less its :variant, names a file.
+# Exits unless CONFIG, without its :variant, is a file.
 check_config() {
   local file=$1
   case $file in *.py:*) file=${file%.py:*}.py ;; esac
@@ -45,7 +45,7 @@ key() {
   { "$python" -V && pwd && cat setup.cfg pyproject.toml constraints.txt; } 2>&1 | cksum
 }
 
-# Whether these extras are installed, as today's files ask for them.
+# Returns whether these extras are installed, as the current files specify them.
 installed() {
   local was extras extra
   { read -r was && read -r extras; } 2>/dev/null <"$stamp" || return 1
@@ -56,11 +56,11 @@ installed() {
 install() {
   local before='' extras info
   if [[ -f $stamp ]]; then before=$(sed -n 2p "$stamp"); fi
-  # shellcheck disable=SC2086 # one word an extra
+  # shellcheck disable=SC2086 # one word per extra
   extras=$(printf '%s\n' $before "$@" | sort -u | xargs)
   if [[ -f $VENV/pyvenv.cfg && $(head -n 1 "$stamp" 2>/dev/null) == incomplete ]]; then
-    # The last install was cut off. pip writes RECORD last and would take a package
-    # without one for whole: forget such packages, so that it installs them again.
+    # The last installation was interrupted. pip writes RECORD last, but treats a package
+    # without it as installed: remove such packages, so that pip installs them again.
     for info in "$VENV"/lib/python*/site-packages/*.dist-info; do
       if [[ -d $info && ! -f $info/RECORD ]]; then rm -r "$info"; fi
     done
@@ -68,7 +68,7 @@ install() {
   printf 'incomplete\n%s\n' "$before" >"$stamp"
   if ! "$python" -m pip --version >/dev/null 2>&1; then
     PYTHON=$(find_python)
-    if [[ -f $VENV/pyvenv.cfg ]]; then rm -f "$VENV"/bin/python*; fi # dead links
+    if [[ -f $VENV/pyvenv.cfg ]]; then rm -f "$VENV"/bin/python*; fi # dangling links
     "$PYTHON" -m venv "$VENV"
   fi
   echo "Installing diffusion_jax${extras:+ with $extras} into $VENV (once)"
@@ -77,10 +77,10 @@ install() {
   printf '%s\n%s\n' "$(key)" "$extras" >"$stamp"
 }
 
-# prepare_venv [EXTRA ...]: gives $python the package, these extras and $EXTRAS.
+# prepare_venv [EXTRA ...]: installs the package, these extras and $EXTRAS for $python.
 prepare_venv() {
   local extra known
-  # shellcheck disable=SC2086 # one word an extra
+  # shellcheck disable=SC2086 # one word per extra
   set -- "$@" ${EXTRAS:+${EXTRAS//,/ }}
   known=$(sed -n '/extras_require/,/^\[tool/s/^\([a-z0-9]*\) =$/\1/p' setup.cfg | xargs)
   for extra; do
@@ -89,7 +89,7 @@ prepare_venv() {
   if installed "$@"; then return; fi
   mkdir -p "$VENV"
   (
-    if command -v flock >/dev/null; then flock 9; fi # two scripts at once take turns
+    if command -v flock >/dev/null; then flock 9; fi # concurrent scripts take turns
     if ! installed "$@"; then install "$@"; fi
   ) 9>"$VENV/.lock"
 }

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Trains on this machine; the first call makes a virtual environment and fills it.
+# Trains on this machine; the first call creates the virtual environment.
 #
 #   bash launch/local.sh CONFIG [WORKDIR] [overrides...]
 #   bash launch/local.sh configs/digits.py
 #   bash launch/local.sh configs/digits.py:tiny /tmp/try --config.train.num_steps=5
 #   EXTRAS=cuda12 bash launch/local.sh configs/cifar10.py runs/cifar10
 #
-# WORKDIR is by default runs/NAME (runs/NAME_tiny for :tiny). The same call goes on where
-# the run stopped. Anything else for diffusion_jax.main follows: --mode=sample, --help.
-# Paths are relative to the repository; VENV, EXTRAS and PYTHON: see launch/env.sh.
+# WORKDIR defaults to runs/NAME (runs/NAME_tiny for :tiny). The same call again resumes the
+# run. Other arguments are passed on to diffusion_jax.main: --mode=sample, --help.
+# Paths are relative to the repository. For VENV, EXTRAS and PYTHON see launch/env.sh.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains on the nodes of a SLURM job, one process a node; submit it from the repository.
+# Trains on the nodes of a SLURM job, one process per node. Submit from the repository.
 #
 #   EXTRAS=cuda12 sbatch --nodes=2 --gpus-per-node=8 --cpus-per-task=32 \
 #     --time=24:00:00 launch/slurm.sh CONFIG WORKDIR [overrides...]
 #
-# The repository and WORKDIR lie on a disk that all nodes share. Two minutes before the
-# time limit the run saves and ends; a requeued job goes on from there. For a run longer
+# The repository and WORKDIR must be on a disk that all nodes share. Two minutes before the
+# time limit the run saves and exits; a requeued job resumes from there. For a run longer
 # than the limit, submit the same line several times with --dependency=singleton.
 #SBATCH --job-name=diffusion_jax
 #SBATCH --ntasks-per-node=1
@@ -14,7 +14,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%x-%j.log
 set -euo pipefail
-cd "${SLURM_SUBMIT_DIR:-.}" # SLURM runs a copy of this script from elsewhere
+cd "${SLURM_SUBMIT_DIR:-.}" # SLURM runs a copy of this script
 if [[ ! -f launch/env.sh ]]; then
   echo "slurm.sh: submit from the root of the repository, not from $PWD" >&2
   exit 2

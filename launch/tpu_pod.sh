@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Trains on every worker of a Cloud TPU pod; run it where gcloud is logged in.
+# Trains on every worker of a Cloud TPU pod. Run it where gcloud is logged in.
 #
 #   TPU_NAME=my-pod ZONE=us-central2-b \
 #     bash launch/tpu_pod.sh CONFIG WORKDIR [overrides...]
 #
-#   REPO=URL   clone this where a worker has no ~/diffusion_jax yet
+#   REPO=URL   repository to clone on workers that have no ~/diffusion_jax yet
 #
 # WORKDIR is an absolute path on a disk that all workers share.
-# Workers need Python 3.11 or newer. The same call again goes on where the run stopped.
+# Workers need Python 3.11 or newer. The same call again resumes the run.
 set -euo pipefail
 
 die() {

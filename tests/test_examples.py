@@ -1,4 +1,4 @@
-"""The examples run, stay on one page, and learn what they say they learn."""
+"""The examples run, fit on a page, and show what they claim."""
 
 import importlib.util
 import os
@@ -22,7 +22,7 @@ def load(path):
 
 
 def energy_distance(x, y):
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'|: 0 if and only if the laws are the same.
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'|: 0 if and only if the distributions are equal.
 
     Source: Szekely and Rizzo 2013, "Energy statistics", equation 5.
     """
@@ -34,28 +34,28 @@ def energy_distance(x, y):
 
 
 def test_toy_fits_on_a_page():
-    """A newcomer reads it from top to bottom: 120 lines at most."""
+    """It can be read from top to bottom: at most 120 lines."""
     assert len(TOY.read_text().splitlines()) <= 120
 
 
 def test_toy_writes_its_figure(tmp_path):
-    """The command makes the folder and leaves one picture there, 1200 wide."""
+    """The command creates the folder and writes one image there, 1200 wide."""
     path = tmp_path / "new folder/toy.png"
     subprocess.run(
         [sys.executable, TOY, "--steps", "2", "--output", path],
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    with Image.open(path) as picture:
-        picture.load()
-        assert picture.format == "PNG"
-        assert picture.size == (1200, 390)
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert image.size == (1200, 390)
 
 
 def test_toy_learns_the_data():
-    """Learning: samples come far nearer to the data than the noise they start from.
+    """Samples are much closer to the data than the noise they start from.
 
-    Two draws from the data are the floor: their distance is not 0, for they are few.
+    The baseline is the distance between two samples of the data, not 0 for few points.
     """
     toy = load(TOY)
     x_0, again = (np.asarray(toy.data(jax.random.key(i), 1000)) for i in (10, 11))
@@ -66,14 +66,14 @@ def test_toy_learns_the_data():
 
 
 def test_every_example_is_tested():
-    """The examples spoken of here are all that there are."""
+    """The tests here cover all examples."""
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
     assert names == {"toy_2d", "langevin", "sampler_errors"}
 
 
-def test_langevin_says_what_is_wrong_and_mends_it(tmp_path, capsys):
-    """Plain Langevin gives the lighter peak, of weight 0.2, about half of the points,
-    as many as started near it; annealed gives it its own weight, within 0.03."""
+def test_langevin_needs_annealing(tmp_path, capsys):
+    """Plain Langevin puts about half of the points in the lighter mode, of weight 0.2,
+    the fraction that starts near it; annealed Langevin finds its weight within 0.03."""
     langevin = load(ROOT / "examples/langevin.py")
     langevin.main(tmp_path / "new/figure.png")
     shares = {}
@@ -83,12 +83,12 @@ def test_langevin_says_what_is_wrong_and_mends_it(tmp_path, capsys):
     assert abs(shares["data"] - 0.2) < 4 * np.sqrt(0.16 / langevin.POINTS)
     assert 0.4 < shares["plain Langevin"] < 0.6
     assert abs(shares["annealed Langevin"] - 0.2) < 0.03
-    with Image.open(tmp_path / "new/figure.png") as picture:
-        assert picture.size == (1080, 387)
+    with Image.open(tmp_path / "new/figure.png") as image:
+        assert image.size == (1080, 387)
 
 
 def test_table_of_errors(tmp_path, monkeypatch):
-    """A row for each sampler; with enough calls, the higher orders are nearer."""
+    """A row for each sampler; with enough calls, higher orders are more accurate."""
     example = load(ROOT / "examples/sampler_errors.py")
     monkeypatch.setattr(example, "POINTS", 512)
     example.main(tmp_path / "new/errors", (25,))

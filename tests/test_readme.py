@@ -1,6 +1,7 @@
-"""The README: its commands are run, its links and figures exist."""
+"""The README and the docs: their commands run, their links and figures exist."""
 
 import importlib.util
+import logging
 import os
 import pathlib
 import re
@@ -12,14 +13,24 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 
-from diffusion_jax import main, methods, runs
-from diffusion_jax.diffusion import process, samplers, schedules
+from diffusion_jax import evaluators, main, methods, runs
+from diffusion_jax.data.base import image_field, label_field
+from diffusion_jax.diffusion import (
+    guidance,
+    losses,
+    process,
+    samplers,
+    schedules,
+    time_samplers,
+    timesteps,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 TEXT = README.read_text() if README.exists() else ""
-# They install, fetch or need another machine; the files they name are still checked.
+# These install, download or need another machine. The files they name are checked.
 NOT_RUN = (
     "git clone",
     "cd ",
@@ -29,9 +40,10 @@ NOT_RUN = (
     "sudo apt",
     "tfds build",
 )
-# A value that takes long, or is about other data, and what stands for it at :tiny.
+# Values that take long or need other data, and their replacements at :tiny.
 SMALL = {
     "train.num_steps": "2",
+    "train.init_from": "net=runs/digits_tiny",
     "sample.num_steps": "4",
     "sample.num_images": "9",
     "sample.num_frames": "2",
@@ -43,9 +55,14 @@ SMALL = {
 }
 
 
+def find_blocks(language, text):
+    """The fenced blocks of a language."""
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", text)
+
+
 def find_commands():
     """The commands in the fenced bash blocks, without their comments."""
-    blocks = re.findall(r"(?ms)^```(?:bash|sh)\n(.*?)^```", TEXT)
+    blocks = find_blocks("(?:bash|sh)", TEXT)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     lines = [re.sub(r"(^|\s+)#.*", "", line).strip() for line in lines]
     return [line for line in dict.fromkeys(lines) if line]
@@ -79,20 +96,20 @@ def config_of(argument):
 
 
 def check_arguments(words):
-    """Holds a call's config, keys, flags and mode against those that there are."""
+    """Checks that a command's config, keys, flags and mode exist."""
     config = config_of(next(word for word in words if "configs/" in word))
     for word in words:
         name, _, value = word.partition("=")
         if name.startswith("--config."):
             runs.check_keys(config, [name.removeprefix("--config.")])
         elif name.startswith("--"):
-            assert name[2:] in flags.FLAGS, f"{name} is no flag"
+            assert name[2:] in flags.FLAGS, f"{name} is not a flag"
             assert name != "--mode" or value in main.MODES
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_somebody_runs_it(line):
-    """Every command is run here or by CI, or is one that cannot be."""
+def test_every_command_is_run(line):
+    """Every command is run by the tests or by CI, or is one that cannot be."""
     words = words_of(line)
     here = words in MAIN + LAUNCH + EXAMPLES
     assert here or line.startswith(NOT_RUN), "who runs it? See tests/test_readme.py"
@@ -100,9 +117,9 @@ def test_somebody_runs_it(line):
 
 @pytest.mark.parametrize("words", LAUNCH, ids=joined(LAUNCH))
 def test_launch_command(words):
-    """The script is there, parses, and is called as the program understands it.
+    """The script exists and parses, and the program understands its arguments.
 
-    CI runs local.sh and test.sh; test_launch.py says what the scripts hand on.
+    CI runs local.sh and test.sh; test_launch.py checks what the scripts pass on.
     """
     number = next(i for i, word in enumerate(words) if word.startswith("launch/"))
     subprocess.run(["bash", "-n", ROOT / words[number]], check=True)
@@ -114,29 +131,40 @@ def test_launch_command(words):
 
 @pytest.mark.parametrize("words", EXAMPLES, ids=joined(EXAMPLES))
 def test_example_command(words):
-    """The example is there; tests/test_examples.py runs it."""
+    """The example exists; tests/test_examples.py runs it."""
     assert (ROOT / words[1]).is_file()
 
 
-def test_commands_of_main(tmp_path):
-    """Each call is understood; those of digits do what they say, in order, at :tiny."""
+def test_commands_of_main(tmp_path, monkeypatch):
+    """Every command is valid; those on digits run, in order, at :tiny.
+
+    The first one runs in a process of its own, as a user would run it, the others in
+    this process. The Python blocks of docs/families.md use the runs that are left.
+    """
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    trained = set()
+    monkeypatch.chdir(tmp_path)
+    call, trained = call_process, set()
     for words in MAIN:
         arguments = words[words.index("diffusion_jax.main") + 1 :]
         check_arguments(arguments)
         config = next(word for word in arguments if word.startswith("--config="))
         if not config.startswith("--config=configs/digits"):
-            continue  # at :tiny the others are the same run: see test_configs.py
+            continue  # test_configs.py trains the others at :tiny
         small = [shrunk(word) for word in arguments]
         run = [word for word in small if word.startswith(("--config=", "--workdir="))]
         if tuple(run) not in trained and any("--mode=" in word for word in small):
-            call_main(run, tmp_path)
-        call_main(small, tmp_path)
+            call(run, monkeypatch)
+            call = call_main
+        call(small, monkeypatch)
+        call = call_main
         trained.add(tuple(run))
+    for block in find_blocks("python", (ROOT / "docs/families.md").read_text()):
+        exec(block.replace("runs/digits_vae", "runs/digits_vae_tiny"), {})
+    assert (tmp_path / "runs/digits_vae_tiny/arithmetic.png").exists()
 
 
 def shrunk(word):
+    """The same argument at :tiny."""
     name, _, _ = word.partition("=")
     key = name.removeprefix("--config.")
     if name == "--config":
@@ -144,36 +172,49 @@ def shrunk(word):
     return f"{name}={SMALL[key]}" if key in SMALL else word
 
 
-def call_main(arguments, folder):
-    env = {
-        "PYTHONPATH": str(ROOT),
-    }
+def call_process(arguments, monkeypatch):
+    """Runs the program as a process in the working directory."""
     done = subprocess.run(
         [sys.executable, "-m", "diffusion_jax.main", *arguments],
-        cwd=folder,
-        env=os.environ | env,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, (arguments, done.stderr)
 
 
+def call_main(arguments, monkeypatch):
+    """Runs the program in this process, which saves the imports, and cleans up."""
+    argv = ["main.py", *arguments]
+    monkeypatch.setattr(sys, "argv", argv)
+    logger, known = logging.getLogger("diffusion_jax"), set(flags.FLAGS)
+    before = logger.handlers[:], logger.propagate, logger.level
+    try:
+        with flagsaver.flagsaver():
+            main.main(main.parse_flags(argv))
+    finally:
+        for name in set(flags.FLAGS) - known:
+            delattr(flags.FLAGS, name)
+        logger.handlers[:], logger.propagate = before[:2]
+        logger.setLevel(before[2])
+
+
 @pytest.mark.skipif(not TEXT, reason="there is no README.md")
 def test_links_and_figures():
-    """What the README links to and shows lies in the repository."""
+    """Everything that the README links to or shows is in the repository."""
     links = re.findall(r"\]\(([^)#\s]+)", TEXT) + re.findall(r'src="([^"]+)"', TEXT)
     paths = [link for link in links if not re.match(r"\w+:", link)]
-    assert any(path.endswith((".png", ".gif")) for path in paths), "it shows no picture"
+    assert any(path.endswith((".png", ".gif")) for path in paths), "it shows no image"
     tops = "configs|diffusion_jax|examples|launch|tests"
     paths += re.findall(rf"`((?:{tops})/[\w./-]+)`", TEXT)
-    assert "@@" not in TEXT, "something is still to be filled in"
+    assert "@@" not in TEXT, "a placeholder is left"
     for path in paths:
         assert (ROOT / path).exists(), f"{path} does not exist"
 
 
 @pytest.mark.skipif(not TEXT, reason="there is no README.md")
 def test_first_screen():
-    """The first screen shows a picture and the two commands, which CI runs."""
+    """The first screen shows an image and the two commands, which CI runs."""
     screen = "\n".join(TEXT.splitlines()[:45])
     assert "bash launch/local.sh configs/digits.py" in screen
     assert "bash launch/test.sh" in screen
@@ -181,16 +222,44 @@ def test_first_screen():
 
 
 def test_functions_named():
-    """Functions that the README names are in the mathematics."""
-    modules = "process|losses|samplers|gaussians|schedules|times|guidance|walk|editing"
+    """The functions that the README names exist."""
+    modules = "process|losses|samplers|gaussians|guidance|sampling|editing"
     for module, name in re.findall(rf"`({modules})\.(\w+)", TEXT):
         module = importlib.import_module(f"diffusion_jax.diffusion.{module}")
         assert hasattr(module, name), f"{module.__name__} has no {name}"
 
 
+@pytest.mark.parametrize(
+    "key, choices",
+    [
+        ("diffusion.schedule", schedules.SCHEDULES | schedules.CURVES),
+        ("diffusion.prediction", process.PREDICTIONS),
+        ("diffusion.variance", process.VARIANCES | process.LEARNED_VARIANCES),
+        ("diffusion.loss", losses.LOSSES),
+        ("diffusion.timestep_sampler", time_samplers.TIMESTEP_SAMPLERS),
+        ("sample.sampler", samplers.SAMPLERS),
+        ("sample.spacing", timesteps.SPACINGS),
+        ("sample.thresholding", guidance.THRESHOLDING),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_table_of_choices(key, choices):
+    """The README lists every value of an option."""
+    row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{key}` |"))
+    assert set(choices) <= set(re.findall(r"\w+", row))
+
+
+def test_table_of_tasks_and_metrics():
+    """The README lists every metric, and every task that a family can write."""
+    names = set(re.findall(r"\w+", TEXT))
+    assert set(evaluators.EVALUATORS) <= names
+    tasks = {name for family in methods.FAMILIES.values() for name in family.tasks}
+    assert tasks - {"log_likelihood"} <= names  # only for eval.metric=ode_likelihood
+
+
 def test_rows_added(monkeypatch):
-    """The README's new sampler, schedule and prediction are found by their names, and
-    train and draw beside all others."""
+    """The README's sampler, schedule and prediction are found by name, train and
+    sample."""
     for module, table in (
         (samplers, "SAMPLERS"),
         (schedules, "SCHEDULES"),
@@ -198,39 +267,50 @@ def test_rows_added(monkeypatch):
     ):
         monkeypatch.setattr(module, table, dict(getattr(module, table)))
     before = len(samplers.SAMPLERS)
-    for block in re.findall(r"(?ms)^```python\n(.*?)^```", TEXT):
+    for block in find_blocks("python", TEXT):
         exec(block, {})
     assert len(samplers.SAMPLERS) == before + 1
     config = config_of("configs/digits.py:tiny")
     config.model.update(base_channels=8, channel_multipliers=(1,))
     config.sample.update(sampler="noiseless")
     config.diffusion.update(schedule="slow", prediction="minus_eps")
-    method = methods.make(config)
-    params, _, extra = jax.jit(method.init)(jax.random.key(0))
-    index = np.arange(2, dtype=np.int32)
-    batch = {"index": index, "image": np.zeros((2, 8, 8, 1), np.float32)}
-    rest = {}, extra, batch, jax.random.key(1), 0
-    loss, _ = jax.jit(lambda params: method.loss("net", params, *rest))(params)
-    drawn = jax.jit(lambda p: method.sample(p, {}, index, jax.random.key(2)))(params)
-    # A network that says nothing at its start: the loss is that of the noise.
+    fields = {"image": image_field((8, 8, 1)), "label": label_field(10)}
+    method = methods.make(config, fields)
+    task = methods.make_task(config, method, "sample")
+
+    @jax.jit
+    def train_and_sample(key, batch):
+        keys = jax.random.split(key, 3)
+        variables, aux = method.init(keys[0])
+        loss = method.loss("net", variables, aux, batch, keys[1], 0).value
+        return loss, task.run(variables, batch, keys[2])["image"]
+
+    batch = {
+        "index": np.arange(2, dtype=np.int32),
+        "image": np.zeros((2, 8, 8, 1), np.float32),
+    }
+    loss, image = train_and_sample(jax.random.key(0), batch)
+    # The network predicts 0 at initialisation: the loss is the variance of the noise.
     assert 0.7 < loss < 1.3
-    assert np.isfinite(drawn["image"]).all()
+    assert np.isfinite(image).all()
 
 
-def test_table_of_errors_is_the_one_that_was_measured():
-    """The README's table of samplers is what the command wrote, letter for letter."""
-    assert (ROOT / "docs/sampler_errors.md").read_text() in TEXT
+def test_table_of_errors():
+    """The table of the samplers' errors is the file that the command wrote."""
+    table = (ROOT / "docs/sampler_errors.md").read_text()
+    assert table in (ROOT / "docs/diffusion.md").read_text()
 
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-def test_commands_of_the_docs(path):
-    """The commands that made the tables are understood as they stand there."""
+def test_docs(path):
+    """The commands above the tables are valid, and the images and links exist."""
     text = path.read_text()
-    assert "@@" not in text, "something is still to be filled in"
-    blocks = re.findall(r"(?ms)^```bash\n(.*?)^```", text)
-    for line in "\n".join(blocks).splitlines():
+    assert "@@" not in text, "a placeholder is left"
+    for line in "\n".join(find_blocks("bash", text)).splitlines():
         if "diffusion_jax.main" in line:
             check_arguments(shlex.split(line)[3:])
+    for link in re.findall(r"\]\(([^)#\s:]+)\)", text):
+        assert (path.parent / link).exists(), f"{link} does not exist"

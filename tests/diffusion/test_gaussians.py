@@ -1,5 +1,6 @@
-"""Normal distributions against integrals, and probabilities that sum to one."""
+"""Normal distributions against numerical integrals; probabilities sum to one."""
 
+import itertools
 import math
 
 import chex
@@ -9,17 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import parameterized
 
 from diffusion_jax.diffusion import gaussians
 
-LEVELS = np.arange(256) / 127.5 - 1  # what 8 bits become in [-1, 1]
+LEVELS = np.arange(256) / 127.5 - 1  # 8-bit values in [-1, 1]
 MEANS = (-50.0, -1.5, -1.0, -0.73, 0.0, 0.0031, 0.5, 0.999, 1.2, 50.0)
 STDS = (1e-4, 0.003, 0.0074, 0.05, 0.14, 1.0, 30.0, 1e4)
 
 
 def reference(mean, std):
-    """The bins of equation 13 in float64, from sigmoid differences on the safe tail."""
+    """The bins of equation 13 in float64, from sigmoid differences in the lower tail."""
 
     def cdf(z):
         z = np.clip(z, -1e3, 1e3)
@@ -28,7 +28,7 @@ def reference(mean, std):
 
     lower = np.append(-np.inf, (LEVELS[1:] - 1 / 255 - mean) / std)
     upper = np.append((LEVELS[:-1] + 1 / 255 - mean) / std, np.inf)
-    flip = lower + upper > 0  # 1 - F loses its digits where F is near 1: use F(-z)
+    flip = lower + upper > 0  # 1 - F cancels if F is near 1: use F(-z)
     lower, upper = np.where(flip, -upper, lower), np.where(flip, -lower, upper)
     return np.log(np.maximum(cdf(upper) - cdf(lower), 1e-12))
 
@@ -37,7 +37,7 @@ jitted = jax.jit(gaussians.discretized_log_likelihood)  # for speed
 
 
 def log_likelihood(mean, std, dtype=np.float32):
-    """Ours for all the levels."""
+    """Our log-likelihood of all levels."""
     return np.asarray(jitted(dtype(LEVELS), dtype(mean), dtype(2 * np.log(std))))
 
 
@@ -89,10 +89,11 @@ def test_kl_is_not_negative_in_single_precision(log_variance, shift):
 
 
 def test_normal_logit():
-    """sigmoid(normal_logit) is the cumulative normal to 3e-4, odd, and Page's tanh."""
+    """sigmoid(normal_logit) is the normal CDF to 3e-4 and Page's tanh; it is odd."""
     x = np.linspace(-6, 6, 241)
-    logit = gaussians.normal_logit(x)
-    np.testing.assert_array_equal(gaussians.normal_logit(-x), -logit)
+    normal_logit = jax.jit(gaussians.normal_logit)
+    logit = np.asarray(normal_logit(x), np.float64)
+    np.testing.assert_array_equal(normal_logit(-x), -logit)
     approximate = 1 / (1 + np.exp(-logit))
     exact = [0.5 * math.erfc(-z / math.sqrt(2)) for z in x]
     np.testing.assert_allclose(approximate, exact, atol=3e-4)
@@ -103,12 +104,12 @@ def test_normal_logit():
 @pytest.mark.parametrize("std", STDS)
 @pytest.mark.parametrize("mean", MEANS)
 def test_levels_sum_to_one(mean, std):
-    """The 256 levels are all there is, wherever the normal lies and however wide.
+    """The 256 levels' probabilities sum to 1 for any mean and width.
 
-    In float32, and to the floor of 256 x 1e-12.
+    In float32, and up to the minimum probability, 256 x 1e-12.
     """
     probability = np.exp(log_likelihood(mean, std).astype(np.float64))
-    # What is lost is the rounding of (x - mean) / std where F is steep.
+    # The error is the rounding of (x - mean) / std where F is steep.
     tolerance = 1e-5 + 2**-24 * max(abs(mean), 1) / std * (abs(mean) <= 1.1)
     np.testing.assert_allclose(probability.sum(), 1, atol=tolerance)
 
@@ -116,7 +117,7 @@ def test_levels_sum_to_one(mean, std):
 @hypothesis.given(mean=st.floats(-1.5, 1.5), log_std=st.floats(-6, 4))
 @hypothesis.settings(max_examples=40, deadline=None)
 def test_levels_sum_to_one_for_any_normal(mean, log_std):
-    """The same law over drawn means and widths."""
+    """The same law over random means and widths."""
     values = log_likelihood(mean, math.exp(log_std)).astype(np.float64)
     np.testing.assert_allclose(np.exp(values).sum(), 1, atol=3e-5)
     assert values.max() <= 0 and values.min() >= math.log(1e-12) * (1 + 1e-6)
@@ -124,10 +125,10 @@ def test_levels_sum_to_one_for_any_normal(mean, log_std):
 
 @pytest.mark.parametrize("std", STDS[1:])
 @pytest.mark.parametrize("mean", MEANS[1:-1])
-def test_likelihood_keeps_its_digits(mean, std):
-    """float32 equals a float64 sum over tails: to 2e-5 nats, from centre to floor.
+def test_likelihood_in_single_precision(mean, std):
+    """float32 equals a float64 reference to 2e-5 nats, from the centre to the tails.
 
-    The mean is rounded first: what is compared is the arithmetic.
+    The mean is rounded first, so that only the arithmetic is compared.
     """
     mean = float(np.float32(mean))
     actual = log_likelihood(mean, std)
@@ -140,14 +141,14 @@ def test_likelihood_keeps_its_digits(mean, std):
 @pytest.mark.parametrize("std", STDS)
 @pytest.mark.parametrize("mean", MEANS)
 def test_likelihood_in_double_precision(mean, std):
-    """In float64 the log-probabilities are equation 13's."""
+    """In float64 the log-probabilities are those of equation 13."""
     actual = log_likelihood(mean, std, np.float64)
     np.testing.assert_allclose(actual, reference(mean, std), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.usefixtures("x64")
 def test_published_bits():
-    """The decoder's bits at t = 1 for a perfect mean: within the range, at its ends."""
+    """The decoder's bits at t = 1 for a perfect mean, inside the range and at its ends."""
     x = np.array([-1.0, LEVELS[77], LEVELS[128], 1.0])
     log_variance = jnp.asarray(2 * np.log(0.007384570171))
     bits = -gaussians.discretized_log_likelihood(x, x, log_variance) / np.log(2)
@@ -158,18 +159,19 @@ def test_published_bits():
 
 class SymmetryTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
-    @parameterized.product(mean=[-1.5, -0.3, 0.0, 0.7], std=[0.003, 0.1, 3.0])
-    def test_mirror(self, mean, std):
-        """Mirrored data under a mirrored normal is as likely."""
+    def test_mirror(self):
+        """Mirrored data under a mirrored normal has the same likelihood."""
         likelihood = self.variant(gaussians.discretized_log_likelihood)
-        x, log_variance = jnp.float32(LEVELS), jnp.float32(2 * np.log(std))
-        one = likelihood(x, jnp.float32(mean), log_variance)
-        other = likelihood(-x, jnp.float32(-mean), log_variance)
-        chex.assert_trees_all_close(one, other, rtol=1e-6, atol=1e-6)
+        x = jnp.float32(LEVELS)
+        for mean, std in itertools.product([-1.5, -0.3, 0.0, 0.7], [0.003, 0.1, 3.0]):
+            log_variance = jnp.float32(2 * np.log(std))
+            one = likelihood(x, jnp.float32(mean), log_variance)
+            other = likelihood(-x, jnp.float32(-mean), log_variance)
+            chex.assert_trees_all_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_gradients_are_finite():
-    """Learning never meets a NaN here, not even at the floor or with a sharp normal."""
+    """Gradients have no NaN, even at the minimum probability or for narrow normals."""
     means = jnp.array([-1e4, -3.0, -1.0, 0.0, 0.2, 1.0, 1e4])
     log_variances = jnp.array([-40.0, -20.0, -9.8, -2.0, 0.0, 20.0, 60.0])
     x, mean, log_variance = jnp.meshgrid(jnp.float32(LEVELS), means, log_variances)
@@ -177,27 +179,33 @@ def test_gradients_are_finite():
     def total(mean, log_variance):
         return jitted(x, mean, log_variance).sum()
 
-    chex.assert_tree_all_finite(jax.grad(total, (0, 1))(mean, log_variance))
+    chex.assert_tree_all_finite(jax.jit(jax.grad(total, (0, 1)))(mean, log_variance))
 
 
 def test_gradient_points_to_the_data():
-    """The likelihood's slope in the mean points to x, far out in the tails too."""
+    """The gradient with respect to the mean points to x, also far in the tails."""
     x = jnp.float32(LEVELS)
     mean = jnp.full_like(x, 0.1)
-    slope = jax.vmap(jax.grad(jitted, 1), (0, 0, None))
-    # At std 0.2 every level lies within 5.5 deviations of the mean: above the floor.
+    slope = jax.jit(jax.vmap(jax.grad(jitted, 1), (0, 0, None)))
+    # At std 0.2 all levels are within 5.5 std of the mean: above the minimum.
     away = np.asarray(slope(x, mean, jnp.float32(2 * np.log(0.2)))) * (LEVELS - 0.1)
     assert np.all(away[np.abs(LEVELS - 0.1) > 1 / 255] > 0)
 
 
 class SumTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
-    @parameterized.product(shape=[(3,), (3, 5), (3, 2, 2, 2)])
-    def test_reductions(self, shape):
-        """One value an example: the sum, or the mean, over all else."""
-        values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-        flat = values.reshape(3, -1)
-        total = self.variant(gaussians.sum_over_data)(values)
-        mean = self.variant(gaussians.mean_over_data)(values)
-        np.testing.assert_allclose(total, flat.sum(1), rtol=1e-5)
-        np.testing.assert_allclose(mean, flat.mean(1), rtol=1e-5)
+    def test_reductions(self):
+        """One value per example: the sum, or the mean, over all other axes."""
+        rng = np.random.default_rng(0)
+        shapes = (3,), (3, 5), (3, 2, 2, 2)
+        values = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+        @self.variant
+        def reduced(values):
+            reductions = gaussians.sum_over_data, gaussians.mean_over_data
+            return [[reduce(x) for reduce in reductions] for x in values]
+
+        for x, (total, mean) in zip(values, reduced(values), strict=True):
+            flat = x.reshape(3, -1)
+            np.testing.assert_allclose(total, flat.sum(1), rtol=1e-5)
+            np.testing.assert_allclose(mean, flat.mean(1), rtol=1e-5)

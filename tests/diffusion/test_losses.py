@@ -1,4 +1,4 @@
-"""The variational bound against closed forms, term by term and in sum."""
+"""The variational bound against closed forms, term by term and in total."""
 
 import functools
 
@@ -10,17 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import textbook
-from absl.testing import parameterized
 
 from diffusion_jax.diffusion import gaussians, losses, process, schedules
 
 STD = 0.5
 LINEAR = textbook.linear_table()
 
-# A quadratic's mean over x_0 ~ N(0, STD^2) and eps ~ N(0, 1) is its mean over the signs
-# of (+-STD, +-1): expectations below are exact, without a draw.
+# The mean of a quadratic over x_0 ~ N(0, STD^2) and eps ~ N(0, 1) is its mean over
+# (+-STD, +-1): the expectations below are exact, without sampling.
 SIGNED_X_0 = np.array([[STD], [STD], [-STD], [-STD]])
 SIGNED_EPS = np.array([[1.0], [-1.0], [1.0], [-1.0]])
+
+
+# For speed: one compilation instead of one per operation.
+prior_term = jax.jit(losses.prior_term, static_argnums=1)
+decoder_term = jax.jit(losses.decoder_term)
+reverse_log_variance = jax.jit(losses.reverse_log_variance, static_argnums=(0, 1))
 
 
 def over_time(function, num_timesteps, first=2):
@@ -32,58 +37,59 @@ def over_time(function, num_timesteps, first=2):
 
 
 def exact_log_variance(std, l_s, l_t):
-    """Of the true p(x_s | x_t), data N(0, std^2): q's, and that of not knowing x_0."""
-    doubt = std**2 / (1 + std**2 * jnp.exp(l_t))  # Var(x_0 | x_t)
+    """Of the true p(x_s | x_t) for data N(0, std^2): q's, plus that of x_0."""
+    x_0_variance = std**2 / (1 + std**2 * jnp.exp(l_t))  # Var(x_0 | x_t)
     weight, _ = process.posterior_coefficients(l_s, l_t)
-    return jnp.log(process.posterior_variance(l_s, l_t) + weight**2 * doubt)
+    return jnp.log(process.posterior_variance(l_s, l_t) + weight**2 * x_0_variance)
 
 
 class SimpleTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
-    @parameterized.product(shape=[(3,), (3, 5), (3, 2, 2, 2)])
-    def test_by_hand(self, shape):
-        """The mean of squared differences, an example at a time."""
+    def test_by_hand(self):
+        """The mean of squared differences, per example, for data of any rank."""
         rng = np.random.default_rng(0)
-        target, output = rng.normal(size=(2, *shape)).astype(np.float32)
-        expected = [np.mean((a - b) ** 2) for a, b in zip(target, output, strict=True)]
-        actual = self.variant(losses.simple)(target, output)
-        np.testing.assert_allclose(actual, expected, rtol=1e-5)
+        shapes = (3,), (3, 5), (3, 2, 2, 2)
+        pairs = [rng.normal(size=(2, *shape)).astype(np.float32) for shape in shapes]
+        simple = self.variant(lambda pairs: [losses.simple(*pair) for pair in pairs])
+        for (target, output), actual in zip(pairs, simple(pairs), strict=True):
+            expected = [np.mean((a - b) ** 2) for a, b in zip(target, output)]
+            np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("x_0, bits", [(1.0, 2.911295e-5), (0.0, 5.874784e-10)])
 def test_published_prior(x_0, bits):
-    """L_T of the linear schedule, in bits a dimension, for x_0^2 = 1 and 0."""
-    data = jnp.full((2, 3), x_0)
-    term = losses.prior_term(data, schedules.make("linear", 1000))
+    """L_T of the linear schedule, in bits/dim, for x_0^2 = 1 and 0."""
+    data = np.full((2, 3), x_0)
+    term = prior_term(data, schedules.make("linear", 1000))
     np.testing.assert_allclose(term / 3 / np.log(2), bits, rtol=3e-7)
 
 
 @pytest.mark.parametrize("x_0, tolerance", [(1.0, 1e-6), (0.0, 0.01)])
 def test_prior_in_single_precision(x_0, tolerance):
-    """L_T in float32: 1e-6 where there is a signal, 1e-2 of the 6e-10 bits of none."""
+    """L_T in float32: to 1e-6 with signal, to 1e-2 of 6e-10 bits without."""
     alpha_bar = LINEAR.alpha_bar[-1]
     expected = 0.5 * (alpha_bar * x_0**2 - alpha_bar - np.log1p(-alpha_bar))
     schedule = schedules.make("linear", 1000)
-    term = losses.prior_term(jnp.full((1, 1), x_0), schedule)
+    term = prior_term(np.full((1, 1), x_0, np.float32), schedule)
     np.testing.assert_allclose(term, expected, rtol=tolerance)
 
 
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
 def test_prior_is_finite(name):
-    """L_T is finite and not negative; it is 0 for jsd, which ends in pure noise."""
-    x_0 = jnp.ones((1, 1))
-    term = losses.prior_term(x_0, schedules.make(name, 1000))
+    """L_T is finite and non-negative; it is 0 for jsd, which ends in pure noise."""
+    schedule = schedules.make(name, 1000)
+    term = prior_term(np.ones((1, 1), np.float32), schedule)
     assert np.isfinite(term) and term >= 0
     assert (term == 0) == (name == "jsd")
 
 
 @pytest.mark.usefixtures("x64")
 def test_published_bound_of_no_prediction():
-    """eps predicted as 0, fixedsmall: the terms t > 1 sum to 14.67292 bits a dimension.
+    """eps predicted as 0, fixedsmall: the terms t > 1 sum to 14.67292 bits/dim.
 
-    The error of x_0 is then eps sigma / alpha: the term is a square of eps, whose mean
-    is its value at eps = 1, whatever x_0.
+    The error of x_0 is then eps sigma / alpha: the term is quadratic in eps, its mean
+    is its value at eps = 1, for any x_0.
     """
 
     def term(t, l_s, l_t):
@@ -99,10 +105,10 @@ def test_published_bound_of_no_prediction():
 
 @pytest.mark.usefixtures("x64")
 def test_published_cost_of_the_large_variance():
-    """A perfect mean with fixedlarge costs 0.48642 bits a dimension over fixedsmall.
+    """A perfect mean with fixedlarge costs 0.48642 bits/dim more than fixedsmall.
 
-    Over t > 1. The part of the KL that knows only the variances: constant, whatever the
-    data; fixedsmall's is 0.
+    Over t > 1. This part of the KL depends only on the variances: constant for any
+    data, and 0 for fixedsmall.
     """
     x_0 = jnp.array([[0.3], [-0.8]])
 
@@ -121,7 +127,7 @@ def test_published_cost_of_the_large_variance():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("num_timesteps", [10, 1000])
 def test_information_telescopes(num_timesteps):
-    """A model whose reverse steps are exact pays the information it uncovers, no more.
+    """With exact reverse steps, each term equals the information gained in the step.
 
     For data N(0, s^2) the true p(x_s | x_t) is normal, and the mean of
     KL(q(x_s | x_t, x_0) || p(x_s | x_t)) is I(x_0; x_s) - I(x_0; x_t), with
@@ -146,8 +152,8 @@ def test_terms_are_the_error_times_the_change_of_snr():
     """With fixedsmall, L_{t-1} = 1/2 (SNR_s - SNR_t) E (x_0 - x_0_hat)^2.
 
     Kingma et al. 2021, equation 14, for data N(0, s^2) and the exact denoiser, whose
-    error is s^2 / (1 + s^2 SNR_t). The sum is an upper sum of the integral that is the
-    information, and comes to it as 1/T.
+    error is s^2 / (1 + s^2 SNR_t). The sum is an upper sum of an integral, the
+    information, and converges to it as 1/T.
     """
 
     def gap(num_timesteps):
@@ -181,13 +187,13 @@ def test_terms_are_the_error_times_the_change_of_snr():
 
 @pytest.mark.usefixtures("x64")
 def test_bound_of_a_perfect_model_is_the_entropy():
-    """All of the bound, for quantised normal data and the exact reverse chain.
+    """The total bound for quantised normal data and the exact reverse chain.
 
     decoder + transitions + prior is at least the entropy of the levels, and within
-    0.1 % of it: the chain is exact for a density, and a level is not a point. Levels
-    are summed with their probabilities; noise by Gauss-Hermite.
+    0.1 % of it: the chain is exact for a density, while levels are intervals. Sums over
+    levels are weighted by probability; noise is integrated by Gauss-Hermite.
     """
-    std, num_timesteps = 0.25, 1000  # the data's range is four deviations
+    std, num_timesteps = 0.25, 1000  # the range is four standard deviations
     data = textbook.Gaussian(0.0, std, LINEAR.betas)
     schedule = schedules.make("linear", num_timesteps)
     levels = np.arange(256) / 127.5 - 1
@@ -210,24 +216,30 @@ def test_bound_of_a_perfect_model_is_the_entropy():
 
     t = jnp.arange(1, num_timesteps + 1)
     bound = jax.jit(lambda t: jax.lax.map(term, t, batch_size=50))(t).sum()
-    prior = losses.prior_term(levels[:, None], schedule)
+    prior = prior_term(levels[:, None], schedule)
     bound = float(bound + p @ prior)
     entropy = -float(p @ log_p)
     assert entropy < bound < 1.001 * entropy
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def perfect_transition(t, name):
+    """The term for x_0_hat = x_0, with a fixed variance."""
+    schedule = schedules.make("linear", 1000)
+    x_0, x_t = jnp.array([[0.3, -0.9]]), jnp.array([[1.0, 0.1]])
+    log_variance = losses.reverse_log_variance(name, schedule, t)
+    ends = schedule(t - 1), schedule(t)
+    return losses.transition_term(x_0, x_t, x_0, *ends, log_variance)
+
+
 @hypothesis.given(t=st.integers(2, 1000), name=st.sampled_from([*process.VARIANCES]))
 @hypothesis.settings(max_examples=30, deadline=None)
-def test_a_perfect_prediction_pays_for_the_variance_alone(t, name):
-    """KL with the exact x_0: 0 with the posterior's own variance, else that of widths.
+def test_a_perfect_prediction_costs_only_the_variance(t, name):
+    """KL with the exact x_0: 0 with the posterior variance, else the KL of variances.
 
     1/2 (r - 1 - log r), with r = beta-tilde_t / beta_t, in float32.
     """
-    schedule = schedules.make("linear", 1000)
-    x_0, x_t = jnp.array([[0.3, -0.9]]), jnp.array([[1.0, 0.1]])
-    l_s, l_t = schedule(t - 1), schedule(t)
-    log_variance = losses.reverse_log_variance(name, schedule, jnp.asarray(t))
-    term = losses.transition_term(x_0, x_t, x_0, l_s, l_t, log_variance)
+    term = perfect_transition(t, name)
     ratio = {
         "fixedsmall": 1.0,
         "fixedlarge": LINEAR.posterior_variance[t - 1] / LINEAR.betas[t - 1],
@@ -239,29 +251,29 @@ def test_a_perfect_prediction_pays_for_the_variance_alone(t, name):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
 def test_reverse_log_variance_of_the_authors(name):
-    """log([b~_1, beta_1, ...]) and log([b~_1, b~_1, ...]), by the authors' table."""
+    """log([b~_1, beta_1, ...]) and log([b~_1, b~_1, ...]), from the authors' table."""
     betas = schedules.SCHEDULES[name](1000)
     schedule, t = schedules.make(name, 1000), jnp.arange(1, 1001)
     small = textbook.table(betas).posterior_variance
     for variance, table in (("fixedlarge", betas), ("fixedsmall", small)):
         expected = np.log(np.append(small[1], table[1:]))
-        actual = losses.reverse_log_variance(variance, schedule, t)
+        actual = reverse_log_variance(variance, schedule, t)
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-11)
 
 
 def test_unknown_variance():
-    """A name that is not in the table is refused with those that are."""
-    with pytest.raises(ValueError, match="'small'.*fixedsmall.*fixedlarge"):
+    """An unknown name raises an error that lists the known ones."""
+    with pytest.raises(ValueError, match="diffusion.variance 'small'.*fixedsmall"):
         losses.reverse_log_variance("small", schedules.make("linear", 2), jnp.array(1))
 
 
 @pytest.mark.usefixtures("x64")
 def test_decoder_at_the_first_time():
-    """L_0 of a perfect mean and beta-tilde_2 is the published 1.305665145 bits."""
-    x_0 = jnp.full((2, 3), 77 / 127.5 - 1)
+    """L_0 with a perfect mean and beta-tilde_2 is the published 1.305665145 bits."""
+    x_0 = np.full((2, 3), 77 / 127.5 - 1)
     schedule = schedules.make("linear", 1000)
-    log_variance = losses.reverse_log_variance("fixedlarge", schedule, jnp.array(1))
-    bits = losses.decoder_term(x_0, x_0, log_variance) / 3 / np.log(2)
+    log_variance = reverse_log_variance("fixedlarge", schedule, np.array(1))
+    bits = decoder_term(x_0, x_0, log_variance) / 3 / np.log(2)
     np.testing.assert_allclose(bits, 1.305665145, rtol=1e-9)
 
 
@@ -283,7 +295,7 @@ class BoundTest(chex.TestCase):
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_terms(self):
-        """The decoder's term where t = 1, the transition's elsewhere, per example."""
+        """The decoder term at t = 1, the transition term elsewhere, per example."""
 
         def terms(error):
             t, l_t = self.t, self.schedule(self.t)
@@ -304,7 +316,7 @@ class BoundTest(chex.TestCase):
     def test_gradients_are_finite(self):
         """Both borders, t = 1 and T, give gradients that are finite and not all 0.
 
-        A log-variance an entry, as a learned one is.
+        With an elementwise log-variance, as for a learned one.
         """
         log_variance = np.log(LINEAR.betas[np.asarray(self.t) - 1])
         log_variance = np.zeros((4, 3, 2)) + log_variance[:, None, None]
@@ -316,7 +328,7 @@ class BoundTest(chex.TestCase):
 
 @jax.jit
 def bound_of_table(error, table, t):
-    """The bound and its gradient, with the schedule an argument: compiled once."""
+    """The bound and its gradient, with the schedule as an argument: compiled once."""
 
     def total(error):
         schedule = table.__getitem__
@@ -332,7 +344,7 @@ def bound_of_table(error, table, t):
 @pytest.mark.parametrize("num_timesteps", [2, 1000])
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
 def test_bound_is_finite(name, num_timesteps):
-    """Every term and gradient is finite, for jsd's pure noise as for the others."""
+    """Every term and gradient is finite, including jsd's pure noise."""
     table = schedules.make(name, num_timesteps)(np.arange(num_timesteps + 1))
     t = np.array([1, 2, num_timesteps])
     chex.assert_tree_all_finite(bound_of_table(np.full((3, 2), 0.1), table, t))
@@ -341,8 +353,8 @@ def test_bound_is_finite(name, num_timesteps):
 # Weightings.
 
 
-def guess_of(prediction, schedule, t, x_0_hat=None, seed=0):
-    """A network of that prediction that means x_0_hat, at times t [B]."""
+def outputs_of(prediction, schedule, t, x_0_hat=None, seed=0):
+    """The outputs of a network of that prediction that predicts x_0_hat, at t [B]."""
     rng = np.random.default_rng(seed)
     x_0, eps = rng.uniform(-1, 1, (len(t), 3)), rng.normal(size=(len(t), 3))
     x_0_hat = rng.uniform(-1, 1, x_0.shape) if x_0_hat is None else x_0_hat
@@ -367,18 +379,18 @@ SOME = np.array([1, 2, 50, 101, 131, 500, 999, 1000])
 
 @functools.cache
 def every_loss():
-    """prediction -> loss -> [B], for networks that mean the same x_0_hat."""
+    """prediction -> loss -> [B], for networks that predict the same x_0_hat."""
 
     @jax.jit
     def run(t):
-        guesses = {p: guess_of(p, SCHEDULE, t) for p in process.PREDICTIONS}
+        outputs = {p: outputs_of(p, SCHEDULE, t) for p in process.PREDICTIONS}
         return {
             p: {
-                name: loss(guess, SCHEDULE, "fixedlarge")
+                name: loss(predicted, SCHEDULE, "fixedlarge")
                 for name, loss in losses.LOSSES.items()
             }
-            | {"x0 error": losses.simple(guess.x_0, guess.x_0_hat)}
-            for p, guess in guesses.items()
+            | {"x0 error": losses.simple(predicted.x_0, predicted.x_0_hat)}
+            for p, predicted in outputs.items()
         }
 
     return jax.device_get(run(jnp.asarray(SOME)))
@@ -388,9 +400,9 @@ def every_loss():
 @pytest.mark.parametrize(
     "name", [n for n in losses.LOSSES if n not in ("simple", "hybrid")]
 )
-def test_a_weight_of_x_0_knows_no_prediction(name):
-    """Losses that are about x_0 give the same value for every prediction that means
-    the same x_0_hat: the weight times its squared error."""
+def test_weighted_losses_are_independent_of_the_prediction(name):
+    """Losses that weigh the error of x_0 do not depend on the parametrisation: they
+    equal the weight times the squared error of x_0_hat."""
     by_prediction = every_loss()
     expected = by_prediction["x0"]
     for prediction, values in by_prediction.items():
@@ -407,9 +419,9 @@ def test_a_weight_of_x_0_knows_no_prediction(name):
 
 @pytest.mark.usefixtures("x64")
 def test_weights_of_the_papers():
-    """Min-SNR-5 weighs the error of eps by 0.5857086 at the authors' t = 100, and by 1
-    from 130 on; EDM's weight at level 0.5 is 8, and 1 in units of its network; the
-    error of scores is that of eps over sigma^2 (denoising score matching)."""
+    """Min-SNR-5 weights the error of eps by 0.5857086 at the authors' t = 100, and by 1
+    from 130 on; EDM's weight at level 0.5 is 8, and 1 for its network's output; the
+    error of the score is that of eps over sigma^2 (denoising score matching)."""
     found = every_loss()
     ratio = found["eps"]["min_snr"] / found["eps"]["simple"]
     np.testing.assert_allclose(ratio[3], 0.5857086, rtol=2e-7)
@@ -427,65 +439,75 @@ def test_weights_of_the_papers():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 def test_ends_of_the_learned_range(name):
-    """Values of -1 are fixedsmall and values of 1 are beta_t, entry by entry, in which
-    fixedlarge differs at t = 1 alone; "learned" is the values themselves."""
+    """-1 is fixedsmall and 1 is beta_t, elementwise, which differs from fixedlarge only
+    at t = 1; "learned" returns model_var_values."""
     schedule, t = schedules.make(name, 100), jnp.arange(1, 101)
 
-    def found(variance, value):
-        values = jnp.full((100, 2), value)
-        return losses.reverse_log_variance(variance, schedule, t, values)
+    @jax.jit
+    def log_variances():
+        values = [("learned_range", -1.0), ("learned_range", 1.0), ("learned", -3.0)]
+        of_values = [
+            losses.reverse_log_variance(
+                variance, schedule, t, jnp.full((100, 2), value)
+            )
+            for variance, value in values
+        ]
+        of_none = [
+            losses.reverse_log_variance(variance, schedule, t)[:, None]
+            for variance in ("fixedsmall", "fixedlarge")
+        ]
+        return *of_values, *of_none
 
-    small, large = (
-        losses.reverse_log_variance(variance, schedule, t)[:, None]
-        for variance in ("fixedsmall", "fixedlarge")
-    )
+    low, high, learned, small, large = log_variances()
     betas = np.log(schedules.SCHEDULES[name](100))[:, None]
     same = functools.partial(np.testing.assert_allclose, rtol=1e-9)
-    same(found("learned_range", -1.0), np.broadcast_to(small, (100, 2)))
-    same(found("learned_range", 1.0), np.broadcast_to(betas, (100, 2)))
-    same(found("learned_range", 1.0)[1:], np.broadcast_to(large[1:], (99, 2)))
-    same(found("learned", -3.0), np.full((100, 2), -3.0))
+    same(low, np.broadcast_to(small, (100, 2)))
+    same(high, np.broadcast_to(betas, (100, 2)))
+    same(high[1:], np.broadcast_to(large[1:], (99, 2)))
+    same(learned, np.full((100, 2), -3.0))
 
 
 @pytest.mark.usefixtures("x64")
-def test_hybrid_teaches_mean_and_variance_apart(monkeypatch):
-    """Its gradient with respect to the mean is that of L_simple, and with respect to
-    the variance that of 0.001 T times the bound; without that weight it is L_simple."""
-    t = jnp.asarray(SOME)
-    guess = guess_of("x0", SCHEDULE, t)
-    values = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, guess.x_0.shape))
+def test_hybrid_separates_mean_and_variance(monkeypatch):
+    """Its gradient with respect to the mean is that of L_simple, with respect to the
+    variance that of 0.001 T times the bound; with weight 0 it is L_simple."""
+    values = np.random.default_rng(1).uniform(-1, 1, (len(SOME), 3))
+    predicted = jax.jit(lambda t: outputs_of("x0", SCHEDULE, t))(jnp.asarray(SOME))
 
     def total(name, output, values):
-        said = guess._replace(output=output, x_0_hat=output, model_var_values=values)
-        return losses.LOSSES[name](said, SCHEDULE, "learned_range").sum()
+        changed = predicted._replace(
+            output=output, x_0_hat=output, model_var_values=values
+        )
+        return losses.LOSSES[name](changed, SCHEDULE, "learned_range").sum()
 
-    def gradients(name):
-        run = jax.jit(jax.grad(functools.partial(total, name), (0, 1)))
-        return run(guess.output, values)
+    @jax.jit
+    def gradients(*outputs):
+        names = "hybrid", "simple", "vlb"
+        return [jax.grad(functools.partial(total, n), (0, 1))(*outputs) for n in names]
 
-    of_mean, of_variance = gradients("hybrid")
-    np.testing.assert_allclose(of_mean, gradients("simple")[0], rtol=1e-12)
-    expected = 0.001 * 1000 * gradients("vlb")[1]
+    hybrid, simple, vlb = gradients(predicted.output, values)
+    np.testing.assert_allclose(hybrid[0], simple[0], rtol=1e-12)
+    expected = 0.001 * 1000 * vlb[1]
     assert np.all(expected[1:] != 0)
-    np.testing.assert_allclose(of_variance, expected, rtol=1e-12)
+    np.testing.assert_allclose(hybrid[1], expected, rtol=1e-12)
     monkeypatch.setattr(losses, "HYBRID_WEIGHT", 0.0)
-    without = total("hybrid", guess.output, values)
-    np.testing.assert_allclose(
-        without, total("simple", guess.output, values), rtol=1e-12
+    totals = jax.jit(
+        lambda *outputs: [total(n, *outputs) for n in ("hybrid", "simple")]
     )
+    np.testing.assert_allclose(*totals(predicted.output, values), rtol=1e-12)
 
 
-# The bound in real time.
+# The bound in continuous time.
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["linear", "cosine", *schedules.CURVES])
-def test_continuous_bound_knows_the_ends_alone(name):
+def test_continuous_bound_depends_only_on_the_ends(name):
     """For data N(0, s^2) and the exact denoiser its integral over [1, T] is
-    1/2 log((1 + s^2 SNR_1) / (1 + s^2 SNR_T)), whatever lies between: what the sum of
-    the discrete terms comes to, as in the tests above.
+    1/2 log((1 + s^2 SNR_1) / (1 + s^2 SNR_T)), for any schedule: the limit of the sum
+    of discrete terms in the tests above.
 
-    By 12 Gauss-Legendre nodes on each half of a piece between whole times.
+    By 12 Gauss-Legendre nodes on each half of an interval between integer times.
     """
     schedule = schedules.make(name, 20)
     nodes, weights = np.polynomial.legendre.leggauss(12)
@@ -506,11 +528,16 @@ def test_continuous_bound_knows_the_ends_alone(name):
 
 @pytest.mark.usefixtures("x64")
 def test_continuous_loss_is_the_term():
-    """The loss is the term a dimension, in bits, at whole and at real times."""
+    """The loss is the term in bits/dim, at integer and other times."""
     t = jnp.array([1.0, 1.5, 400.25, 1000.0])
-    guess = guess_of("v", SCHEDULE, t)
-    found = losses.LOSSES["continuous"](guess, SCHEDULE, "fixedlarge")
-    squared = jnp.sum(jnp.square(guess.x_0 - guess.x_0_hat), axis=1)
-    nats = losses.continuous_weight(t, SCHEDULE) * squared
+
+    @jax.jit
+    def both():
+        p = outputs_of("v", SCHEDULE, t)
+        squared = jnp.sum(jnp.square(p.x_0 - p.x_0_hat), axis=1)
+        nats = losses.continuous_weight(t, SCHEDULE) * squared
+        return losses.LOSSES["continuous"](p, SCHEDULE, "fixedlarge"), nats
+
+    loss, nats = both()
     assert np.all(nats > 0)
-    np.testing.assert_allclose(found, nats / (3 * np.log(2)), rtol=1e-9)
+    np.testing.assert_allclose(loss, nats / (3 * np.log(2)), rtol=1e-9)

@@ -1,4 +1,6 @@
-"""Schedules against the papers, and against tables computed elsewhere."""
+"""Schedules against the papers, and against independently computed tables."""
+
+import itertools
 
 import chex
 import hypothesis
@@ -8,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import textbook
-from absl.testing import parameterized
 
 from diffusion_jax.diffusion import schedules
 
@@ -42,7 +43,7 @@ def test_alpha_bar_along_the_linear_schedule():
     assert np.argmax(alpha_bar < 0.5) == 259
 
 
-def test_four_times_as_many_steps_of_a_quarter():
+def test_4000_steps_of_a_quarter():
     """iDDPM's 4000 steps: the betas of 1000 steps, divided by four."""
     alpha_bar = schedules.alpha_bar(schedules.linear(4000, 1e-4 / 4, 0.02 / 4))
     np.testing.assert_allclose(alpha_bar[-1], 4.246652e-5, rtol=3e-7)
@@ -51,7 +52,7 @@ def test_four_times_as_many_steps_of_a_quarter():
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
 @pytest.mark.parametrize("num_timesteps", LENGTHS)
 def test_tables(name, num_timesteps):
-    """A table has T variances in (0, 1], in float64, that never fall."""
+    """A table has T non-decreasing variances in (0, 1], in float64."""
     betas = schedules.SCHEDULES[name](num_timesteps)
     assert betas.shape == (num_timesteps,)
     assert betas.dtype == np.float64
@@ -60,7 +61,7 @@ def test_tables(name, num_timesteps):
 
 
 def test_definitions():
-    """Each table by its definition, entry by entry."""
+    """Each table by its definition, elementwise."""
     i = np.arange(1000)
     line = 1e-4 + (0.02 - 1e-4) * i / 999
     np.testing.assert_allclose(schedules.linear(1000), line, rtol=1e-12)
@@ -75,13 +76,13 @@ def test_definitions():
 
 
 def test_jsd_loses_signal_linearly():
-    """The jsd schedule is the one whose alpha_bar_t is 1 - t/T."""
+    """The jsd schedule has alpha_bar_t = 1 - t/T."""
     alpha_bar = schedules.alpha_bar(schedules.jsd(1000))
     np.testing.assert_allclose(alpha_bar, 1 - np.arange(1, 1001) / 1000, atol=1e-13)
 
 
 def test_cosine_is_a_cosine():
-    """alpha_bar_t = f(t) / f(0) wherever no beta was capped; the cap is 0.999."""
+    """alpha_bar_t = f(t) / f(0) except where beta is capped at 0.999."""
     betas = schedules.cosine(1000)
     capped = betas >= 0.999
     assert betas.max() == 0.999 and capped.sum() == 1
@@ -95,7 +96,7 @@ def test_cosine_is_a_cosine():
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
 @pytest.mark.parametrize("num_timesteps", LENGTHS)
 def test_log_snr(name, num_timesteps):
-    """exp(logsnr_t) = alpha_bar_t / (1 - alpha_bar_t), falling from +inf at t = 0."""
+    """exp(logsnr_t) = alpha_bar_t / (1 - alpha_bar_t), decreasing from +inf at t = 0."""
     betas = schedules.SCHEDULES[name](num_timesteps)
     schedule = schedules.make(name, num_timesteps)
     logsnr = np.asarray(schedule(np.arange(num_timesteps + 1)))
@@ -120,11 +121,11 @@ def test_ends_of_the_linear_schedule():
 
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
 def test_noise_in_single_precision(name):
-    """In float32, 1 - alpha_bar keeps its relative precision where the table loses it.
+    """In float32, 1 - alpha_bar keeps the relative precision that a table loses.
 
-    Rounding a log-SNR of up to 20 shifts sigma^2 by at most 20 x 2^-24 = 1.2e-6; at
-    t = 1 of the linear schedule a few units of rounding (2^-24 = 6e-8) remain, where
-    1 - float32(alpha_bar) is wrong by 1.7e-4.
+    Rounding a log-SNR of up to 20 changes sigma^2 by at most 20 x 2^-24 = 1.2e-6; at
+    t = 1 of the linear schedule the error is a few units of rounding (2^-24 = 6e-8),
+    while 1 - float32(alpha_bar) is off by 1.7e-4.
     """
     exact = 1 - textbook.table(schedules.SCHEDULES[name](1000)).alpha_bar
     logsnr = schedules.make(name, 1000)(np.arange(1, 1001))
@@ -143,7 +144,7 @@ def test_noise_in_single_precision(name):
 )
 @hypothesis.settings(max_examples=50, deadline=None)
 def test_any_table(betas, pure_noise):
-    """Any table in range is a falling log-SNR, infinite at 0 and at a last beta 1."""
+    """Any table in range has decreasing log-SNR, infinite at 0 and for a last beta 1."""
     table = np.array(betas + [1.0] if pure_noise else betas)
     logsnr = np.asarray(schedules.from_betas(table)(np.arange(len(table) + 1)))
     assert np.all(np.diff(logsnr) < 0)
@@ -164,21 +165,21 @@ def test_any_table(betas, pure_noise):
         ([[0.1]], "table"),
     ],
 )
-def test_refuses_tables(betas, words):
-    """A beta outside (0, 1), except a last one of 1, is refused by its time."""
+def test_invalid_tables(betas, words):
+    """A beta outside (0, 1), except a last one of 1, raises an error with its time."""
     with pytest.raises(ValueError, match=words):
         schedules.from_betas(np.array(betas))
 
 
-def test_refuses_names_and_lengths():
-    """An unknown schedule is refused with the known ones, and T = 0 too."""
-    with pytest.raises(ValueError, match="'liner'.*linear.*cosine"):
+def test_invalid_names_and_lengths():
+    """An unknown schedule raises an error with the known ones; T = 0 raises one too."""
+    with pytest.raises(ValueError, match="diffusion.schedule 'liner'.*linear.*cosine"):
         schedules.make("liner", 10)
     with pytest.raises(ValueError, match="at least 1"):
         schedules.make("linear", 0)
 
 
-# What curves share with tables.
+# Laws of tables and curves.
 
 ALL = [*schedules.SCHEDULES, *schedules.CURVES]
 
@@ -186,16 +187,16 @@ ALL = [*schedules.SCHEDULES, *schedules.CURVES]
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", schedules.CURVES)
 def test_curves_fall(name):
-    """Log-SNR falls from +inf at 0, and is finite from 1 to T: real times as whole."""
+    """Log-SNR decreases from +inf at 0 and is finite in 1..T; floats equal integers."""
     schedule = jax.jit(schedules.make(name, 1000))
-    whole = np.asarray(schedule(np.arange(1001)))
-    assert whole[0] == np.inf
-    assert np.all(np.isfinite(whole[1:])) and np.all(np.diff(whole) < 0)
-    np.testing.assert_array_equal(schedule(np.arange(1001.0)), whole)
+    logsnr = np.asarray(schedule(np.arange(1001)))
+    assert logsnr[0] == np.inf
+    assert np.all(np.isfinite(logsnr[1:])) and np.all(np.diff(logsnr) < 0)
+    np.testing.assert_array_equal(schedule(np.arange(1001.0)), logsnr)
 
 
 def times_with_signal(name, num_timesteps):
-    """Real times, 37 of each whole one; jsd has no signal left on the last piece."""
+    """37 times per unit; jsd has no signal left in the last interval."""
     last = num_timesteps - (name == "jsd")
     return np.linspace(1, last, 37 * (last - 1) + 1)
 
@@ -203,37 +204,38 @@ def times_with_signal(name, num_timesteps):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ALL)
 def test_time_is_the_inverse(name):
-    """time(logsnr(t)) = t for any t in [1, T], in float64; what lies outside goes to
+    """time(logsnr(t)) = t for any t in [1, T], in float64; values out of range map to
     the nearest end, and clean data to 0.
 
-    The sigmoid curve meets its floor, 1e-9, at T (1 - 3e-9).
+    The sigmoid curve reaches its minimum, 1e-9, at T (1 - 3e-9).
     """
     schedule, t = schedules.make(name, 20), times_with_signal(name, 20)
     logsnr = np.asarray(jax.jit(schedule)(t))
     assert np.all(np.diff(logsnr) < 0)
     outside = [np.inf, logsnr[0] + 1, logsnr[-1] - 1, -np.inf]
-    found = np.asarray(jax.jit(schedule.time)(np.append(logsnr, outside)))
-    np.testing.assert_allclose(found[:-4], t, rtol=1e-8)
-    np.testing.assert_allclose(found[-4:], [0, 1, t[-1], 20], rtol=1e-8)
+    actual = np.asarray(jax.jit(schedule.time)(np.append(logsnr, outside)))
+    np.testing.assert_allclose(actual[:-4], t, rtol=1e-8)
+    np.testing.assert_allclose(actual[-4:], [0, 1, t[-1], 20], rtol=1e-8)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_time_in_single_precision(name):
-    """In float32 the way to log-SNR and back is good to 1e-5 of T."""
-    schedule, t = schedules.make(name, 20), times_with_signal(name, 20)
-    found = jax.jit(lambda t: schedule.time(schedule(t)))(np.float32(t))
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, t, rtol=0, atol=20 * 1e-5)
+def test_time_in_single_precision():
+    """In float32, time(logsnr(t)) is accurate to 1e-5 of T."""
+    t = {name: np.float32(times_with_signal(name, 20)) for name in ALL}
+    made = {name: schedules.make(name, 20) for name in ALL}
+    run = jax.jit(lambda t: {n: made[n].time(made[n](t[n])) for n in ALL})
+    for name, actual in run(t).items():
+        assert actual.dtype == jnp.float32
+        np.testing.assert_allclose(actual, t[name], rtol=0, atol=2e-4, err_msg=name)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ALL)
 def test_slope(name):
-    """Log-SNR has a slope at every time in [1, T], whole ones and both ends too: that
-    of the line through times nearby.
+    """Log-SNR has a derivative at every time in [1, T], including integers and both
+    ends: the finite difference.
 
-    Between whole times of a table it is its difference; curves are smooth: to 1e-4.
-    The sigmoid curve is flat from where it meets its floor, at T.
+    A table is linear between integers; curves are smooth: to 1e-4. The sigmoid curve is
+    flat at T, where it reaches its minimum.
     """
     schedule, t = schedules.make(name, 20), times_with_signal(name, 20)
     t = t[:-1] if name == "sigmoid" else t
@@ -241,7 +243,7 @@ def test_slope(name):
     run = jax.jit(lambda t: jax.jvp(schedule, (t,), (jnp.ones_like(t),)))
     (level, slope), (nearby, _) = run(t), run(t + h)
     near = (nearby - level) / h
-    if name == "jsd":  # the piece from the last time with signal on falls to -inf
+    if name == "jsd":  # the last interval falls to -inf
         slope, near = slope[:-1], near[:-1]
     np.testing.assert_allclose(slope, near, rtol=1e-4)
     at_T = run(np.full_like(t, 20.0))[1]
@@ -250,13 +252,13 @@ def test_slope(name):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["linear", "cosine"])
-def test_tables_are_straight_between_whole_times(name):
+def test_tables_are_linear_between_integer_times(name):
     """logsnr(t + u) = (1 - u) logsnr(t) + u logsnr(t + 1), for t in 1..T-1."""
     schedule = schedules.make(name, 1000)
-    whole = np.asarray(schedule(np.arange(1, 1001)))
+    table = np.asarray(schedule(np.arange(1, 1001)))
     u = np.random.default_rng(0).uniform(size=999)
     between = schedule(np.arange(1, 1000) + u)
-    expected = (1 - u) * whole[:-1] + u * whole[1:]
+    expected = (1 - u) * table[:-1] + u * table[1:]
     np.testing.assert_allclose(between, expected, rtol=1e-11, atol=1e-11)
 
 
@@ -274,8 +276,8 @@ def test_sigmoid_of_the_paper():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("image_size", [32, 64, 256])
 def test_shifted_cosine_of_the_paper(image_size):
-    """-2 log tan(angle), moved by 2 log(64 / side): by 0 at 64 pixels. The angle goes
-    from 0 evenly to where the unmoved log-SNR is -15."""
+    """-2 log tan(angle), shifted by 2 log(64 / image_size), 0 at 64 pixels. The angle
+    is linear from 0 to the one where the unshifted log-SNR is -15."""
     t = np.arange(1, 1001)
     angle = t / 1000 * np.arctan(np.exp(7.5))
     expected = -2 * np.log(np.tan(angle)) + 2 * np.log(64 / image_size)
@@ -285,7 +287,7 @@ def test_shifted_cosine_of_the_paper(image_size):
 
 @pytest.mark.usefixtures("x64")
 def test_published_levels_of_karras():
-    """EDM's 18 levels of noise over signal, sigma 0.002..80 and rho 7."""
+    """EDM's 18 noise levels, sigma 0.002..80 and rho 7."""
     levels = np.exp(-0.5 * np.asarray(schedules.make("edm", 18)(np.arange(1, 19))))
     published = [80, 57.58598, 40.78557, 28.37458, 19.35245]
     np.testing.assert_allclose(levels[:-6:-1], published, rtol=2e-7)
@@ -294,7 +296,7 @@ def test_published_levels_of_karras():
 
 def test_zero_terminal_snr_of_the_paper():
     """Lin's algorithm 1 on the linear schedule: alpha_bar just before the end, a last
-    beta of 1, and the first beta kept."""
+    beta of 1, and an unchanged first beta."""
     betas = schedules.rescale_zero_terminal_snr(schedules.linear(1000))
     np.testing.assert_allclose(schedules.alpha_bar(betas)[998], 4.213262465e-9, 1e-9)
     assert betas[-1] == 1
@@ -307,20 +309,20 @@ def test_zero_terminal_snr_of_the_paper():
 
 @hypothesis.given(betas=st.lists(st.floats(1e-4, 0.9), min_size=2, max_size=20))
 @hypothesis.settings(max_examples=50, deadline=None)
-def test_any_table_is_stretched(betas):
-    """Whatever the table, its first beta is kept, its last is 1, those between are
-    betas; stretched again, it is the same."""
-    stretched = schedules.rescale_zero_terminal_snr(np.array(betas))
-    assert stretched[-1] == 1
-    assert np.all(stretched[:-1] > 0) and np.all(stretched[:-1] < 1)
-    np.testing.assert_allclose(stretched[0], betas[0], rtol=1e-9)
-    again = schedules.rescale_zero_terminal_snr(stretched)
-    np.testing.assert_allclose(again, stretched, rtol=1e-9)
+def test_any_table_is_rescaled(betas):
+    """For any table, the first beta is unchanged, the last is 1, the others are in
+    (0, 1); rescaling is idempotent."""
+    rescaled = schedules.rescale_zero_terminal_snr(np.array(betas))
+    assert rescaled[-1] == 1
+    assert np.all(rescaled[:-1] > 0) and np.all(rescaled[:-1] < 1)
+    np.testing.assert_allclose(rescaled[0], betas[0], rtol=1e-9)
+    again = schedules.rescale_zero_terminal_snr(rescaled)
+    np.testing.assert_allclose(again, rescaled, rtol=1e-9)
 
 
-def test_refuses_curves_out_of_place():
-    """A curve is not stretched; too few times for it, or to be stretched, are refused;
-    an unknown name is told of curves as well."""
+def test_invalid_curves():
+    """Rescaling a curve raises an error, and so does T < 2 for a curve or rescaling;
+    the error for an unknown name lists curves too."""
     with pytest.raises(ValueError, match="'edm' is a curve.*linear"):
         schedules.make("edm", 10, zero_terminal_snr=True)
     for arguments in (("edm", 1), ("linear", 1, 64, True)):
@@ -332,12 +334,21 @@ def test_refuses_curves_out_of_place():
 
 class ShapeTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
-    @parameterized.product(shape=[(), (3,), (2, 3)])
-    def test_shape(self, shape):
-        """A schedule and its inverse keep the shape that they are given, jitted or
-        not, of a table and of a curve."""
-        for name, dtype in (("linear", jnp.int32), ("edm", jnp.float32)):
-            schedule = schedules.make(name, 10)
-            logsnr = self.variant(schedule.logsnr)(jnp.ones(shape, dtype))
-            back = self.variant(schedule.time)(logsnr)
-            chex.assert_shape([logsnr, back], shape)
+    def test_shape(self):
+        """A schedule and its inverse keep the shape of their argument, with and without
+        jit, for a table and a curve."""
+        pairs = ("linear", jnp.int32), ("edm", jnp.float32)
+        shapes = (), (3,), (2, 3)
+
+        @self.variant
+        def run():
+            arrays = []
+            for shape, (name, dtype) in itertools.product(shapes, pairs):
+                schedule = schedules.make(name, 10)
+                logsnr = schedule.logsnr(jnp.ones(shape, dtype))
+                arrays.append([logsnr, schedule.time(logsnr)])
+            return arrays
+
+        expected = [shape for shape in shapes for _ in pairs]
+        for shape, both in zip(expected, run(), strict=True):
+            chex.assert_shape(both, shape)

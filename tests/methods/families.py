@@ -1,21 +1,54 @@
-"""The smoke runs of the configs, with what a test wants otherwise."""
+"""Methods of the tiny configs, and batches for them, without opening any data."""
 
+import functools
 import pathlib
 import runpy
 
+import numpy as np
+
 from diffusion_jax import methods
+from diffusion_jax.data.base import Field, image_field, label_field
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+@functools.cache
+def _get_config(name):
+    return runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"]
+
+
 def config_of(name, **values):
-    """A config at :tiny; keys of values are GROUP__NAME."""
-    config = runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"]("tiny")
-    for key, value in values.items():
-        config.update_from_flattened_dict({key.replace("__", "."): value})
+    """The config NAME:tiny with values by GROUP__KEY."""
+    config = _get_config(name)("tiny")
+    values = {key.replace("__", "."): value for key, value in values.items()}
+    config.update_from_flattened_dict(values)
     return config
+
+
+def fields_of(config):
+    """The fields of the data that a config describes."""
+    data = config.data
+    if data.source == "grid25":
+        return {"points": Field((2,), np.float32, "points"), "label": label_field(25)}
+    image = image_field((data.image_size, data.image_size, data.num_channels))
+    fields = {"image": image, "label": label_field(10)}
+    if "source_b" not in data:
+        return fields
+    return {f"{name}_{x}": field for name, field in fields.items() for x in "ab"}
 
 
 def make(name, **values):
     """The method of such a config."""
-    return methods.make(config_of(name, **values))
+    config = config_of(name, **values)
+    return methods.make(config, fields_of(config))
+
+
+def task_of(name, method, task, **options):
+    """A task of a method, with the options of the config NAME:tiny and these."""
+    return methods.make_task(config_of(name), method, task, **options)
+
+
+def images(n, size=8, seed=1):
+    """Uniform noise in [-1, 1], [n, size, size, 1]."""
+    shape = (n, size, size, 1)
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)

@@ -1,9 +1,11 @@
-"""Laws of denoising diffusion as a family: its loss, its bound and its samples."""
+"""Laws of denoising diffusion as a family: its loss, its VLB and its samples.
+
+Most tests run op by op: their programs are small, and compiling each of them would take
+longer than running all. Compiled programs are tested wherever something is trained.
+"""
 
 import dataclasses
 import functools
-import pathlib
-import runpy
 
 import chex
 import flax.linen as nn
@@ -11,78 +13,126 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import config_of, fields_of
 
-from diffusion_jax import methods, prng
-from diffusion_jax.data import sources, transforms
-from diffusion_jax.diffusion import guidance, losses, process, samplers
+from diffusion_jax import inference, methods, prng, runs
+from diffusion_jax.data import loader, sources
+from diffusion_jax.data.base import Range
+from diffusion_jax.diffusion import denoiser, guidance, losses, process, samplers
 from diffusion_jax.models.unet import ExampleDropout, time_embedding
-from diffusion_jax.training import parallel
 from diffusion_jax.training import state as states
+from diffusion_jax.training.state import Variables
 from diffusion_jax.training.step import make_train_step
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 KEY = jax.random.key(11)
 STEP = jnp.int32(0)
+NONE = Variables({"net": {}}, {})
 
 
 class Network(nn.Module):
-    """Three dense layers over all pixels: quick to compile, and able to overfit."""
+    """Dense layers over all pixels: quick to compile, and able to overfit."""
 
     width: int = 16
+    depth: int = 1
     dropout: float = 0.0
     channels: int = 1
 
     @nn.compact
-    def __call__(self, x, t, dropout_index=None, label=None):
+    def __call__(self, x, t, cond, dropout_index=None):
         h = x.reshape(x.shape[0], -1)
         h = jnp.concatenate([h, time_embedding(t, 16)], axis=1)
-        for _ in range(2):
+        for _ in range(self.depth):
             h = nn.swish(nn.Dense(self.width)(h))
-            if label is not None:
-                h += nn.Embed(11, self.width)(label)
             h = ExampleDropout(self.dropout)(h, dropout_index)
         h = nn.Dense(x[0, ..., 0].size * self.channels)(h)
         return h.reshape(*x.shape[:-1], self.channels)
 
 
-def config_of(**values):
-    """The digits' smoke run with 12 times; keys of values are GROUP__NAME."""
-    make = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"]
-    config = make("tiny")
-    config.diffusion.update(num_timesteps=12, schedule="linear", prediction="eps")
-    config.diffusion.update(loss="simple", variance="fixedlarge")
-    for name, value in {"eval__num_terms": 11, **values}.items():
-        group, key = name.split("__")
-        config[group][key] = value
-    return config
+class Stub:
+    """A network with one parameter w that outputs a function of (w, x, label), and
+    keeps its last input."""
+
+    def __init__(self, answer=lambda w, x, label: 0.3 * x):
+        self.answer = answer
+        self.x_t = self.t = self.label = None
+
+    def apply(self, variables, x, t, cond, dropout_index=None, rngs=None):
+        self.x_t, self.t, self.label = x, t, cond.get("label")
+        return self.answer(variables["params"], x, self.label)
 
 
+def digits_config(**values):
+    """The config digits:tiny with 12 timesteps; keys of values are GROUP__NAME."""
+    defaults = {
+        "diffusion__num_timesteps": 12,
+        "diffusion__schedule": "linear",
+        "diffusion__prediction": "eps",
+        "sample__spacing": "leading",
+        "sample__sampler": "ancestral",
+        "eval__num_terms": 11,
+    }
+    return config_of("digits", **defaults | values)
+
+
+@functools.cache
 def make_method(network=None, **values):
     """Denoising diffusion with that network."""
-    method = methods.make(config_of(**values))
+    config = digits_config(**values)
+    method = methods.make(config, fields_of(config))
     network = network or Network(channels=2 if method.learned_variance else 1)
     return dataclasses.replace(method, network=network)
 
 
+def task_of(method, name, **options):
+    """A task with the options of the config above and these."""
+    return methods.make_task(digits_config(), method, name, **options)
+
+
+@functools.cache
+def all_digits():
+    source = sources.make("digits", "train", 8, 1)
+    return loader.to_batch(source, np.arange(len(source)))
+
+
 def digits(n, first=0):
-    """A batch of the first n digits, as the loader gives them."""
-    source = sources.make("digits", "train", 8, 1, None)
-    read = sources.read(source, np.arange(n))
-    index = np.arange(first, first + n, dtype=np.int32)
-    return read | {"index": index, "image": transforms.to_float(read["image"])}
+    """A batch of the first n digits, with indices from `first`."""
+    batch = take(all_digits(), slice(n))
+    return batch | {"index": np.arange(first, first + n, dtype=np.int32)}
 
 
-def params_of(method):
+@functools.cache
+def variables_of(method):
     """Parameters larger than at initialisation, so that outputs are not nearly 0."""
-    params, _, _ = jax.jit(method.init)(KEY)
-    return jax.tree.map(lambda x: 1.5 * x + 0.05, params)
+    if isinstance(method.network, Stub):
+        return NONE
+    variables, _ = method.init(KEY)
+    return jax.tree.map(lambda x: 1.5 * x + 0.05, variables)
 
 
-def loss_of(method, batch, key=KEY):
+def loss_of(method, batch, key=KEY, aux=()):
     """The mean loss of a batch."""
-    params = params_of(method)
-    run = jax.jit(lambda batch: method.loss("net", params, {}, (), batch, key, STEP)[0])
-    return float(run(batch))
+    loss = method.loss("net", variables_of(method), aux, batch, key, STEP)
+    return float(loss.value)
+
+
+def run(task, batch, key=KEY, variables=NONE):
+    """The outputs of a task, computed op by op."""
+    with jax.disable_jit():
+        return jax.device_get(task.run(variables, batch, key))
+
+
+def sample_of(method, batch, variables=None, **options):
+    """Samples for a batch, or for indices."""
+    if not isinstance(batch, dict):
+        batch = {"index": np.asarray(batch, np.int32)}
+    variables = variables or variables_of(method)
+    return run(task_of(method, "sample", **options), batch, variables=variables)
+
+
+def vlb_of(method, batch, **options):
+    """The terms of the VLB."""
+    task = task_of(method, "vlb", **options)
+    return run(task, batch, variables=variables_of(method))
 
 
 def take(batch, places):
@@ -90,23 +140,11 @@ def take(batch, places):
     return jax.tree.map(lambda x: x[places], batch)
 
 
-class Spy:
-    """A network that answers 0.3 x_t and keeps what it was asked."""
-
-    def __init__(self):
-        self.x_t = self.t = None
-
-    def apply(self, variables, x_t, t, dropout_index=None, rngs=None):
-        self.x_t, self.t = np.asarray(x_t), np.asarray(t)
-        return 0.3 * x_t
-
-
-def spied(batch, key=KEY, **values):
+def noised(batch, key=KEY):
     """x_t, the time given to the network, and the loss."""
-    spy = Spy()
-    method = make_method(spy, **values)
-    loss, _ = method.loss("net", {"net": {}}, {}, (), batch, key, STEP)
-    return spy.x_t, spy.t, float(loss)
+    spy = Stub()
+    loss = loss_of(make_method(spy), batch, key)
+    return np.asarray(spy.x_t), np.asarray(spy.t), loss
 
 
 # The loss.
@@ -119,7 +157,7 @@ def test_loss_is_a_mean_over_shards():
     assert np.mean(shards) == pytest.approx(loss_of(method, batch), rel=1e-5)
 
 
-def test_loss_does_not_know_places():
+def test_loss_does_not_depend_on_the_order():
     """Permuting the examples together with their indices changes nothing."""
     method, batch = make_method(Network(dropout=0.5)), digits(8)
     order = np.array([3, 0, 7, 1, 2, 6, 5, 4])
@@ -130,24 +168,24 @@ def test_loss_does_not_know_places():
 
 
 def test_noise_belongs_to_key_and_index():
-    """Time and noise of an example depend on the key and its global index alone."""
+    """Time and noise of an example depend only on the key and its global index."""
     batch = digits(8, first=100)
-    x_t, t, _ = spied(batch)
-    for places in ([5], [7, 5, 0]):
-        found_x_t, found_t, _ = spied(take(batch, np.array(places)))
+    x_t, t, _ = noised(batch)
+    for places in ([5, 1], [7, 5]):
+        found_x_t, found_t, _ = noised(take(batch, np.array(places)))
         np.testing.assert_array_equal(found_x_t, x_t[places])
         np.testing.assert_array_equal(found_t, t[places])
-    other_x_t, _, _ = spied(batch | {"index": batch["index"] + 8})
+    other_x_t, _, _ = noised(batch | {"index": batch["index"] + 8})
     assert np.all(np.any(other_x_t != x_t, axis=(1, 2, 3)))
-    other_x_t, _, _ = spied(batch, key=jax.random.key(12))
+    other_x_t, _, _ = noised(batch, key=jax.random.key(12))
     assert np.all(np.any(other_x_t != x_t, axis=(1, 2, 3)))
 
 
 def test_simple_loss_of_eps_by_hand():
-    """Equation 14: the mean of (eps - output)^2, with alpha_bar in float64; the
-    network is given 0..T-1, all of them."""
-    batch = digits(200)
-    x_t, t, loss = spied(batch)
+    """Equation 14: the mean of (eps - output)^2, with alpha_bar in float64; the network
+    receives all times in 0..T-1."""
+    batch = digits(1000)
+    x_t, t, loss = noised(batch)
     assert set(t) == set(range(12))
     alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 12))[t][:, None, None, None]
     eps = (x_t - np.sqrt(alpha_bar) * batch["image"]) / np.sqrt(1 - alpha_bar)
@@ -156,46 +194,47 @@ def test_simple_loss_of_eps_by_hand():
 
 
 @pytest.mark.slow
-def test_bound_as_a_loss_is_the_bound():
-    """Mean over all indices of the "bound" loss, times T, is near the bound itself
-    without the prior, in bits/dim (the loss draws one of the T terms)."""
+def test_vlb_as_a_loss_is_the_vlb():
+    """The mean over all indices of the loss "vlb", times T, is near the VLB without the
+    prior, in bits/dim (the loss draws one of the T terms)."""
     batch = digits(4)
     repeated = {
         "index": np.arange(4 * 500, dtype=np.int32),
         "image": np.tile(batch["image"], (500, 1, 1, 1)),
     }
-    method = make_method(diffusion__loss="bound")
+    method = make_method(diffusion__loss="vlb")
     found = 12 * loss_of(method, repeated)
-    clipless = [
-        evaluated(method, batch, jax.random.key(i), clip=False) for i in range(30)
+    unclipped = [
+        sum(vlb_terms(method, batch, jax.random.key(i), clip=False)).mean()
+        for i in range(30)
     ]
-    expected = np.mean(clipless) / (64 * np.log(2))
+    expected = np.mean(unclipped) / (64 * np.log(2))
     assert found == pytest.approx(expected, rel=0.1)
 
 
-GO_TOGETHER = [
+COMBINATIONS = [
     *((prediction, "simple", "fixedsmall") for prediction in process.PREDICTIONS),
-    *(("v", loss, "fixedlarge") for loss in ("bound", "continuous", "min_snr", "edm")),
+    *(("v", loss, "fixedlarge") for loss in ("vlb", "continuous", "min_snr", "edm")),
     *(("v", loss, "learned_range") for loss in losses.LEARN_VARIANCE),
-    ("eps", "bound", "fixedsmall"),
-    ("mu", "bound", "learned"),
+    ("eps", "vlb", "fixedsmall"),
+    ("mu", "vlb", "learned"),
 ]
 
 
-@pytest.mark.parametrize("prediction,loss,variance", GO_TOGETHER)
+@pytest.mark.parametrize("prediction,loss,variance", COMBINATIONS)
 def test_losses_and_gradients_are_finite(prediction, loss, variance):
     """They are at all times, for every prediction, loss and variance."""
-    values = {"prediction": prediction, "loss": loss, "variance": variance}
     method = make_method(
-        **{f"diffusion__{name}": value for name, value in values.items()},
-        sample__num_steps=12,
+        diffusion__prediction=prediction,
+        diffusion__loss=loss,
+        diffusion__variance=variance,
     )
-    params, batch = params_of(method), digits(64)  # meets all 12 times
+    variables, batch = variables_of(method), digits(64)  # all 12 times
 
-    def loss_of(params):
-        return method.loss("net", params, {}, (), batch, KEY, STEP)[0]
+    def loss_of(variables):
+        return method.loss("net", variables, (), batch, KEY, STEP).value
 
-    value, grads = jax.jit(jax.value_and_grad(loss_of))(params)
+    value, grads = jax.value_and_grad(loss_of)(variables)
     assert np.isfinite(value) and value > 0
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
     assert any(np.any(x != 0) for x in jax.tree.leaves(grads))
@@ -203,61 +242,46 @@ def test_losses_and_gradients_are_finite(prediction, loss, variance):
 
 @pytest.mark.parametrize("prediction", ["x0", "v", "mu"])
 def test_no_signal_at_the_end_is_finite(prediction):
-    """jsd leaves no signal at T: what does not need it is trained and sampled all the
-    same."""
+    """jsd leaves no signal at T: predictions that need none can still be trained and
+    sampled."""
     method = make_method(diffusion__schedule="jsd", diffusion__prediction=prediction)
     assert np.isfinite(loss_of(method, digits(64)))
-    params = params_of(method)
-    drawn = jax.jit(lambda i: method.sample(params, {}, i, KEY)["image"])(np.arange(2))
-    assert np.isfinite(drawn).all()
+    assert np.isfinite(sample_of(method, range(8), num_steps=5)["image"]).all()
 
 
-# The bound.
+# The variational lower bound.
 
 
-def bound_terms(method, batch, key, clip=True):
-    """Sum of all terms t >= 2 and the term t = 1, [B] each, one call a time."""
-    params, x_0 = params_of(method), jnp.asarray(batch["image"])
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
+def vlb_terms(method, batch, key, clip=True):
+    """The sum of the terms t >= 2, and the term t = 1, [B] each, one time per call."""
+    params, x_0 = variables_of(method).params["net"], jnp.asarray(batch["image"])
+    keys = prng.example_keys(key, batch["index"])
 
-    def network(x_t, t):
-        return method.network.apply({"params": params["net"]}, x_t, t)
+    def network(x_t, t, self_cond):
+        return method.network.apply({"params": params}, x_t, t, {})
 
-    denoise = guidance.from_network(network, method.prediction, method.schedule)
+    denoise = denoiser.from_network(network, method.prediction, method.schedule)
     denoise = guidance.static_thresholding(denoise) if clip else denoise
 
-    @jax.jit
     def term(t):
-        noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
-        x_t = process.q_sample(
-            x_0, method.schedule(t), prng.normal(noise_keys, x_0.shape[1:])
-        )
+        noise = prng.normal(prng.fold_in(keys, t), x_0.shape[1:])
+        x_t = process.q_sample(x_0, method.schedule(t), noise)
         log_variance = losses.reverse_log_variance(method.variance, method.schedule, t)
-        if t.ndim == 0:
-            t, log_variance = (jnp.full(len(x_0), v) for v in (t, log_variance))
-        return losses.vlb_term(
-            x_0, x_t, denoise(x_t, t), t, method.schedule, log_variance
-        )
+        t, log_variance = (jnp.full(len(x_0), v) for v in (t, log_variance))
+        x_0_hat = denoise(x_t, t, None).x_0
+        return losses.vlb_term(x_0, x_t, x_0_hat, t, method.schedule, log_variance)
 
     terms = np.stack([term(jnp.int32(t)) for t in range(1, method.num_timesteps + 1)])
     return terms[1:].sum(axis=0), terms[0]
 
 
-def evaluated(method, batch, key, clip=True):
-    """Nats of transitions and decoder together, the mean over the batch."""
-    transitions, decoder = bound_terms(method, batch, key, clip)
-    return np.mean(transitions + decoder)
-
-
 @pytest.mark.parametrize("variance", process.VARIANCES)
 def test_all_terms_are_the_plain_sum(variance):
-    """With num_terms = T - 1 the bound is the sum over all times, on the same noise;
-    its prior is the closed form of KL(N(a x_0, 1 - a^2) || N(0, 1))."""
-    method = make_method(diffusion__variance=variance)
-    batch = digits(6)
-    params = params_of(method)
-    found = jax.jit(lambda b: method.evaluate(params, {}, b, KEY))(batch)
-    transitions, decoder = bound_terms(method, batch, KEY)
+    """With num_terms = T - 1 the VLB is the sum over all times, on the same noise; its
+    prior is the closed form of KL(N(a x_0, 1 - a^2) || N(0, 1))."""
+    method, batch = make_method(diffusion__variance=variance), digits(8)
+    found = vlb_of(method, batch)
+    transitions, decoder = vlb_terms(method, batch, KEY)
     np.testing.assert_allclose(found["transitions"], transitions, rtol=1e-4)
     np.testing.assert_allclose(found["decoder"], decoder, rtol=1e-4)
     a2 = np.prod(1 - np.linspace(1e-4, 0.02, 12))
@@ -266,136 +290,129 @@ def test_all_terms_are_the_plain_sum(variance):
 
 
 def test_every_time_once_at_both_ends_of_the_strata(monkeypatch):
-    """With all terms no time is left out or doubled, wherever in its stratum a time
-    is drawn: float32 would round 998 + (1 - 2^-24) up to 999."""
-    method = make_method(diffusion__num_timesteps=1000, eval__num_terms=999)
-    params, batch, found = params_of(method), digits(1), []
+    """With all terms no time is left out or doubled, wherever in its stratum a time is
+    drawn: float32 would round 998 + (1 - 2^-24) up to 999."""
+    method = make_method(Stub(), diffusion__num_timesteps=1000)
+    task = task_of(method, "vlb", num_terms=999)
     for u in (0.0, 1 - 2**-24):
-        monkeypatch.setattr(jax.random, "uniform", lambda key, u=u: jnp.float32(u))
-        measured = jax.jit(lambda b: method.evaluate(params, {}, b, KEY))(batch)
-        found.append(float(measured["transitions"][0]))
-    assert found[0] == found[1]
+        monkeypatch.setattr(
+            jax.random, "uniform", lambda key, shape, u=u: jnp.float32(u)
+        )
+        found = jax.jit(lambda batch: task.run(NONE, batch, KEY))(digits(1))
+        np.testing.assert_array_equal(found["time"][0], np.arange(2, 1001))
 
 
-@pytest.mark.parametrize("num_terms", [1, 4])
-def test_fewer_terms_are_unbiased(num_terms):
-    """The mean over 600 keys of k drawn terms, scaled, is that of all of them, within
-    4 standard errors; T - 1 = 11 is no multiple of k = 4."""
-    batch = digits(2)
+def test_fewer_terms_are_unbiased():
+    """The mean over 600 keys of k drawn terms, scaled, is that of all of them, within 4
+    standard errors; T - 1 = 11 is no multiple of k = 4."""
+    method, batch = make_method(Stub()), digits(2)
 
     def mean_and_error(num_terms):
-        method = make_method(eval__num_terms=num_terms)
-        params = params_of(method)
+        task = task_of(method, "vlb", num_terms=num_terms)
         keys = jax.random.split(jax.random.key(num_terms), 600)
-        measured = jax.jit(
-            jax.vmap(lambda key: method.evaluate(params, {}, batch, key)["transitions"])
+        nats = jax.jit(
+            jax.vmap(lambda key: task.run(NONE, batch, key)["transitions"])
         )(keys)
-        return np.mean(measured), np.std(np.mean(measured, axis=1)) / np.sqrt(600)
+        return np.mean(nats), np.std(np.mean(nats, axis=1)) / np.sqrt(600)
 
-    (found, error), (expected, other_error) = map(mean_and_error, (num_terms, 11))
-    assert abs(found - expected) < 4 * np.hypot(error, other_error)
-    assert np.hypot(error, other_error) < 0.05 * expected
+    expected, other_error = mean_and_error(11)
+    for num_terms in (1, 4):
+        found, error = mean_and_error(num_terms)
+        assert abs(found - expected) < 4 * np.hypot(error, other_error)
+        assert np.hypot(error, other_error) < 0.05 * expected
 
 
-def test_the_bound_of_an_image_is_its_own():
+def test_vlb_of_an_image_is_its_own():
     """It depends on the key, the image and its index, not on the batch around it."""
-    method, batch = make_method(eval__num_terms=3), digits(5)
-    params = params_of(method)
-    run = jax.jit(lambda b: method.evaluate(params, {}, b, KEY))
-    whole, part = run(batch), run(take(batch, np.array([4, 2])))
-    expected = take(whole, np.array([4, 2]))
-    chex.assert_trees_all_close(part, expected, rtol=1e-5)
+    method, batch = make_method(), digits(8)
+    places = np.array([4, 2])
+    whole, part = (
+        vlb_of(method, x, num_terms=3) for x in (batch, take(batch, places))
+    )
+    chex.assert_trees_all_close(part, take(whole, places), rtol=1e-5)
 
 
 # Samples.
 
 
-def test_sample_i_is_sample_i():
+def test_sample_i_depends_on_seed_and_i():
     """Sample i depends on seed and i, not on how many are drawn, or how many at once;
     the last frame is the sample."""
-    method = make_method(
-        sample__sampler="ancestral", sample__num_frames=2, sample__num_steps=5
-    )
-    state = states.initial(KEY, method.phases, method.init)
-    state = state.replace(ema=params_of(method))
-    draws = [
-        methods.make_draw(method, size)(state, n, seed=4)
-        for size, n in ((8, 20), (16, 5), (3, 4))
-    ]
-    assert [len(drawn["image"]) for drawn in draws] == [20, 5, 4]
-    for drawn in draws:
-        assert drawn["index"].tolist() == list(range(len(drawn["image"])))
-        expected = draws[0]["image"][: len(drawn["image"])]
+    method = make_method(Stub())
+    task = task_of(method, "sample", num_frames=2, num_steps=5)
+
+    def draw(size, n, seed):
+        stream = inference.make_stream(task, size, seed)(NONE, Range(n), n)
+        return inference.collect(stream, "index", "image", "frames")
+
+    draws = [draw(16, 20, seed=4), draw(3, 4, seed=4)]
+    for drawn, n in zip(draws, (20, 4)):
+        assert drawn["index"].tolist() == list(range(n))
+        expected = draws[0]["image"][:n]
         np.testing.assert_allclose(drawn["image"], expected, atol=1e-5)
-        assert drawn["frames"].shape == (len(drawn["image"]), 2, 8, 8, 1)
+        assert drawn["frames"].shape == (n, 2, 8, 8, 1)
         np.testing.assert_array_equal(drawn["frames"][:, -1], drawn["image"])
-    images = draws[0]["image"]
-    assert len(np.unique(images.reshape(20, -1).round(4), axis=0)) == 20
-    other = methods.make_draw(method, 8)(state, 8, seed=5)["image"]
-    assert np.abs(other - images[:8]).max() > 0.01
-
-
-def sample_of(method, index, key=KEY, params=None):
-    """What the method draws for those indices."""
-    params = params_of(method) if params is None else params
-    run = jax.jit(lambda index: method.sample(params, {}, index, key))
-    return jax.device_get(run(np.asarray(index, np.int32)))
+    samples = draws[0]["image"]
+    assert len(np.unique(samples.reshape(20, -1).round(4), axis=0)) == 20
+    other = draw(16, 8, seed=5)["image"]
+    assert np.abs(other - samples[:8]).max() > 0.01
 
 
 @pytest.mark.parametrize("sampler", samplers.SAMPLERS)
-def test_a_sample_does_not_know_its_place(sampler):
+def test_samples_do_not_depend_on_their_place(sampler):
     """Whatever the sampler, sample i is the same among others and at another place."""
-    method = make_method(sample__sampler=sampler, sample__num_steps=3)
-    params = params_of(method)
-    run = jax.jit(lambda index: method.sample(params, {}, index, KEY)["image"])
-    images, moved = map(np.asarray, (run(np.arange(4)), run(np.array([3, 1, 7, 0]))))
-    assert np.isfinite(images).all()
-    assert len(np.unique(images.reshape(4, -1).round(4), axis=0)) == 4
-    np.testing.assert_allclose(moved[[3, 1, 0]], images[[0, 1, 3]], rtol=1e-5)
+    method, options = make_method(Stub()), {"sampler": sampler, "num_steps": 3}
+    drawn, moved = (
+        sample_of(method, index, **options)["image"]
+        for index in (range(8), [3, 1, 7, 0, 12, 13, 14, 15])
+    )
+    assert np.isfinite(drawn).all()
+    assert len(np.unique(drawn.reshape(8, -1).round(4), axis=0)) == 8
+    np.testing.assert_allclose(moved[:4], drawn[[3, 1, 7, 0]], rtol=1e-5)
 
 
 def test_samples_use_the_average():
-    """The averaged parameters are drawn from, not the last ones."""
+    """Averaged parameters are used for sampling, not the last ones."""
     method = make_method()
     state = states.initial(KEY, method.phases, method.init)
-    broken = jax.tree.map(lambda x: x * jnp.nan, state.params)
-    drawn = methods.make_draw(method, 8)(state.replace(params=broken), 2, 0)
-    assert np.isfinite(drawn["image"]).all()
-    assert np.abs(drawn["image"]).max() <= 1
+    state = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+    variables = method.for_inference(state.averaged)
+    drawn = sample_of(method, range(8), variables, num_steps=5)["image"]
+    assert np.isfinite(drawn).all()
+    assert np.abs(drawn).max() <= 1
 
 
 def test_eight_digits_are_overfitted():
-    """600 steps on eight digits: the loss falls to a quarter of what the best constant
-    scores (1); half of the samples lie within .5 (root mean square, in [-1, 1]) of one
-    of the digits, which are .76 apart; at least four of the eight are met."""
+    """600 steps on eight digits: the loss falls to a quarter of the best constant's
+    (1); half of the samples lie within .5 (root mean square, in [-1, 1]) of one of the
+    digits, which are .76 apart; at least four of the eight are reached."""
     method = make_method(
-        Network(width=256),
+        Network(width=256, depth=2),
         diffusion__num_timesteps=100,
         diffusion__schedule="cosine",
-        sample__num_steps=50,
         optim__learning_rate=3e-3,
-        optim__decay_steps=600,
+        optim__decay_end=600,
         optim__clip_norm=1.0,
         optim__ema_decay=0.99,
     )
     batch = digits(8)
-    initial = functools.partial(states.initial, phases=method.phases, init=method.init)
-    state = jax.tree.map(lambda x: x[None], jax.jit(initial)(KEY))
-    step = jax.pmap(
-        make_train_step(method.phases, method.loss, method.remember),
-        axis_name=parallel.AXIS,
-        devices=jax.local_devices()[:1],
-    )
-    images = np.tile(batch["image"], (8, 1, 1, 1))[None]
-    history = []
-    for i in range(600):
-        index = np.arange(64 * i, 64 * i + 64, dtype=np.int32)[None]
-        state, metrics = step(state, {"index": index, "image": images})
-        history.append(metrics["loss"])
+    images = jnp.tile(batch["image"], (8, 1, 1, 1))
+    train_step = make_train_step(method, axis=None)
+
+    def step(state, i):
+        index = 64 * i + jnp.arange(64)
+        state, metrics = train_step(state, {"index": index, "image": images})
+        return state, metrics["loss"]
+
+    @jax.jit
+    def train(key):
+        state = states.initial(key, method.phases, method.init)
+        return jax.lax.scan(step, state, jnp.arange(600))
+
+    state, history = train(KEY)
     assert np.mean(history[:5]) > 0.8
     assert np.mean(history[-50:]) < 0.25
-    state = jax.tree.map(lambda x: x[0], state)
-    drawn = methods.make_draw(method, 32)(state, 32, seed=0)["image"]
+    drawn = sample_of(method, range(32), state.averaged, num_steps=50)["image"]
     distances = np.sqrt(
         np.mean((drawn[:, None] - batch["image"][None]) ** 2, axis=(2, 3, 4))
     )
@@ -406,35 +423,29 @@ def test_eight_digits_are_overfitted():
 # Classes, guidance, self-conditioning and learned variances.
 
 
-class Told:
-    """A network of one number w, that says a function of (w, x, label)."""
-
-    def __init__(self, answer):
-        self.answer = answer
-
-    def apply(self, variables, x, t, dropout_index=None, rngs=None, label=None):
-        return self.answer(variables["params"], x, label)
+CLASSES = {"model__num_classes": 10}
+GUIDED = {**CLASSES, "diffusion__cond_dropout": 0.1}
 
 
 def test_labels_are_dropped():
-    """A share cond_dropout of the examples is told "none", num_classes; which ones
-    is a matter of key and index, and the others are told their own."""
-    told = []
-    network = Told(lambda w, x, label: (told.append(np.asarray(label)), x)[1])
-    method = make_method(network, **CLASSES, diffusion__label_dropout=0.2)
-    batch = digits(1000)
+    """A share cond_dropout of the examples gets "none", num_classes, instead of its
+    label; which ones depends on key and index."""
+    network = Stub()
+    method = make_method(network, **CLASSES, diffusion__cond_dropout=0.2)
+    batch, labels = digits(1000), []
     places = np.random.default_rng(0).permutation(1000)
     for part in (batch, take(batch, places)):
-        method.loss("net", {"net": 0}, {}, (), part, KEY, STEP)
-    dropped = told[0] == 10
+        loss_of(method, part)
+        labels.append(np.asarray(network.label))
+    dropped = labels[0] == 10
     assert abs(dropped.mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 1000)
-    np.testing.assert_array_equal(told[0], np.where(dropped, 10, batch["label"]))
-    np.testing.assert_array_equal(told[1], told[0][places])
+    np.testing.assert_array_equal(labels[0], np.where(dropped, 10, batch["label"]))
+    np.testing.assert_array_equal(labels[1], labels[0][places])
 
 
 def test_guidance_is_a_mixture_of_networks():
-    """Samples with guidance w are those of a network that says (1 - w) f(none) +
-    w f(class); each comes with its label: all in turn, or the one asked for."""
+    """Samples with guidance w are those of a network with the output (1 - w) f(none) +
+    w f(class)."""
 
     def answer(w, x, label):
         return 0.3 * x + 0.05 * label[:, None, None, None]
@@ -443,25 +454,39 @@ def test_guidance_is_a_mixture_of_networks():
         none, label = answer(w, x, jnp.full_like(label, 10)), answer(w, x, label)
         return -1.5 * none + 2.5 * label
 
-    values = {**CLASSES, "diffusion__label_dropout": 0.1, "sample__clip": "none"}
-    index, params = np.arange(12), {"net": 0}
-    guided = make_method(Told(answer), sample__guidance_scale=2.5, **values)
-    found = sample_of(guided, index, params=params)
-    expected = sample_of(make_method(Told(mixed), **values), index, params=params)
-    np.testing.assert_allclose(found["image"], expected["image"], rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(found["label"], index % 10)
-    values["sample__label"] = 3
-    found = sample_of(make_method(Told(answer), **values), index, params=params)
-    np.testing.assert_array_equal(found["label"], 3)
+    batch = {"index": np.arange(8), "label": np.arange(2, 10)}
+    guided, expected = (
+        sample_of(
+            make_method(Stub(network), **GUIDED),
+            batch,
+            guidance_scale=scale,
+            thresholding="none",
+        )["image"]
+        for network, scale in ((answer, 2.5), (mixed, 1.0))
+    )
+    np.testing.assert_allclose(guided, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_network_of_a_config_knows_classes():
+def test_samples_come_with_their_labels():
+    """Every sample comes with its label: all classes in turn, or sample.label."""
+    classes = Stub(lambda w, x, label: 0 * x + 0.1 * label[:, None, None, None])
+    values = {**CLASSES, "diffusion__prediction": "x0", "sample__num_images": 12}
+    method = make_method(classes, **values)
+    for label, expected in ((-1, np.arange(12) % 10), (3, np.full(12, 3))):
+        config = digits_config(**values, sample__label=label, sample__num_steps=2)
+        drawn = runs.make_task_runner(config, method, "sample").run(NONE)
+        np.testing.assert_array_equal(drawn["label"], expected)
+        np.testing.assert_allclose(drawn["image"][:, 0, 0, 0], 0.1 * expected, 1e-5)
+
+
+def test_network_of_a_config_is_conditioned_on_classes():
     """Its parameters hold an embedding of each class and of "none"; without classes
-    there is none; self-conditioning doubles what it is shown."""
+    there is none; self-conditioning doubles the input's channels."""
 
     def shapes(**values):
-        method = methods.make(config_of(**values))
-        return jax.eval_shape(method.init, KEY)[0]["net"]
+        config = digits_config(**values)
+        method = methods.make(config, fields_of(config))
+        return jax.eval_shape(method.init, KEY)[0].params["net"]
 
     embedded = shapes(**CLASSES)["label"]["embedding"]
     assert embedded.shape[0] == 11
@@ -472,135 +497,142 @@ def test_the_network_of_a_config_knows_classes():
 
 
 def test_self_conditioning():
-    """In half of the steps the network is shown 0, in the others its own prediction of
-    x_0, without a gradient through it; a walk shows it the prediction before.
+    """In half of the steps the network receives 0, in the others its own prediction of
+    x_0, without a gradient through it; sampling passes on the previous prediction.
 
-    A network that says w + (what it is shown): w or 2 w, each with slope 1 in w; and
-    w, 2 w, 3 w, ... on the sampling.
+    A network with the output w + (self_cond) gives w or 2 w, each with slope 1 in w;
+    and w, 2 w, 3 w, ... along the sampling loop.
     """
-    network = Told(lambda w, x, label: w + x[..., 1:])
     method = make_method(
-        network,
+        Stub(lambda w, x, label: w + x[..., 1:]),
         diffusion__prediction="x0",
         diffusion__self_condition=True,
-        sample__num_steps=5,
-        sample__num_frames=5,
     )
-    batch, w = digits(4), 0.1
+    batch, w = digits(8), 0.1
 
     def loss_of(w, key):
-        return method.loss("net", {"net": w}, {}, (), batch, key, STEP)[0]
+        variables = Variables({"net": w}, {})
+        return method.loss("net", variables, (), batch, key, STEP).value
 
     keys = jax.random.split(KEY, 100)
     gradients = jax.vmap(jax.value_and_grad(loss_of), (None, 0))
     values, slopes = map(np.asarray, jax.jit(gradients)(w, keys))
     once, twice = (np.mean((batch["image"] - n * w) ** 2) for n in (1, 2))
-    shown = np.isclose(values, twice, rtol=1e-5)
-    assert 30 < shown.sum() < 70  # four standard errors
-    np.testing.assert_allclose(values[~shown], once, rtol=1e-5)
-    expected = -2 * (np.mean(batch["image"]) - np.where(shown, 2 * w, w))
+    conditioned = np.isclose(values, twice, rtol=1e-5)
+    assert 30 < conditioned.sum() < 70  # four standard errors
+    np.testing.assert_allclose(values[~conditioned], once, rtol=1e-5)
+    expected = -2 * (np.mean(batch["image"]) - np.where(conditioned, 2 * w, w))
     np.testing.assert_allclose(slopes, expected, rtol=1e-4)
 
-    drawn = sample_of(method, np.arange(2), params={"net": w})
-    frames = np.broadcast_to(w * np.arange(1, 6)[:, None, None, None], (2, 5, 8, 8, 1))
+    variables = Variables({"net": w}, {})
+    drawn = sample_of(method, range(8), variables, num_steps=5, num_frames=5)
+    frames = np.broadcast_to(w * np.arange(1, 6)[:, None, None, None], (8, 5, 8, 8, 1))
     np.testing.assert_allclose(drawn["frames"], frames, rtol=1e-5)
     np.testing.assert_allclose(drawn["image"], 5 * w, rtol=1e-5)
 
 
 @pytest.mark.parametrize("value,fixed", [(-1.0, "fixedsmall"), (1.0, "fixedlarge")])
 def test_ends_of_the_learned_range(value, fixed):
-    """A network that says -1 or 1 of the variance draws the samples of the fixed one,
-    and has its bound (but for the decoder's width, which is beta_1 at 1)."""
+    """A network whose variance output is -1 or 1 has the samples and the VLB of the
+    fixed variance (except for the decoder's, which is beta_1 at 1)."""
 
     def ends(w, x, label):
         return jnp.concatenate([0.3 * x, jnp.full_like(x, value)], axis=-1)
 
-    plain = Told(lambda w, x, label: 0.3 * x)
-    walk_of_five = {"sample__sampler": "ancestral", "sample__num_steps": 5}
-    expected = make_method(plain, diffusion__variance=fixed, **walk_of_five)
+    expected = make_method(Stub(), diffusion__variance=fixed)
     learned = {"diffusion__variance": "learned_range", "diffusion__loss": "hybrid"}
-    method = make_method(Told(ends), **learned, **walk_of_five)
-    index, batch, params = np.arange(3), digits(3), {"net": 0}
+    method = make_method(Stub(ends), **learned)
     np.testing.assert_allclose(
-        sample_of(method, index, params=params)["image"],
-        sample_of(expected, index, params=params)["image"],
+        *(sample_of(m, range(8), num_steps=5)["image"] for m in (method, expected)),
         atol=1e-5,
     )
-    found, bound = (
-        jax.jit(lambda batch, m=m: m.evaluate(params, {}, batch, KEY))(batch)
-        for m in (method, expected)
-    )
-    np.testing.assert_allclose(found["transitions"], bound["transitions"], rtol=1e-5)
+    found, vlb = (vlb_of(m, digits(8)) for m in (method, expected))
+    np.testing.assert_allclose(found["transitions"], vlb["transitions"], rtol=1e-5)
     if fixed == "fixedsmall":
-        np.testing.assert_allclose(found["decoder"], bound["decoder"], rtol=1e-5)
+        np.testing.assert_allclose(found["decoder"], vlb["decoder"], rtol=1e-5)
 
 
-def test_the_draw_of_times_is_told_the_losses():
-    """What a step observes, and the draw remembers, are times and losses of examples,
-    by hand; the mean is weighted by what the draw says."""
+def test_timestep_sampler_receives_the_losses():
+    """A step observes times and losses of the examples, which the timestep sampler
+    keeps, by hand; the mean is weighted by the timestep sampler's weights."""
     method = make_method(
-        Told(lambda w, x, label: 0.3 * x),
-        diffusion__time_draw="second_moment",
+        Stub(),
+        diffusion__timestep_sampler="second_moment",
         diffusion__prediction="x0",
     )
-    memory = {"loss": jnp.ones((12, 10)).at[3:].set(3.0), "count": jnp.full(12, 10)}
-    batch = digits(64)
-    value, aux = method.loss("net", {"net": 0}, {}, memory, batch, KEY, STEP)
-    t, by_example = map(np.asarray, (aux.observed["t"], aux.observed["loss"]))
+    history = {"loss": jnp.ones((12, 10)).at[3:].set(3.0), "count": jnp.full(12, 10)}
+    loss = method.loss("net", NONE, history, digits(64), KEY, STEP)
+    t, by_example = map(np.asarray, (loss.observed["t"], loss.observed["loss"]))
     assert set(t) <= set(range(1, 13))
     p = 0.999 * np.array([1.0] * 3 + [3.0] * 9) / 30 + 0.001 / 12
     weighted = np.mean(by_example / (12 * p[t - 1]))
-    np.testing.assert_allclose(value, weighted, rtol=1e-5)
-    after = method.remember(memory, aux.observed)
+    np.testing.assert_allclose(loss.value, weighted, rtol=1e-5)
+    state, after = method.after_step(NONE, history, loss.observed)
+    assert state == {}
     last = {int(time): loss for time, loss in zip(t, by_example, strict=True)}
     for time, loss in last.items():
         np.testing.assert_allclose(after["loss"][time - 1, -1], loss)
 
 
-# What is refused.
+# Refusals.
+
+
+def build(values):
+    """Builds all that a config describes."""
+    config = digits_config(**values)
+    method = methods.make(config, fields_of(config))
+    methods.make_task(config, method, "vlb")
+    runs.open_for_task(config, methods.make_task(config, method, "sample"))
 
 
 NO_SIGNAL = {"diffusion__schedule": "jsd", "diffusion__prediction": "v"}
-ZERO_SNR = {"diffusion__zero_snr": True, "diffusion__prediction": "v"}
+ZERO_SNR = {"diffusion__zero_terminal_snr": True, "diffusion__prediction": "v"}
 MU = {"diffusion__prediction": "mu"}
-LEARNED = {"diffusion__loss": "bound", "diffusion__variance": "learned"}
-CLASSES = {"model__num_classes": 10}
+LEARNED = {"diffusion__loss": "vlb", "diffusion__variance": "learned"}
+LEARNED_RANGE = {"diffusion__variance": "learned_range"}
 
 
 @pytest.mark.parametrize(
     "values,words",
     [
-        ({"diffusion__num_timesteps": 1}, "at least 2"),
+        ({"diffusion__num_timesteps": 1}, "num_timesteps must be at least 2, not 1"),
         ({"eval__num_terms": 12}, r"eval.num_terms.*1..11.*not 12"),
         ({"eval__num_terms": 0}, r"eval.num_terms.*not 0"),
         ({"diffusion__prediction": "noise"}, "diffusion.prediction 'noise'.*eps"),
         ({"diffusion__variance": "learnt"}, "diffusion.variance 'learnt'.*fixedlarge"),
         ({"diffusion__loss": "mse"}, "diffusion.loss 'mse'.*simple"),
         (
-            {"diffusion__time_draw": "early"},
+            {"diffusion__timestep_sampler": "early"},
             "diffusion.timestep_sampler 'early'.*antithetic",
         ),
         ({"diffusion__schedule": "sine"}, "'sine'.*linear"),
         ({"sample__sampler": "eular"}, "sampler 'eular'.*ancestral"),
         ({"sample__spacing": "even"}, "'even'.*leading"),
-        ({"sample__num_steps": 13}, "12"),
-        ({"sample__clip": "hard"}, "sample.clip 'hard'.*none, static, dynamic"),
+        ({"sample__num_steps": 13}, "num_steps must lie in 1..12"),
+        (
+            {"sample__thresholding": "hard"},
+            "sample.thresholding 'hard'.*none, static, dynamic",
+        ),
         ({"model__name": "vit"}, "model.name 'vit'.*unet"),
-        ({**CLASSES, "diffusion__label_dropout": 1.0}, r"cond_dropout.*\[0, 1\).*1"),
-        ({"sample__guidance_interval": (1.0, -1.0)}, "guidance_interval.*no log-SNR"),
-        ({"sample__label": 0}, "sample.label = 0 is none of the 0 classes"),
-        ({**CLASSES, "sample__label": 10}, "sample.label = 10 is none of the 10"),
+        ({**CLASSES, "diffusion__cond_dropout": 1.0}, r"cond_dropout.*\[0, 1\).*1"),
+        (
+            {"sample__guidance_interval": (1.0, -1.0)},
+            r"guidance_interval = \(1.0, -1.0\).*the smaller one first",
+        ),
+        ({"sample__label": 0}, "sample.label = 0 is not one of the 0 classes"),
+        ({**CLASSES, "sample__label": 10}, "sample.label = 10 is not one of the 10"),
         ({**CLASSES, "sample__label": -2}, "sample.label = -2"),
-        ({"sample__num_frames": -1}, "num_frames must be at least 0, not -1"),
+        ({"sample__num_frames": -1}, "num_frames must lie in 0..5.*not -1"),
+        ({"sample__num_frames": 6}, "num_frames must lie in 0..5.*not 6"),
         ({"model__num_classes": -1}, "num_classes must be at least 0, not -1"),
         ({"sample__guidance_scale": float("nan")}, "guidance_scale must be.*nan"),
         ({"sample__guidance_interval": (0.0,)}, "two log-SNRs"),
     ],
 )
-def test_a_wrong_value_is_refused(values, words):
-    """A ValueError says which value is wrong and what is known."""
+def test_invalid_values_are_refused(values, words):
+    """A ValueError names the value that is invalid and those that are known."""
     with pytest.raises(ValueError, match=words):
-        methods.make(config_of(**values))
+        build(values)
 
 
 @pytest.mark.parametrize(
@@ -609,62 +641,62 @@ def test_a_wrong_value_is_refused(values, words):
         *(
             (
                 NO_SIGNAL | {"diffusion__prediction": name},
-                f"'jsd'.*no signal.*predicts {name} .*x0, v or mu",
+                f"no signal.*predicts {name} .*x0, v or mu",
                 NO_SIGNAL,
             )
             for name in ("eps", "score", "edm")
         ),
         (
-            {"diffusion__zero_snr": True},
-            "'linear'.*no signal.*x0, v or mu",
+            {"diffusion__zero_terminal_snr": True},
+            "no signal.*x0, v or mu",
             {"diffusion__prediction": "x0"},
         ),
         *(
             (
                 ZERO_SNR | {"diffusion__loss": name},
                 f"no signal.*weight of diffusion.loss '{name}'.*cosine",
-                {"diffusion__zero_snr": False},
+                {"diffusion__zero_terminal_snr": False},
             )
             for name in ("continuous", "edm")
         ),
         (
             NO_SIGNAL | {"sample__sampler": "heun", "sample__spacing": "trailing"},
-            "'jsd'.*sample.sampler cannot start there.*'leading'",
+            "no signal.*sample.sampler cannot start.*'leading'",
             {"sample__spacing": "leading"},
         ),
         (
-            {"diffusion__zero_snr": True, "diffusion__schedule": "sigmoid"},
+            {"diffusion__zero_terminal_snr": True, "diffusion__schedule": "sigmoid"},
             "zero_terminal_snr.*'sigmoid' is a curve.*linear",
-            {"diffusion__zero_snr": False},
+            {"diffusion__zero_terminal_snr": False},
         ),
         (
             NO_SIGNAL | {"sample__spacing": "logsnr"},
-            "pure noise.*spacing leading, trailing or quadratic",
+            "pure noise.*leading, trailing or quadratic",
             {"sample__spacing": "trailing"},
         ),
         (
-            MU | {"diffusion__time_draw": "lognormal"},
-            "'lognormal' draws real times, and 'mu'.*second_moment",
-            {"diffusion__time_draw": "antithetic"},
+            MU | {"diffusion__timestep_sampler": "lognormal"},
+            "draws continuous times.*prediction 'mu'.*second_moment",
+            {"diffusion__timestep_sampler": "antithetic"},
         ),
         (
             MU | {"sample__spacing": "karras"},
-            "predicts mu .*between.*'karras'",
+            "predicts mu .*'karras'.*between",
             {"sample__spacing": "trailing"},
         ),
         (
             MU | {"sample__sampler": "dpmpp_2s"},
-            "predicts mu .*sampler or spacing.*between",
+            "predicts mu .*sample.sampler or sample.spacing.*between",
             {"sample__sampler": "dpmpp_2m"},
         ),
         (
-            {"diffusion__loss": "bound", "diffusion__time_draw": "continuous"},
-            "'bound'.*'continuous' draws real times.*loss 'continuous'",
+            {"diffusion__loss": "vlb", "diffusion__timestep_sampler": "continuous"},
+            "'vlb'.*draws continuous times.*loss 'continuous'",
             {"diffusion__loss": "continuous"},
         ),
         (
-            {"diffusion__variance": "learned_range"},
-            "'learned_range' is not taught by diffusion.loss 'simple'.*bound or hybrid",
+            LEARNED_RANGE,
+            "'learned_range' is not trained by diffusion.loss 'simple'.*vlb or hybrid",
             {"diffusion__loss": "hybrid"},
         ),
         (
@@ -675,49 +707,52 @@ def test_a_wrong_value_is_refused(values, words):
         (
             {"sample__guidance_scale": 2.0},
             "guidance_scale = 2.0.*num_classes.*cond_dropout",
-            {**CLASSES, "diffusion__label_dropout": 0.1},
+            GUIDED,
         ),
         (
-            {"diffusion__label_dropout": 0.1},
+            {"diffusion__cond_dropout": 0.1},
             "cond_dropout = 0.1.*num_classes = 0",
             CLASSES,
         ),
         (
             {"diffusion__loss": "hybrid"},
             "'hybrid'.*'fixedlarge' is fixed.*'learned_range'",
-            {"diffusion__variance": "learned_range"},
+            LEARNED_RANGE,
         ),
         (
-            {"diffusion__loss": "continuous", "diffusion__time_draw": "lognormal"},
-            "'continuous'.*'lognormal' is not even.*loss 'edm'",
+            {
+                "diffusion__loss": "continuous",
+                "diffusion__timestep_sampler": "lognormal",
+            },
+            "'continuous'.*'lognormal' is not uniform.*loss 'edm'",
             {"diffusion__loss": "edm"},
         ),
         (
             {"sample__guidance_scale": 2.0, **CLASSES},
             "guidance_scale = 2.0.*cond_dropout",
-            {"diffusion__label_dropout": 0.1},
+            {"diffusion__cond_dropout": 0.1},
         ),
     ],
 )
-def test_what_does_not_go_together_is_refused(values, words, remedy):
-    """A ValueError says which values do not, and what it says to choose is taken."""
+def test_invalid_combinations_are_refused(values, words, remedy):
+    """A ValueError names the values, and its remedy is accepted."""
     with pytest.raises(ValueError, match=words):
-        methods.make(config_of(**values))
-    methods.make(config_of(**values | remedy))
+        build(values)
+    build(values | remedy)
 
 
-def test_a_wrong_key_is_refused():
-    """A key too many in a group is a TypeError of its factory."""
-    config = config_of()
+def test_unknown_keys_are_refused():
+    """An unknown key in the group model is a TypeError of the network."""
+    config = digits_config()
     with config.unlocked():
         config.model.depth = 3
     with pytest.raises(TypeError, match="depth"):
-        methods.make(config)
+        methods.make(config, fields_of(config))
 
 
-def test_unknown_method_is_refused():
-    """So is an unknown family."""
-    config = config_of()
+def test_unknown_families_are_refused():
+    """A ValueError names the known ones."""
+    config = digits_config()
     config.method = "gpt"
     with pytest.raises(ValueError, match="'gpt'.*ddpm"):
-        methods.make(config)
+        methods.make(config, fields_of(config))

@@ -15,7 +15,7 @@ from torch_layers import (  # noqa: E402
     to_ours,
 )
 
-from diffusion_jax.models.dcgan import DCGANDiscriminator, DCGANGenerator
+from diffusion_jax.models.dcgan import DCGANDiscriminator, DCGANGenerator  # noqa: E402
 
 NUM_LATENTS = 100
 

@@ -13,7 +13,7 @@ from torch_layers import (  # noqa: E402
     to_ours,
 )
 
-from diffusion_jax.models.translation import (
+from diffusion_jax.models.translation import (  # noqa: E402
     PatchDiscriminator,
     ResNetGenerator,
     UNetGenerator,

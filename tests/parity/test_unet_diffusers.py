@@ -16,8 +16,8 @@ diffusers = pytest.importorskip("diffusers", reason=REASON)
 from diffusers.schedulers import scheduling_ddpm  # noqa: E402
 from diffusers_weights import from_diffusers, random_tensors  # noqa: E402
 
-from diffusion_jax import prng
-from diffusion_jax.diffusion import (
+from diffusion_jax import prng  # noqa: E402
+from diffusion_jax.diffusion import (  # noqa: E402
     denoiser,
     guidance,
     losses,
@@ -26,7 +26,7 @@ from diffusion_jax.diffusion import (
     schedules,
     timesteps,
 )
-from diffusion_jax.models.unet import UNet, time_embedding
+from diffusion_jax.models.unet import UNet, time_embedding  # noqa: E402
 
 NUM_TIMESTEPS = 1000
 NUM_STEPS = 5  # of the samplers

@@ -1,0 +1,95 @@
+"""Runs of commit 3d0b8d1, the last one before the contracts changed, go on as before.
+
+3d0b8d1.tar.xz holds a run of four steps of every family, with the outputs of all its
+tasks and the parameters after two more steps, as that commit computed them (at :tiny,
+diffusion with classes, guidance, self-conditioning, a learned variance and a timestep
+sampler with a state).
+"""
+
+import pathlib
+import runpy
+import tarfile
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax import methods, runs
+from diffusion_jax.train import train
+from diffusion_jax.training.checkpoints import Checkpoints
+
+HERE = pathlib.Path(__file__).parent
+FAMILIES = {  # run -> config
+    "digits_guided": "digits",
+    "digits_autoencoder": "digits_autoencoder",
+    "digits_vae": "digits_vae",
+    "digits_gan": "digits_gan",
+    "digits_dcgan": "digits_dcgan",
+    "digits_cyclegan": "digits_cyclegan",
+    "grid25_gan": "grid25_gan",
+    "digits_classifier": "digits_classifier",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The runs, unpacked."""
+    folder = tmp_path_factory.mktemp("old_runs")
+    with tarfile.open(HERE / "3d0b8d1.tar.xz") as file:
+        file.extractall(folder, filter="data")
+    return folder
+
+
+def read_config(name, workdir, **overrides):
+    path = HERE.parents[1] / f"configs/{FAMILIES[name]}.py"
+    config = runpy.run_path(str(path))["get_config"]("tiny")
+    overrides = {key.replace("__", "."): value for key, value in overrides.items()}
+    return runs.read_config(workdir, config, overrides)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_samples_are_the_same(name, folder):
+    """Loaded under today's names, a run gives the same samples for the same seed."""
+    check_tasks(name, folder / name, {"samples", "translations"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_task_is_the_same(name, folder):
+    """So does every other task of every family."""
+    check_tasks(name, folder / name)
+
+
+def check_tasks(name, workdir, views=None):
+    """Compares the outputs of the views, by their old names, or of all."""
+    expected = dict(np.load(workdir / "outputs.npz"))
+    config = read_config(name, workdir, sample__num_images=6, sample__batch_size=4)
+    run = runs.load(config, workdir, "last")
+    assert run.step == 4
+    renamed = runs.RENAMED_VALUES["sample.task"]
+    there = {key.split("/")[0] for key in expected}
+    for view in sorted(there & (views or there)):
+        task = renamed.get(view, view)
+        outputs = runs.make_task_runner(config, run.method, task).run(run.variables)
+        images = "rows" if "rows" in outputs else run.method.data
+        today = {"images": images, "labels": "label", "frames": "frames"}
+        for key in [key for key in expected if key.startswith(f"{view}/")]:
+            found = outputs[today[key.split("/")[1]]].reshape(expected[key].shape)
+            np.testing.assert_allclose(found, expected[key], atol=2e-4, err_msg=key)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_training_goes_on_where_it_would_have(name, folder):
+    """Two more steps of training reach the parameters and averages that it reached."""
+    workdir = folder / name
+    config = read_config(name, workdir, train__num_steps=6, train__save_every=6)
+    train(config, workdir)
+    method = methods.make(config, runs.stored_fields(config, workdir))
+    checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, read_only=True)
+    state = checkpoints.restore(runs.make_template(method), 6)
+    leaves = jax.tree_util.tree_flatten_with_path((state.params, state.ema))[0]
+    expected = dict(np.load(workdir / "resumed.npz"))
+    assert len(leaves) == len(expected)
+    for path, leaf in leaves:
+        key = jax.tree_util.keystr(path, simple=True, separator=".")
+        np.testing.assert_allclose(leaf, expected[key], atol=1e-4, err_msg=key)
