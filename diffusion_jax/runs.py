@@ -304,6 +304,13 @@ def open_for_task(config: ConfigDict, task: methods.Task) -> Source:
     number = config.sample.num_images
     if number < 1:
         raise ValueError(f"sample.num_images must be at least 1, not {number}.")
+    label = config.sample.get("label", -1)
+    num_classes = config.model.get("num_classes", 0)
+    if label != -1 and not 0 <= label < num_classes:
+        raise ValueError(
+            f"sample.label = {label} is not one of the {num_classes} classes; -1 draws "
+            "all of them in turn."
+        )
     inputs = {name.removeprefix("partner_") for name in task.inputs}
     offset = number  # partners are the examples after these
     if not inputs - {"index", "label"}:
@@ -318,11 +325,6 @@ def open_for_task(config: ConfigDict, task: methods.Task) -> Source:
 def _labels(config: ConfigDict, number: int) -> Source:
     """Labels to sample: sample.label, or at -1 all classes in turn."""
     label, num_classes = config.sample.label, config.model.num_classes
-    if label != -1 and not 0 <= label < num_classes:
-        raise ValueError(
-            f"sample.label = {label} is not one of the {num_classes} classes; -1 draws "
-            "all of them in turn."
-        )
     labels = np.arange(number, dtype=np.int32) % num_classes
     labels = labels if label < 0 else np.full_like(labels, label)
     return ArraySource({"label": labels}, {"label": label_field(num_classes)}, "labels")

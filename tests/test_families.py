@@ -1,49 +1,53 @@
-"""The three commands for every family: what they write, and what they refuse."""
+"""Every family by the three commands: what they write, and what they refuse."""
 
 import json
 import pathlib
-import runpy
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from smoke import CONFIGS, Compiled, last_line, load
 
-from diffusion_jax import methods, runs
+from diffusion_jax import evaluators, methods, runs
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.methods import latent_tasks
+from diffusion_jax.outputs import writers
 from diffusion_jax.sample import sample
 from diffusion_jax.train import train
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-# One of each family and network; DCGAN is told the class.
+# Values that are numbers in a program, or when to run it, not another program.
+NUMBERS = """name data.flip optim.learning_rate optim.disc_learning_rate optim.b1
+    optim.b2 optim.ema_decay optim.decay_start optim.decay_end train.log_every
+    train.save_every train.sample_every train.keep""".split()
+# One of each family and network, some with another name; this DCGAN is conditional.
 RUNS = {
-    "autoencoder": ("digits_autoencoder", {}),
-    "conv": ("fashion_mnist_autoencoder", {}),
-    "vae": ("digits_vae", {}),
-    "gan": ("digits_gan", {}),
-    "dcgan": ("digits_dcgan", {"model.num_classes": 10}),
-    "points": ("grid25_gan", {}),
-    "cyclegan": ("digits_cyclegan", {}),
-    "classifier": ("digits_classifier", {}),
+    "autoencoder": "digits_autoencoder",
+    "conv": "fashion_mnist_autoencoder",
+    "vae": "digits_vae",
+    "gan": "digits_gan",
+    "dcgan": "digits_dcgan",
+    "points": "grid25_gan",
+    "cyclegan": "digits_cyclegan",
+    "classifier": "digits_classifier",
 }
-BETWEEN = latent_tasks.NUM_BETWEEN
-COLUMNS = {  # pictures in a row
-    "reconstruction": 2,
-    "interpolation": BETWEEN,
+CHANGES = {"dcgan": {"model__num_classes": 10}}
+BETWEEN = latent_tasks.NUM_COLUMNS
+COLUMNS = {  # images in a row
+    "reconstruct": 2,
+    "interpolate": BETWEEN,
     "slerp": BETWEEN,
-    "traversal": BETWEEN,
+    "traverse": BETWEEN,
     "manifold": 20,
-    "arithmetic": 5,
-    "translations": 6,
+    "translate": 6,
 }
-# The figures that a record holds: the score first. "NAME" is the classifier's.
+# The metrics of a record: the score first. "NAME" is the classifier's.
 OF_SAMPLES = [
-    *("FD of NAME", "FD of NAME, floor", "FD of pixels", "FD of pixels, floor"),
+    *("FD of NAME", "FD of NAME, real", "FD of pixels", "FD of pixels, real"),
     *("confident_share", "histogram", "classes_covered", "num_classes", "precision"),
     *("recall", "density", "coverage", "nearest_distance"),
 ]
-FIGURES = {
+METRICS = {
     "reconstruction": "squared_error standard_error squared_error_of_pca".split(),
     "elbo": "negative_elbo standard_error reconstruction kl negative_importance_bound "
     "active_units num_latents".split(),
@@ -54,138 +58,177 @@ FIGURES = {
     "accuracy": ["error", "accuracy"],
     "samples": OF_SAMPLES,
 }
-MEASURED = [
+EVALUATED = [
     *[("autoencoder", "reconstruction"), ("autoencoder", "samples")],
     *[("vae", "elbo"), ("vae", "reconstruction"), ("vae", "samples")],
     *[("conv", "reconstruction"), ("gan", "samples"), ("dcgan", "samples")],
     *[("points", "modes"), ("cyclegan", "translation")],
     ("classifier", "accuracy"),
 ]
-VIEWED = [
-    *[("autoencoder", view) for view in ("reconstruction", *latent_tasks.NAMES)],
-    *[("vae", view) for view in ("reconstruction", "samples", "traversal")],
-    *[("dcgan", view) for view in ("samples", "interpolation", "arithmetic")],
-    *[("conv", "reconstruction"), ("gan", "samples"), ("points", "samples")],
-    ("cyclegan", "translations"),
+TASKS = [
+    *[("autoencoder", task) for task in ("reconstruct", *latent_tasks.TASKS)],
+    *[("vae", task) for task in ("reconstruct", "sample", "traverse")],
+    *[("dcgan", "sample"), ("dcgan", "interpolate")],
+    *[("conv", "reconstruct"), ("gan", "sample"), ("points", "sample")],
+    ("cyclegan", "translate"),
 ]
-
-
-def load(name, **changes):
-    """The smoke run of configs/NAME.py, with GROUP__KEY=value set."""
-    config = runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"]("tiny")
-    values = {key.replace("__", "."): value for key, value in changes.items()}
-    config.update_from_flattened_dict(values)
-    return config
+ARRAYS = [("vae", "elbo"), ("classifier", "classify")]  # tasks without images
 
 
 @pytest.fixture(scope="module")
-def workdir_of(tmp_path_factory):
+def run_of(tmp_path_factory):
     """Returns f(name): the folder of a run of two steps, trained when first asked for,
-    and its config."""
-    made = {}
+    its config, and what it drew after the last step."""
+    trained = {}
 
     def run(name):
-        if name not in made:
-            config_name, changes = RUNS[name]
-            config = load(config_name)
-            config.update_from_flattened_dict(changes)
-            config.train.update(num_steps=2, sample_every=0)
+        if name not in trained:
+            config_name = RUNS.get(name, name)
+            config = load(config_name, train__num_steps=2, **CHANGES.get(name, {}))
             workdir = tmp_path_factory.mktemp(name) / config_name
-            train(config, workdir)
-            made[name] = workdir, config
-        workdir, config = made[name]
-        return workdir, config.copy_and_resolve_references()
+            with pytest.MonkeyPatch.context() as patch:
+                drawn, save = [], writers.save_preview
+                spy = lambda *x: (drawn.append(x[1:]), save(*x))  # noqa: E731
+                patch.setattr(writers, "save_preview", spy)
+                train(config, workdir)
+            trained[name] = workdir, config, drawn
+        workdir, config, drawn = trained[name]
+        return workdir, config.copy_and_resolve_references(), drawn
 
     return run
 
 
-def last_line(workdir):
-    return json.loads((workdir / "evaluations.jsonl").read_text().splitlines()[-1])
+def distinct_programs():
+    """The configs, but for those that at :tiny differ from another in NUMBERS only."""
+    first = {}
+    for name in [*RUNS.values(), *CONFIGS]:
+        config = load(name)
+        with config.unlocked():
+            for key in NUMBERS:
+                group, _, last = key.rpartition(".")
+                node = config[group] if group else config
+                if last in node:
+                    del node[last]
+        first.setdefault(config.to_json(sort_keys=True), name)
+    names = {config_name: name for name, config_name in RUNS.items()}
+    return [names.get(name, name) for name in first.values()]
 
 
-@pytest.mark.parametrize("name, view", VIEWED)
-def test_view(name, view, workdir_of):
-    """A view is a PNG and an npz beside it, with a row an example, and on request an
-    animation of its columns; samples are pictures, with labels where there are any."""
-    workdir, config = workdir_of(name)
-    animation = view in ("traversal", "translations")
-    config.sample.update(view=view, num_images=4, batch_size=4, animation=animation)
-    if view == "arithmetic" and name == "dcgan":
-        config.sample.label = 3  # one class for all
+@pytest.mark.parametrize("name", [*distinct_programs(), "dcgan"])
+def test_tiny_trains_and_samples(name, run_of):
+    """Every config at :tiny trains for two steps and draws finite images."""
+    workdir, config, drawn = run_of(name)
+    run = runs.load(config, workdir, "last")
+    assert run.step == 2
+    for leaf in jax.tree.leaves(run.variables):
+        assert np.all(np.isfinite(leaf))
+    if not config.train.sample_every:
+        assert config.method == "classifier"  # it draws nothing
+        return
+    Image.open(workdir / "samples/00000002.png").verify()
+    ((outputs, fields),) = drawn
+    for key, array in outputs.items():
+        assert array.shape == (16, *fields[key].shape)
+        assert np.all(np.isfinite(array))
+
+
+@pytest.mark.parametrize("name, task", TASKS)
+def test_task(name, task, run_of):
+    """A task writes an npz file and a PNG, one row per example, and on request an
+    animation of its columns; samples are images, with labels where there are any."""
+    workdir, config, _ = run_of(name)
+    animation = task in ("traverse", "translate")
+    config.sample.update(task=task, num_images=4, batch_size=4, animation=animation)
     sample(config, workdir)
-    with np.load(workdir / f"{view}.npz", allow_pickle=False) as arrays:
+    with np.load(workdir / f"{task}.npz", allow_pickle=False) as arrays:
         arrays = dict(arrays)
-    shape = (4, COLUMNS[view], 8, 8, 1) if view in COLUMNS else (4, 8, 8, 1)
     if name == "points":
-        assert arrays["images"].shape == (4, 1, 1, 2)
-        assert arrays["images"].dtype == np.float32
+        assert set(arrays) == {"points"}
+        assert arrays["points"].shape == (4, 2)
+        assert arrays["points"].dtype == np.float32
+        Image.open(workdir / f"{task}.png").verify()
     else:
-        assert arrays["images"].shape == shape and arrays["images"].dtype == np.uint8
-        columns = shape[1] if view in COLUMNS else 2
-        rows = 4 if view in COLUMNS else 2
-        size = Image.open(workdir / f"{view}.png").size
-        assert size == (34 * columns, 34 * rows)
-    Image.open(workdir / f"{view}.png").verify()
-    if name == "dcgan" and view == "samples":
-        assert arrays["labels"].tolist() == [0, 1, 2, 3]  # dealt out in turn
-    else:
-        assert set(arrays) == {"images"}
-    assert (workdir / f"{view}.gif").exists() == animation
-    if animation:  # GIF drops a frame that is like the one before
-        frames = Image.open(workdir / f"{view}.gif").n_frames
-        assert 1 < frames <= COLUMNS[view]
+        rows = task in COLUMNS
+        labels = {"label"} if name == "dcgan" else set()
+        assert set(arrays) == {"rows" if rows else "image"} | labels - (
+            {"label"} if rows and "label" not in arrays else set()
+        )
+        images = arrays["rows" if rows else "image"]
+        shape = (4, COLUMNS[task], 8, 8, 1) if rows else (4, 8, 8, 1)
+        assert images.shape == shape and images.dtype == np.uint8
+        size = Image.open(workdir / f"{task}.png").size
+        assert size == ((34 * COLUMNS[task], 34 * 4) if rows else (68, 68))
+    if (name, task) == ("dcgan", "sample"):
+        assert arrays["label"].tolist() == [0, 1, 2, 3]  # in turn
+    assert (workdir / f"{task}.gif").exists() == animation
+    if animation:  # GIF drops a frame that equals the one before
+        frames = Image.open(workdir / f"{task}.gif").n_frames
+        assert 1 < frames <= COLUMNS[task]
 
 
-def test_every_view_and_measure_is_here():
-    """The tables above leave out no measure of any family, and no view."""
-    measured, viewed = {}, {view for _, view in VIEWED}
-    for name, (config_name, _) in RUNS.items():
-        method = methods.make(load(config_name))
-        here = {measure for x, measure in MEASURED if x == name}
-        measured.setdefault(type(method), set()).update(here)
-        assert set(method.views) <= viewed
-    for family, here in measured.items():
-        assert here == set(family.measures)
+@pytest.mark.parametrize("name, task", ARRAYS)
+def test_task_without_images(name, task, run_of):
+    """The outputs of a task without images are written as arrays, one row each."""
+    workdir, config, _ = run_of(name)
+    config.sample.update(task=task, num_images=4, batch_size=4)
+    sample(config, workdir)
+    with np.load(workdir / f"{task}.npz", allow_pickle=False) as arrays:
+        assert arrays and all(len(x) == 4 for x in arrays.values())
+    assert not (workdir / f"{task}.png").exists()
 
 
-@pytest.mark.parametrize("name, measure", MEASURED)
-def test_measure(name, measure, workdir_of):
-    """A record holds the figures that it promises, the score first and all finite, and
-    what they depend on; a classifier's name stands in those that it made."""
-    workdir, config = workdir_of(name)
-    config.eval.measure = measure
-    extractor = "classifier" in config.eval and name != "points" and measure != "elbo"
+def test_every_task_and_metric_is_tested():
+    """The tables above leave out no metric of any family, and no task."""
+    evaluated, tested = {}, {task for _, task in TASKS + ARRAYS}
+    for name, config_name in RUNS.items():
+        method = load(config_name).method
+        here = {metric for x, metric in EVALUATED if x == name}
+        evaluated.setdefault(method, set()).update(here)
+        assert methods.FAMILIES[method].tasks.keys() <= tested
+    for method, here in evaluated.items():
+        tasks = methods.FAMILIES[method].tasks.keys()
+        rows = evaluators.EVALUATORS.items()
+        own = {name for name, (needed, _) in rows if needed <= tasks}
+        # Any family that samples may be trained on grid25.
+        assert own - {"modes"} <= here | {"modes"} and here <= own
+
+
+@pytest.mark.parametrize("name, metric", EVALUATED)
+def test_metric(name, metric, run_of):
+    """A record holds its family's metrics, the score first and all finite, and the
+    settings they depend on; a metric of a classifier's features bears its name."""
+    workdir, config, _ = run_of(name)
+    config.eval.metric = metric
+    extractor = "classifier" in config.eval and name != "points" and metric != "elbo"
     if extractor:
-        classifier, _ = workdir_of("classifier")
+        classifier, _, _ = run_of("classifier")
         config.eval.classifier = str(classifier)
         if "classifier_b" in config.eval:
             config.eval.classifier_b = str(classifier)
     evaluate(config, workdir)
     record = last_line(workdir)
-    expected = FIGURES[measure]
-    if measure == "samples" and name == "points":
-        expected = ["FD of pixels", "FD of pixels, floor"]
+    expected = METRICS[metric]
     if name == "dcgan":
         expected = [*expected, "conditional_accuracy"]
     expected = [key.replace("NAME", "digits_classifier_tiny") for key in expected]
-    common = ["measure", "config", "step", "data", "parameters"]
+    common = ["metric", "config", "step", "data", "parameters"]
     assert list(record)[: 5 + len(expected)] == common + expected
-    described = [record[key] for key in ("measure", "config", "step")]
-    assert described == [measure, config.name, 2]
+    described = [record[key] for key in ("metric", "config", "step")]
+    assert described == [metric, config.name, 2]
     for key in expected:
         assert np.all(np.isfinite(record[key])), key
     if "histogram" in record:
         number = config.sample.num_images
         assert sum(record["histogram"]) <= number
-        assert measure == "modes" or sum(record["histogram"]) == number
-    if measure == "samples" and extractor:
+        assert metric == "modes" or sum(record["histogram"]) == number
+    if metric == "samples" and extractor:
         assert record["classifier"] == "digits_classifier_tiny"
         assert 0 <= record["accuracy_real"] <= 1
 
 
-def test_measures_during_training(tmp_path):
-    """With train.evaluate_every the figures of eval.metric are logged under the name
-    of the split, and the checkpoint with the least score can be asked for."""
+def test_metrics_during_training(tmp_path):
+    """With train.evaluate_every the metrics of eval.metric are logged with the name of
+    the split, and the checkpoint with the lowest score is "best"."""
     config = load("digits_autoencoder")
     config.train.update(num_steps=2, evaluate_every=1, sample_every=0)
     train(config, tmp_path)
@@ -196,14 +239,13 @@ def test_measures_during_training(tmp_path):
         if "test_squared_error" in line
     }
     assert set(scores) == {1, 2}
-    _, state = runs.load(config, tmp_path, "best")
-    assert state.step == min(scores, key=scores.get)
+    assert runs.load(config, tmp_path, "best").step == min(scores, key=scores.get)
 
 
-def test_no_classifier(workdir_of):
-    """A classifier that nobody has trained is missed with the command that trains it;
-    the run of another family is no classifier."""
-    workdir, config = workdir_of("gan")
+def test_no_classifier(run_of):
+    """The error about a missing classifier has the command that trains it; the run of
+    another family is refused."""
+    workdir, config, _ = run_of("gan")
     config.eval.classifier = "runs/nosuch_classifier"
     command = (
         r"--config=configs/nosuch_classifier.py .*--workdir=runs/nosuch_classifier"
@@ -211,61 +253,56 @@ def test_no_classifier(workdir_of):
     with pytest.raises(FileNotFoundError, match=f"Train it first: .*{command}"):
         evaluate(config, workdir)
     config.eval.classifier = str(workdir)
-    with pytest.raises(ValueError, match="is a gan, and no classifier"):
+    with pytest.raises(ValueError, match="is a gan, not a classifier"):
         evaluate(config, workdir)
 
 
-def test_classifier_of_another_shape(workdir_of, tmp_path):
-    """A classifier of pictures of another shape cannot extractor these."""
-    workdir, _ = workdir_of("classifier")
+def test_classifier_of_another_shape(run_of, tmp_path):
+    """A classifier of images of another shape is refused."""
+    workdir, _, _ = run_of("classifier")
     images = np.zeros((4, 16, 16, 1), np.uint8)
     np.savez(tmp_path / "x.npz", images=images, test_images=images)
     config = load("digits_gan", data__source=f"npz:{tmp_path}/x.npz")
     config.data.image_size = 16
     config.train.update(num_steps=2, evaluate_every=1, sample_every=0)
     config.eval.classifier = str(workdir)
-    with pytest.raises(ValueError, match=r"\(8, 8, 1\), and these have \(16, 16, 1\)"):
+    with pytest.raises(ValueError, match=r"\(8, 8, 1\), and these have shape \(16, 16, 1\)"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "gan", "cyclegan", "classifier"])
-def test_unknown_measure_of_a_family(name, workdir_of):
-    """The measure of another family is refused with those that this one has."""
-    workdir, config = workdir_of(name)
-    config.eval.measure = "bound"
-    known = ", ".join(methods.make(config).measures)
-    words = f"Unknown eval.metric 'bound' of a {config.method}. Known ones: {known}"
-    with pytest.raises(ValueError, match=words):
+def test_unknown_metric_of_a_family(name, run_of):
+    """The metric of another family is refused with those that this one has."""
+    workdir, config, _ = run_of(name)
+    config.eval.metric = "vlb"
+    here = {metric for x, metric in EVALUATED if x == name}
+    words = rf"Unknown eval.metric of a {config.method} 'vlb'. Known: (.*)\."
+    with pytest.raises(ValueError, match=words) as error:
         evaluate(config, workdir)
+    known = str(error.value).partition("Known: ")[2].rstrip(".").split(", ")
+    assert here <= set(known)
 
 
-def test_a_classifier_draws_nothing(workdir_of):
-    """What has no samples says so."""
-    workdir, config = workdir_of("classifier")
-    with pytest.raises(ValueError, match="classifier draws no pictures.*evaluate"):
+def test_unknown_task_of_a_family(run_of):
+    """A task that the family does not have is refused with those that it has."""
+    workdir, config, _ = run_of("classifier")
+    words = "Unknown task of a classifier model 'sample'. Known: classify."
+    with pytest.raises(ValueError, match=words):
         sample(config, workdir)
 
 
 @pytest.fixture
 def uncompiled():
-    """Nothing is compiled during the test, but for what makes a key."""
-    jax.random.key(0)
-    names = []
-
-    def listen(event, duration, fun_name="", **kwargs):
-        if event.endswith("backend_compile_duration"):
-            names.append(fun_name)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield
-    jax.monitoring.unregister_event_duration_listener(listen)
+    """Nothing is compiled during the test."""
+    with Compiled() as names:
+        yield
     assert not names
 
 
 @pytest.fixture
 def data(tmp_path):
-    """Sources that the tests below name: pictures of other sizes and with one class."""
+    """Sources that the tests below name: images of other sizes, of one class."""
     for size in (8, 9, 16):
         images = np.zeros((8, size, size, 1), np.uint8)
         np.savez(tmp_path / f"{size}.npz", images=images, test_images=images)
@@ -280,14 +317,14 @@ SPLITS = {"data.train_split": "train", "data.train_split_b": "train"}
 REFUSED = [
     # the data
     ("digits_cyclegan", {"data.source_b": "npz:16.npz"} | SPLITS, "16x16x1"),
-    ("digits_cyclegan", {"data.source_b": "folder:empty"} | SPLITS, "no pictures in"),
+    ("digits_cyclegan", {"data.source_b": "folder:empty"} | SPLITS, "no images in"),
     ("digits_cyclegan", {"data.source_b": "folder:nosuch"} | SPLITS, "no folder"),
     ("digits_cyclegan", {"data.train_split_b": "nosuch"}, "nosuch.*train_odd"),
-    ("digits_vae", {"data.source": "folder:empty"}, "no pictures in"),
+    ("digits_vae", {"data.source": "folder:empty"}, "no images in"),
     (
         "digits_dcgan",
         {"data.source": "npz:8.npz", "model.num_classes": 10},
-        "Every label of .*npz is 0.*nothing to tell apart",
+        "Every label of .*npz is 0.*nothing to learn",
     ),
     ("digits_gan", {"gan.critic_steps": 2}, "batch_size = 8.*8 devices in 2 parts"),
     ("digits_classifier", {"data.source": "npz:8.npz"}, "Every label of .* is 0"),
@@ -311,25 +348,25 @@ REFUSED = [
     (
         "fashion_mnist_vae",
         {"vae.likelihood": "gaussian"},
-        "binarize draws coins.*'gaussian'.*bernoulli",
+        "binarize draws pixels.*'gaussian'.*bernoulli",
     ),
     ("digits_vae", {"eval.num_importance": 0}, "eval.num_importance.*at least 1"),
     ("digits_autoencoder", {"autoencoder.noise_scale": 0.0}, "noise_scale.*above 0"),
     ("digits_autoencoder", {"model.num_latents": 0}, "model.num_latents.*at least 1"),
     (
         "digits_autoencoder",
-        {"model.num_latents": 1, "sample.view": "manifold"},
-        "manifold.*two latents.*traversal",
+        {"model.num_latents": 1, "sample.task": "manifold"},
+        "manifold.*two latents.*traverse",
     ),
     ("digits_gan", {"gan.loss": "nosuch"}, "nosuch.*minimax.*wasserstein"),
     ("digits_gan", {"gan.r1": -1.0}, "gan.r1.*-1"),
     ("digits_gan", {"sample.label": 3}, "sample.label = 3.*0 classes"),
-    ("digits_gan", {"sample.view": "reconstruction"}, "reconstruction.*samples"),
-    ("digits_gan", {"optim.decay_start": 2}, "both optim.decay_start and"),
+    ("digits_gan", {"sample.task": "reconstruct"}, "reconstruct.*Known: sample"),
+    ("digits_gan", {"optim.decay_start": 2}, "decay_start.*set both"),
     ("digits_dcgan", {"model.disc_norm": "nosuch"}, "nosuch.*batch, none"),
     ("digits_cyclegan", {"cyclegan.pool_size": -1}, "cyclegan.pool_size"),
     ("digits_cyclegan", {"cyclegan.loss": "nosuch"}, "nosuch.*least_squares"),
-    ("digits_cyclegan", {"sample.view": "samples"}, "samples.*translations"),
+    ("digits_cyclegan", {"sample.task": "sample"}, "sample.*Known: translate"),
     ("digits_classifier", {"model.num_classes": 1}, "num_classes"),
     ("digits_classifier", {"optim.ema_decay": 1.0}, "ema_decay"),
 ]
@@ -342,7 +379,7 @@ REFUSED = [
     ids=[f"{name}-{next(iter(changes))}" for name, changes, _ in REFUSED],
 )
 def test_refused_before_compilation(name, changes, words, data, monkeypatch):
-    """What cannot work is said in a sentence, and nothing is compiled or written."""
+    """What cannot work is refused in one sentence; nothing is compiled or written."""
     monkeypatch.chdir(data)
     config = load(name)
     config.update_from_flattened_dict(changes)
@@ -354,7 +391,7 @@ def test_refused_before_compilation(name, changes, words, data, monkeypatch):
 
 @pytest.mark.usefixtures("uncompiled")
 def test_penalty_with_batch_statistics(data):
-    """A penalty on each picture's gradient and batch statistics exclude each other."""
+    """A penalty on each image's gradient excludes batch statistics."""
     images = np.zeros((8, 16, 16, 1), np.uint8)
     np.savez(data / "many.npz", images=images)
     config = load("digits_dcgan", data__source=f"npz:{data}/many.npz")
@@ -367,7 +404,7 @@ def test_penalty_with_batch_statistics(data):
 
 @pytest.mark.usefixtures("uncompiled")
 def test_unet_that_cannot_halve(data):
-    """The other translator, pix2pix's U-Net, says which sizes it takes."""
+    """The error about a size that the U-Net of pix2pix cannot take says which it can."""
     config = load("digits_cyclegan")
     with config.unlocked():
         config.model = {

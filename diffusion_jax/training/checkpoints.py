@@ -201,12 +201,15 @@ class Checkpoints:
             )
         return result
 
-    def _restore(
-        self, template: Any, step: int, wanted: Callable[..., bool]
-    ) -> dict[str, Any]:
-        """Restores the arrays that are wanted, given the parts of their name."""
+    def _restore(self, template: Any, step: int, wanted: Callable[..., bool]) -> Any:
+        """Restores the arrays that are wanted, given the first parts of their name."""
         path = self.directory / str(step)
         metadata = self._manager.item_metadata(step)["state"]
+        checksums = self._manager.restore(
+            step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore())
+        )["checksums"]
+        if checksums.keys() != metadata.tree.keys():
+            raise OSError(f"{path}: arrays and checksums have different names")
         expected = _flatten(template)
         stored = {
             name if name in expected else _current_name(name): name
@@ -215,22 +218,21 @@ class Checkpoints:
         }
         _check_match({x: metadata.tree[stored[x]] for x in stored}, expected, path)
         item = {stored[name]: x for name, x in expected.items()}
-        found = self._manager.restore(
+        arrays = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeRestore(
                     item,
                     restore_args=ocp.checkpoint_utils.construct_restore_args(item),
                     partial_restore=True,
-                ),
-                checksums=ocp.args.JsonRestore(),
+                )
             ),
-        )
-        for name, x in found["state"].items():
+        )["state"]
+        for name, x in arrays.items():
             x = parallel.to_host(x) if isinstance(x, Array) else x
-            if found["checksums"].get(name) != _checksum(x):
+            if checksums[name] != _checksum(x):
                 raise OSError(f"{path}: the checksum of {name} is wrong")
-        leaves = [found["state"][name] for name in item]
+        leaves = [arrays[name] for name in item]
         return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
     def _latest(self, read: Callable[[int], T]) -> T | None:

@@ -125,9 +125,7 @@ def to_global(tree: PyTree) -> PyTree:
     if jax.process_count() == 1:
         return tree
     mesh = Mesh(jax.devices(), AXIS)
-    return multihost_utils.host_local_array_to_global_array(
-        tree, mesh, PartitionSpec()
-    )
+    return multihost_utils.host_local_array_to_global_array(tree, mesh, PartitionSpec())
 
 
 def to_host(x: Array) -> np.ndarray:

@@ -19,7 +19,7 @@ STDS = (1e-4, 0.003, 0.0074, 0.05, 0.14, 1.0, 30.0, 1e4)
 
 
 def reference(mean, std):
-    """The bins of equation 13 in float64, from sigmoid differences in the lower tail."""
+    """The bins of equation 13 in float64, as sigmoid differences in the lower tail."""
 
     def cdf(z):
         z = np.clip(z, -1e3, 1e3)
@@ -148,7 +148,7 @@ def test_likelihood_in_double_precision(mean, std):
 
 @pytest.mark.usefixtures("x64")
 def test_published_bits():
-    """The decoder's bits at t = 1 for a perfect mean, inside the range and at its ends."""
+    """The decoder's bits at t = 1 for a perfect mean, in the range and at its ends."""
     x = np.array([-1.0, LEVELS[77], LEVELS[128], 1.0])
     log_variance = jnp.asarray(2 * np.log(0.007384570171))
     bits = -gaussians.discretized_log_likelihood(x, x, log_variance) / np.log(2)

@@ -96,7 +96,7 @@ def test_cosine_is_a_cosine():
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
 @pytest.mark.parametrize("num_timesteps", LENGTHS)
 def test_log_snr(name, num_timesteps):
-    """exp(logsnr_t) = alpha_bar_t / (1 - alpha_bar_t), decreasing from +inf at t = 0."""
+    """exp(logsnr_t) = alpha_bar_t / (1 - alpha_bar_t), falling from +inf at t = 0."""
     betas = schedules.SCHEDULES[name](num_timesteps)
     schedule = schedules.make(name, num_timesteps)
     logsnr = np.asarray(schedule(np.arange(num_timesteps + 1)))
@@ -144,7 +144,7 @@ def test_noise_in_single_precision(name):
 )
 @hypothesis.settings(max_examples=50, deadline=None)
 def test_any_table(betas, pure_noise):
-    """Any table in range has decreasing log-SNR, infinite at 0 and for a last beta 1."""
+    """Any table in range has falling log-SNR, infinite at 0 and for a last beta 1."""
     table = np.array(betas + [1.0] if pure_noise else betas)
     logsnr = np.asarray(schedules.from_betas(table)(np.arange(len(table) + 1)))
     assert np.all(np.diff(logsnr) < 0)

@@ -1,7 +1,7 @@
-"""What the tests compare with: textbook tables and data whose answers are known.
+"""References for the tests: textbook tables, and data with exact solutions.
 
-Written from the papers in their own indices (0..T-1, with `_prev` tables), in float64
-NumPy, and independently of the package.
+Written from the papers with their indices (0..T-1, with `_prev` tables), in float64
+NumPy, independently of the package.
 """
 
 import math
@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
 
 def table(betas: np.ndarray) -> Table:
-    """The coefficients of the chain by the formulas of the paper."""
+    """The coefficients of the chain by the paper's formulas."""
     alphas = 1.0 - betas
     alpha_bar = np.cumprod(alphas)
     alpha_bar_prev = np.append(1.0, alpha_bar[:-1])
@@ -39,17 +39,17 @@ def table(betas: np.ndarray) -> Table:
 
 
 def linear_table(num_timesteps: int = 1000) -> Table:
-    """The linear schedule of the paper, betas 1e-4 to 0.02."""
+    """The paper's linear schedule, betas 1e-4 to 0.02."""
     return table(np.linspace(1e-4, 0.02, num_timesteps))
 
 
 class Gaussian(NamedTuple):
-    """Data N(mean, std^2 I): all that a network could learn is known.
+    """Data N(mean, std^2 I), for which the optimal network is known.
 
     Attributes:
-      mean: [], or of one example's shape.
-      std: the standard deviation of every entry.
-      betas: the table of the chain, [T].
+      mean: [], or one example's shape.
+      std: the standard deviation of each entry.
+      betas: the chain's table, [T].
     """
 
     mean: np.ndarray
@@ -63,7 +63,7 @@ class Gaussian(NamedTuple):
         return self.mean + gain * (x_t - jnp.sqrt(alpha_bar) * self.mean)
 
     def network(self, prediction):
-        """The perfect network of that prediction: (x_t, t in 0..T-1) -> [B, ...]."""
+        """The optimal network of a prediction: (x_t, t in 0..T-1) -> [B, ...]."""
         tables = table(self.betas)
 
         def output(x_t, t):
@@ -74,7 +74,7 @@ class Gaussian(NamedTuple):
             alpha_bar = at(tables.alpha_bar)
             sigma = jnp.sqrt(at(1 - tables.alpha_bar))
             c_skip, c_out, c_in = preconditioning(sigma / jnp.sqrt(alpha_bar))
-            if prediction == "edm":  # given c_in times the data with noise
+            if prediction == "edm":  # receives c_in times the noisy data
                 x_t = jnp.sqrt(alpha_bar) * x_t / c_in
             x_0 = self.x_0(x_t, alpha_bar)
             eps = (x_t - jnp.sqrt(alpha_bar) * x_0) / sigma
@@ -90,24 +90,24 @@ class Gaussian(NamedTuple):
         return output
 
     def denoise(self, x_t, t):
-        """The perfect denoiser: (x_t, t in 1..T) -> x_0."""
+        """The optimal denoiser: (x_t, t in 1..T) -> x_0."""
         return self.network("x0")(x_t, jnp.broadcast_to(t - 1, x_t.shape[:1]))
 
     def ode_map(self, x_T):
-        """Where the probability-flow ODE takes x_T from time T to clean data."""
+        """The probability-flow ODE's map of x_T at time T to clean data."""
         alpha_bar = table(self.betas).alpha_bar[-1]
         spread = np.sqrt(alpha_bar * self.std**2 + 1 - alpha_bar)
         return self.mean + self.std * (x_T - np.sqrt(alpha_bar) * self.mean) / spread
 
 
 class Mixture(NamedTuple):
-    """Data from K normals with full covariances, all of it known at every noise level.
+    """A mixture of K normals with full covariances, exact at every noise level.
 
     Attributes:
-      weights: [K], their sum 1.
+      weights: [K], sum 1.
       means: [K, D].
-      axes: [K, D, D], the covariances' unit eigenvectors, in columns.
-      variances: [K, D], along them.
+      axes: [K, D, D], the covariances' unit eigenvectors, as columns.
+      variances: [K, D], the eigenvalues.
     """
 
     weights: np.ndarray
@@ -117,12 +117,12 @@ class Mixture(NamedTuple):
 
     @classmethod
     def make(cls, weights, means, covariances):
-        """Out of weights [K], means [K, D] and covariances [K, D, D]."""
+        """From weights [K], means [K, D] and covariances [K, D, D]."""
         variances, axes = np.linalg.eigh(covariances)
         return cls(np.asarray(weights), np.asarray(means), axes, variances)
 
     def x_0(self, x_t, alpha_bar):
-        """E[x_0 | x_t [B, D]], alpha_bar []: means of normals, by responsibility."""
+        """E[x_0 | x_t [B, D]], alpha_bar []: posterior means by responsibility."""
         alpha = jnp.sqrt(alpha_bar)
         away = x_t[:, None] - alpha * self.means[None]
         along = jnp.einsum("bkd,kde->bke", away, self.axes)
@@ -134,10 +134,10 @@ class Mixture(NamedTuple):
         return jnp.einsum("bk,bkd->bd", share, each)
 
     def ode_map(self, x, l_t, l_s):
-        """Where the probability-flow ODE takes x [B, 1] from one log-SNR to another.
+        """The probability-flow ODE's map of x [B, 1] from one log-SNR to another.
 
-        In one dimension it keeps order and carries density, so every point stays the
-        same quantile: F_s(x_s) = F_t(x_t), solved by halving an interval.
+        In one dimension it preserves order and mass, so every point keeps its quantile:
+        F_s(x_s) = F_t(x_t), solved by bisection.
         """
         erf = np.vectorize(math.erf)
 
@@ -156,9 +156,9 @@ class Mixture(NamedTuple):
 
 
 def prediction_of(name, x_t, x_0, bar_s, bar_t):
-    """What a network of that prediction says where x_0 is known; s is t - 1.
+    """The output of a network of that prediction that predicts x_0; s is t - 1.
 
-    The shares of the signal, bar_s and bar_t, broadcast against x_t.
+    alpha_bar at s and t, bar_s and bar_t, broadcast against x_t.
     """
     alpha, sigma = jnp.sqrt(bar_t), jnp.sqrt(1 - bar_t)
     eps, beta = (x_t - alpha * x_0) / sigma, 1 - bar_t / bar_s
@@ -183,5 +183,5 @@ def preconditioning(level, data=0.5):
 
 
 def keys(n: int, seed: int = 0) -> jax.Array:
-    """One key an example."""
+    """One key per example."""
     return jax.random.split(jax.random.key(seed), n)

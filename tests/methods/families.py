@@ -4,6 +4,7 @@ import functools
 import pathlib
 import runpy
 
+import jax
 import numpy as np
 
 from diffusion_jax import methods
@@ -37,6 +38,7 @@ def fields_of(config):
     return {f"{name}_{x}": field for name, field in fields.items() for x in "ab"}
 
 
+@functools.cache
 def make(name, **values):
     """The method of such a config."""
     config = config_of(name, **values)
@@ -46,6 +48,12 @@ def make(name, **values):
 def task_of(name, method, task, **options):
     """A task of a method, with the options of the config NAME:tiny and these."""
     return methods.make_task(config_of(name), method, task, **options)
+
+
+@functools.cache
+def compiled(name, method, task, **options):
+    """Such a task as a compiled function."""
+    return jax.jit(task_of(name, method, task, **options).run)
 
 
 def images(n, size=8, seed=1):

@@ -1,27 +1,26 @@
-"""Laws of what can be seen of a diffusion model beside samples, and of its density."""
+"""Laws of a diffusion model's tasks other than sampling, and of its likelihood."""
 
 import dataclasses
-import pathlib
-import runpy
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import config_of, fields_of, images
 
 from diffusion_jax import methods
-from diffusion_jax.data import sources, transforms
-from diffusion_jax.methods.ddpm import tasks
+from diffusion_jax.diffusion import ode_likelihood
+from diffusion_jax.training.state import Variables
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 KEY = jax.random.key(5)
+NONE = Variables({"net": {}}, {})
 COLUMNS = {
-    "reconstruction": 3,
-    "interpolation": 9,
+    "reconstruct": 3,
+    "interpolate": 9,
     "slerp": 9,
-    "inpainting": 6,
-    "image_to_image": 5,
+    "inpaint": 6,
+    "img2img": 5,
 }
 
 
@@ -31,108 +30,117 @@ class Shrink:
     def __init__(self, share=0.3):
         self.share = share
 
-    def apply(self, variables, x, t, label=None):
-        x = x[..., :1]  # self-conditioning shows more channels
-        moved = 0 if label is None else 0.1 * label.reshape(-1, 1, 1, 1)
-        return self.share * x + moved
+    def apply(self, variables, x, t, cond):
+        moved = 0.1 * cond["label"].reshape(-1, 1, 1, 1) if cond else 0
+        return self.share * x[..., :1] + moved  # of x_t, without self_cond
 
 
-def make_method(share=0.3, **values):
-    """The digits' smoke run with 40 times; keys of values are GROUP__NAME."""
-    config = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"]("tiny")
-    config.diffusion.update(num_timesteps=40, schedule="linear", prediction="v")
-    config.sample.num_steps = 20
-    for name, value in values.items():
-        group, key = name.split("__")
-        config[group][key] = value
-    return dataclasses.replace(methods.make(config), network=Shrink(share))
+def digits_config(**values):
+    """The config digits:tiny with 40 timesteps; keys of values are GROUP__NAME."""
+    defaults = {
+        "diffusion__num_timesteps": 40,
+        "diffusion__schedule": "linear",
+        "sample__num_steps": 20,
+    }
+    return config_of("digits", **defaults | values)
+
+
+def make_task(name, network=None, **values):
+    """A task of the network, by default `Shrink`."""
+    config = digits_config(**values)
+    method = methods.make(config, fields_of(config))
+    method = dataclasses.replace(method, network=network or Shrink())
+    return methods.make_task(config, method, name)
 
 
 def batch_of(n=3):
-    """Digits and their partners."""
-    source = sources.make("digits", "test", 8, 1, None)
-    batch = sources.read(source, np.arange(2 * n))
-    images = transforms.to_float(batch["image"])
+    """Images and their partners, with labels."""
     return {
         "index": np.arange(n, dtype=np.int32),
-        "image": images[:n],
-        "label": batch["label"][:n],
-        "partner_image": images[n:],
-        "partner_label": batch["label"][n:],
+        "image": images(n, seed=1),
+        "label": np.arange(n, dtype=np.int32),
+        "partner_image": images(n, seed=2),
+        "partner_label": np.arange(n, dtype=np.int32)[::-1],
     }
 
 
-def rows_of(name, method, batch):
-    """The view's rows."""
-    view = jax.jit(lambda batch: method.views[name]({"net": {}}, {}, batch, KEY))
-    return np.asarray(view(batch))
+def run(task, *batches):
+    """The task's rows for each batch, compiled once."""
+    compiled = jax.jit(lambda batch: task.run(NONE, batch, KEY))
+    batches = [{name: x[name] for name in ("index", *task.inputs)} for x in batches]
+    return [np.asarray(compiled(batch)["rows"]) for batch in batches]
 
 
-@pytest.mark.parametrize("name", tasks.VIEWS)
+@pytest.mark.parametrize("name", COLUMNS)
 def test_rows(name):
     """A row begins with its example, ends with its partner where there is one, and does
-    not depend on the examples beside it."""
-    method, batch = make_method(sample__sampler="ancestral"), batch_of()
-    rows = rows_of(name, method, batch)
+    not depend on the examples next to it."""
+    order, batch = np.array([2, 0, 0]), batch_of()
+    task = make_task(name, sample__sampler="ancestral", sample__num_steps=8)
+    rows, again = run(task, batch, jax.tree.map(lambda x: x[order], batch))
+    assert task.outputs["rows"].shape == rows.shape[1:]
+    assert task.outputs["rows"].axes == ("column",)
     chex.assert_shape(rows, (3, COLUMNS[name], 8, 8, 1))
     chex.assert_tree_all_finite(rows)
     np.testing.assert_array_equal(rows[:, 0], batch["image"])
-    if name in ("interpolation", "slerp"):
+    if name in ("interpolate", "slerp"):
         np.testing.assert_array_equal(rows[:, -1], batch["partner_image"])
-    if name == "inpainting":
+    if name == "inpaint":
         kept = np.broadcast_to(batch["image"][:, None, :, :4], rows[:, :, :, :4].shape)
         np.testing.assert_array_equal(rows[:, :, :, :4], kept)
-    if name in ("inpainting", "image_to_image"):  # its last four are draws
+    if name in ("inpaint", "img2img"):  # the last four are samples
         assert np.abs(rows[:, -1] - rows[:, -2]).max() > 1e-3
-    order = np.array([2, 0, 0])
-    again = rows_of(name, method, jax.tree.map(lambda x: x[order], batch))
     np.testing.assert_allclose(again, rows[order], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["reconstruction", "slerp"])
-def test_codes_come_back(name):
-    """The ends of an arc between codes, and a code itself, decode to their pictures; a
-    network that says v = 0 has a straight ODE, which is solved exactly."""
+@pytest.mark.parametrize("name", ["reconstruct", "slerp"])
+def test_encoding_is_inverted(name):
+    """The ends of an arc between two x_T, and one x_T itself, decode to their images; a
+    network with v = 0 has a straight ODE, which is solved exactly."""
     batch = batch_of()
-    rows = rows_of(name, make_method(share=0.0), batch)
-    place = {"reconstruction": 2, "slerp": 1}[name]
-    np.testing.assert_allclose(rows[:, place], batch["image"], atol=0.02)
+    (rows,) = run(make_task(name, Shrink(0.0)), batch)
+    column = {"reconstruct": 2, "slerp": 1}[name]
+    np.testing.assert_allclose(rows[:, column], batch["image"], atol=0.02)
     if name == "slerp":
         np.testing.assert_allclose(rows[:, -2], batch["partner_image"], atol=0.02)
 
 
-def test_labels_and_last_predictions():
-    """Classes and self-conditioning are served: the own label moves the picture, and in
-    a mixture the label of the nearer end does."""
-    options = {"model__num_classes": 10, "diffusion__self_condition": True}
-    method, batch = make_method(**options), batch_of()
-    one = rows_of("interpolation", method, batch | {"label": np.zeros(3, np.int32)})
-    two = rows_of("interpolation", method, batch | {"label": np.full(3, 9, np.int32)})
+def test_labels_and_self_conditioning():
+    """Classes and self-conditioning are supported: an example's own label changes its
+    image, and in a mixture the label of the nearer end does."""
+    values = {"model__num_classes": 10, "diffusion__self_condition": True}
+    batch = batch_of()
+    one, two = run(
+        make_task("interpolate", **values),
+        batch | {"label": np.zeros(3, np.int32)},
+        batch | {"label": np.full(3, 9, np.int32)},
+    )
     moved = np.abs(one - two).max(axis=(0, 2, 3, 4))
     assert np.all(moved[1:5] > 1e-3) and np.all(moved[5:] == 0)
-    chex.assert_tree_all_finite(rows_of("slerp", method, batch))
+    chex.assert_tree_all_finite(run(make_task("slerp", **values), batch))
 
 
 @pytest.mark.parametrize("num_probes", [0, 2])
-def test_density_of_a_network_without_hope(monkeypatch, num_probes):
-    """A network that always says x_0 = 0: its flow is x_T = x_1 sigma_T / sigma_1, so
-    that x_1 / alpha_1 is normal with std sigma_1 / (sigma_T alpha_1), in closed form.
+def test_likelihood_of_a_network_without_signal(monkeypatch, num_probes):
+    """A network that always predicts x_0 = 0: its ODE is x_T = x_1 sigma_T / sigma_1,
+    so that x_1 / alpha_1 is normal with std sigma_1 / (sigma_T alpha_1), in closed
+    form.
 
     With x_0 of a few hundredths, and 200 steps of Heun's rule over log-SNR.
     """
     monkeypatch.setattr(ode_likelihood, "dequantize", lambda keys, x: x)
-    method = make_method(
-        share=0.0,
+    task = make_task(
+        "log_likelihood",
+        Shrink(0.0),
         diffusion__num_timesteps=200,
         diffusion__prediction="x0",
         sample__num_steps=200,
         sample__spacing="logsnr",
         eval__num_probes=num_probes,
     )
-    batch = batch_of()
-    batch["image"] = 0.02 * batch["image"]
-    run = jax.jit(lambda b: method.log_likelihood({"net": {}}, {}, b, KEY))
-    nats = run({"index": batch["index"], "image": batch["image"]})
+    assert task.inputs == ("image",)
+    batch = {"index": np.arange(3, dtype=np.int32), "image": 0.02 * images(3)}
+    nats = jax.jit(lambda b: task.run(NONE, b, KEY)["log_likelihood"])(batch)
     alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 200))
     first, last = alpha_bar[0], alpha_bar[-1]
     variance = (1 - first) / (1 - last) / first
@@ -141,44 +149,40 @@ def test_density_of_a_network_without_hope(monkeypatch, num_probes):
     np.testing.assert_allclose(nats, expected, rtol=1e-3)
 
 
-def test_pure_noise_has_no_density():
-    """A schedule that ends in pure noise is refused in words, before compilation."""
-    method = make_method(diffusion__schedule="jsd")
+def test_pure_noise_has_no_likelihood():
+    """A schedule that ends in pure noise is refused when the task is made."""
     with pytest.raises(ValueError, match="no signal at time T"):
-        method.log_likelihood({"net": {}}, {}, batch_of(), KEY)
+        make_task("log_likelihood", diffusion__schedule="jsd")
 
 
 @pytest.mark.parametrize(
-    "values, words",
+    "task, values, words",
     [
-        ({"view": "nosuch"}, "nosuch.*samples, reconstruction, interpolation"),
-        ({"start": 0.0}, r"start.*\(0, 1\]"),
-        ({"start": 1.5}, r"start.*\(0, 1\]"),
-        ({"num_resamplings": 0}, "num_resamplings.*at least 1"),
-        ({"view": "image_to_image", "start": 0.01}, "sample.start = 0.01.*num_steps"),
+        ("nosuch", {}, "task of a ddpm model 'nosuch'.*sample, reconstruct"),
+        ("interpolate", {"sample__strength": 0.0}, r"strength.*\(0, 1\]"),
+        ("img2img", {"sample__strength": 1.5}, r"strength.*\(0, 1\]"),
+        ("inpaint", {"sample__num_resamplings": 0}, "num_resamplings.*at least 1"),
+        ("img2img", {"sample__strength": 0.01}, "sample.strength = 0.01.*num_steps"),
+        ("log_likelihood", {"eval__num_probes": -1}, "num_probes.*at least 0"),
     ],
     ids=str,
 )
-def test_refusals(values, words):
-    """Unknown views and impossible values are refused when the method is made."""
+def test_refusals(task, values, words):
+    """Unknown tasks and invalid options are refused when the task is made."""
     with pytest.raises(ValueError, match=words):
-        make_method(**{f"sample__{key}": value for key, value in values.items()})
-    with pytest.raises(ValueError, match="num_probes"):
-        make_method(eval__num_probes=-1)
+        make_task(task, **values)
 
 
-def test_start_of_a_walk():
-    """A walk from the middle visits the knots that are left, and none above."""
+def test_sampling_starts_at_strength():
+    """Sampling from the middle visits the timesteps that are left, and none above."""
     seen = []
 
-    class Spy(Shrink):
-        def apply(self, variables, x, t, label=None):
+    class Spy:
+        def apply(self, variables, x, t, cond):
             jax.debug.callback(lambda t: seen.append(int(t[0]) + 1), t)
             return jnp.zeros_like(x)
 
-    method = dataclasses.replace(
-        make_method(sample__start=0.5, sample__spacing="trailing"), network=Spy()
-    )
-    rows_of("interpolation", method, batch_of(1))
+    values = {"sample__strength": 0.5, "sample__spacing": "trailing"}
+    run(make_task("interpolate", Spy(), **values), batch_of(1))
     jax.effects_barrier()
     assert set(seen) == set(range(2, 21, 2))

@@ -7,12 +7,21 @@ import pytest
 
 from diffusion_jax.models.classifier import ConvClassifier
 
+NET = ConvClassifier(num_classes=3, channels=(4,), num_features=5)
 
-def example(net: ConvClassifier, batch: int) -> tuple:
-    """Fresh variables, and random 8x8 images."""
-    x = np.random.default_rng(0).standard_normal((batch, 8, 8, 1)).astype(np.float32)
+
+@jax.jit
+def apply(variables, x):
+    """Features and logits."""
+    return NET.apply(variables, x, method="features"), NET.apply(variables, x)
+
+
+@pytest.fixture(scope="module")
+def example() -> tuple:
+    """Fresh variables, and six random 8x8 images."""
+    x = np.random.default_rng(0).standard_normal((6, 8, 8, 1)).astype(np.float32)
     key = jax.random.key(0, impl="rbg")  # quicker to compile than threefry
-    return jax.jit(net.init)(key, x), x
+    return jax.jit(NET.init)(key, x), x
 
 
 @pytest.mark.parametrize(
@@ -34,21 +43,19 @@ def test_number_of_parameters_and_shapes(size, channels, expected):
     assert features.shape == (3, 64)
 
 
-def test_logits_are_affine_in_the_features():
+def test_logits_are_affine_in_the_features(example):
     """Features are nonnegative, and the logits are an affine map of them."""
-    net = ConvClassifier(num_classes=3, channels=(4,), num_features=5)
-    variables, x = example(net, 6)
-    features = np.asarray(net.apply(variables, x, method="features"))
+    features, logits = map(np.asarray, apply(*example))
     assert features.min() == 0 < features.max()
-    out = variables["params"]["out"]
+    out = example[0]["params"]["out"]
     expected = features @ np.asarray(out["kernel"]) + np.asarray(out["bias"])
-    np.testing.assert_allclose(net.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_examples_do_not_see_each_other():
-    """The first of three images has the same logits as in a batch of its own."""
-    net = ConvClassifier(num_classes=3, channels=(4,))
-    variables, x = example(net, 3)
-    np.testing.assert_allclose(
-        net.apply(variables, x)[:1], net.apply(variables, x[:1]), rtol=1e-5, atol=1e-6
-    )
+def test_examples_do_not_see_each_other(example):
+    """An image's features and logits do not depend on the rest of the batch."""
+    variables, x = example
+    others = np.concatenate([x[:1], 3.0 - x[1:]])
+    for ours, alone in zip(apply(variables, x), apply(variables, others)):
+        np.testing.assert_allclose(ours[0], alone[0], rtol=1e-5, atol=1e-6)
+        assert np.any(ours[1:] != alone[1:])

@@ -48,11 +48,12 @@ def reference(pool, size, images, coins, places):
     return returned
 
 
-@hypothesis.given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 1000))
-@hypothesis.settings(max_examples=5, deadline=None)
-def test_it_is_the_published_algorithm(size, n, seed):
+@hypothesis.given(st.sampled_from([(1, 3), (3, 2)]), st.integers(0, 1000))
+@hypothesis.settings(max_examples=6, deadline=None)
+def test_it_is_the_published_algorithm(size_and_n, seed):
     """Over several batches the pool returns and keeps what the list does, with the same
     coins; every returned image was put in before."""
+    size, n = size_and_n
     pool, listed, put_in = image_pool.empty(size, (1, 2, 1)), [], set()
     for batch in range(4):
         images, keys = numbered(1 + batch * n, n), keys_of(seed + batch, n)
