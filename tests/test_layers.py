@@ -43,7 +43,7 @@ OUTSIDE = {
     "models": MATHEMATICS | {"flax"},
     "methods": MATHEMATICS | {"flax", "optax", "ml_collections"},
     "data": {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets"},
-    "training": MATHEMATICS | {"optax", "orbax", "flax", "tensorboardX"},
+    "training": MATHEMATICS | {"optax", "orbax", "flax", "tensorboard"},
     "metrics": {"numpy"},
     "outputs": {"numpy", "PIL", "matplotlib"},
     "configs": {"ml_collections"},
@@ -51,7 +51,7 @@ OUTSIDE = {
     **dict.fromkeys("main train sample evaluate evaluators inference runs".split(), FLAGS),
 }
 # Slow to import and needed by few: inside the function that needs them.
-LAZY = {"sklearn", "tensorflow_datasets", "tensorboardX", "matplotlib"}
+LAZY = {"sklearn", "tensorflow_datasets", "tensorboard", "matplotlib"}
 PLACEMENT = set(
     "pmap shard_map Mesh mesh make_mesh NamedSharding PartitionSpec pmean psum pmax "
     "all_gather devices local_devices device_count local_device_count device_put "

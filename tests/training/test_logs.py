@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 import pytest
-from tensorboardX import crc32c
-from tensorboardX.proto import event_pb2
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto import event_pb2
 
 from diffusion_jax.training import logs, tensorboard
 
@@ -18,26 +18,14 @@ def lines_of(workdir):
 
 
 def events_in(workdir):
-    """All events in TensorBoard's files, parsed by tensorboardX.
-
-    A record is: length u64, its checksum u32, the bytes, their checksum u32.
-    """
-    found = []
-    for path in (workdir / "tensorboard").glob("events.out.tfevents.*"):
-        data = path.read_bytes()
-        while data:
-            size = int.from_bytes(data[:8], "little")
-            for content, at in ((data[:8], 8), (data[12 : 12 + size], 12 + size)):
-                checksum = int.from_bytes(data[at : at + 4], "little")
-                assert checksum == masked(crc32c.crc32c(content))
-            found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
-            data = data[16 + size :]
-    return found
-
-
-def masked(crc):
-    """TensorFlow's masked checksum: rotated right by 15 bits plus a constant."""
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
+    """All events in TensorBoard's files, as its own reader finds them."""
+    paths = (workdir / "tensorboard").glob("events.out.tfevents.*")
+    loaders = [RawEventFileLoader(str(path)) for path in paths]
+    return [
+        event_pb2.Event.FromString(record)
+        for loader in loaders
+        for record in loader.Load()
+    ]
 
 
 def scalars_in(workdir):
