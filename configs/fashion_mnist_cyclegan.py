@@ -7,8 +7,8 @@ r"""CycleGAN between Fashion-MNIST and its negatives.
     python -m diffusion_jax.main --config=configs/fashion_mnist_cyclegan.py
 
 Zhu et al. 2017, arXiv:1703.10593, scaled down. There is no identity term, because it
-would penalise inversion, and the cycle's weight is half the paper's: with 10 or more,
-the cycle can settle on the identity before the discriminators object.
+would penalise inversion. The cycle's weight is half the paper's: with a large one, the
+generators can settle on the identity before the discriminators object.
 Data: apt-get install dataset-fashion-mnist, or point data.source at any folder with
 files in MNIST's format: --config.data.source=idx:PATH.
 Result: not measured.

@@ -1,64 +1,161 @@
-"""A run's folder: configs of older versions, and the splits of two domains."""
+"""A run's folder: older versions' configs, splits of two domains, copied groups."""
 
+import functools
 import json
-import pathlib
-import runpy
+import logging
 
+import jax
 import numpy as np
 import pytest
+from smoke import CONFIGS, load
 
-from diffusion_jax import runs
+from diffusion_jax import main, methods, runs
 from diffusion_jax.train import train
+from diffusion_jax.training import state as states
+from diffusion_jax.training.checkpoints import Checkpoints
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+# One config for each old key: a name of the config, and a value of that key.
+OLD_KEYS = {
+    "diffusion.zero_snr": ("digits", True),
+    "diffusion.time_draw": ("digits", "antithetic"),
+    "diffusion.label_dropout": ("digits", 0.25),
+    "optim.decay_steps": ("digits", 7),
+    "sample.clip": ("digits", "dynamic"),
+    "sample.view": ("digits", "slerp"),
+    "sample.film": ("digits", True),
+    "sample.start": ("digits", 0.75),
+    "sample.concepts": ("digits_dcgan", (1, 2)),
+    "eval.measure": ("digits", "samples"),
+}
+RENAMED = {old: new for old, new in runs.RENAMED_KEYS.items() if new}
+OLD_VALUES = [
+    (key, old, new)
+    for key, names in runs.RENAMED_VALUES.items()
+    for old, new in names.items()
+]
 
 
-def load(name, **changes):
-    """The smoke run of configs/NAME.py, with GROUP__KEY=value set."""
-    config = runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"]("tiny")
-    for key, value in changes.items():
-        config.update_from_flattened_dict({key.replace("__", "."): value})
-    return config
+def value(config, key):
+    return functools.reduce(lambda node, part: node[part], key.split("."), config)
 
 
-def forget(workdir, *keys):
-    """Takes keys out of config.json, as if it were written before they were."""
+def set_stored(workdir, key, *new):
+    """Takes a key out of config.json, or sets it, as an older version wrote it."""
     path = workdir / runs.CONFIG
     stored = json.loads(path.read_text())
-    for key in keys:
-        group, name = key.split(".")
-        del stored[group][name]
+    *groups, name = key.split(".")
+    node = value(stored, ".".join(groups)) if groups else stored
+    node.pop(name, None)
+    if new:
+        (node[name],) = new
     path.write_text(json.dumps(stored))
 
 
+def store(config, workdir):
+    runs.write_config(config, runs.stored_fields(config, workdir), workdir)
+
+
 def test_older_configs_are_completed(tmp_path):
-    """What the run's config lacks is that of the config file; what it has stays."""
-    config = load("digits", sample__num_images=7)
-    runs.write_config(config, tmp_path)
-    forget(tmp_path, "eval.classifier", "sample.animation", "diffusion.self_condition")
+    """A key that the stored config lacks has the config file's value; others stay."""
+    store(load("digits", sample__num_images=7), tmp_path)
+    for key in ("eval.classifier", "sample.animation", "diffusion.self_condition"):
+        set_stored(tmp_path, key)
     now = load("digits", sample__num_images=3, eval__classifier="somewhere")
     found = runs.read_config(tmp_path, now, {})
     assert found.eval.classifier == "somewhere" and found.sample.animation is False
     assert found.diffusion.self_condition is False
     assert found.sample.num_images == 7
-    runs.write_config(now, tmp_path)  # and training goes on
-    assert (
-        json.loads((tmp_path / runs.CONFIG).read_text())["sample"]["animation"] is False
-    )
+    store(now, tmp_path)  # and training goes on
+    stored = json.loads((tmp_path / runs.CONFIG).read_text())
+    assert stored["sample"]["animation"] is False
 
 
 def test_completed_configs_still_refuse(tmp_path):
-    """A value that belongs to the weights is compared as before."""
-    config = load("digits")
-    runs.write_config(config, tmp_path)
-    forget(tmp_path, "diffusion.self_condition")
+    """A value that the weights depend on is compared as before."""
+    store(load("digits"), tmp_path)
+    set_stored(tmp_path, "diffusion.self_condition")
     with pytest.raises(ValueError, match="diffusion was"):
-        runs.write_config(load("digits", diffusion__prediction="eps"), tmp_path)
+        store(load("digits", diffusion__prediction="eps"), tmp_path)
+
+
+def test_every_old_key_is_tested():
+    """The table above has every renamed key."""
+    assert OLD_KEYS.keys() == runs.RENAMED_KEYS.keys()
+
+
+@pytest.mark.parametrize("key", OLD_KEYS)
+def test_old_keys_of_stored_configs(key, tmp_path):
+    """A stored config with an older version's key is read by its new name."""
+    name, old_value = OLD_KEYS[key]
+    config, new = load(name), runs.RENAMED_KEYS[key]
+    store(config, tmp_path)
+    if new:
+        set_stored(tmp_path, new)
+    set_stored(tmp_path, key, old_value)
+    found = runs.read_config(tmp_path, config, {})
+    old_group, old_name = key.split(".")
+    assert old_name not in found[old_group]
+    if new:
+        assert value(found, new) == old_value
+        config.update_from_flattened_dict({new: old_value})
+    store(config, tmp_path)  # and training goes on
+
+
+@pytest.mark.parametrize("key, old, new", OLD_VALUES)
+def test_old_values_of_stored_configs(key, old, new, tmp_path):
+    """A stored config with an older version's value is read with its new name."""
+    config = load("digits")
+    store(config, tmp_path)
+    is_swept = key.startswith("eval.sweep.")
+    set_stored(tmp_path, key, ["ddim", old] if is_swept else old)
+    found = value(runs.read_config(tmp_path, config, {}), key)
+    assert list(found) == ["ddim", new] if is_swept else found == new
+
+
+def parse(key, text, caplog):
+    """Parses --config.KEY=TEXT; returns the flag with its new name, and the log."""
+    argv = ["main.py", f"--config={CONFIGS['digits']}:tiny", f"--config.{key}={text}"]
+    parsed = []
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(main.app, "parse_flags_with_usage", parsed.extend)
+        patch.setattr(logging.getLogger("diffusion_jax"), "propagate", True)
+        main.parse_flags(argv)
+    assert parsed[:2] == argv[:2]
+    return parsed[2], caplog.text
+
+
+@pytest.mark.parametrize("key", RENAMED)
+def test_old_keys_on_the_command_line(key, caplog):
+    """An older version's key is accepted, with a sentence that names the new one."""
+    flag, log = parse(key, OLD_KEYS[key][1], caplog)
+    assert flag == f"--config.{RENAMED[key]}={OLD_KEYS[key][1]}"
+    assert f"--config.{key}" in log and f"is now called {flag}." in log
+
+
+@pytest.mark.parametrize("key, old, new", OLD_VALUES)
+def test_old_values_on_the_command_line(key, old, new, caplog):
+    """An older version's value is accepted, with a sentence that names the new one."""
+    form = "('ddim', '{}')" if key.startswith("eval.sweep.") else "{}"
+    flag, log = parse(key, form.format(old), caplog)
+    assert flag == f"--config.{key}={form.format(new)}"
+    assert f"={form.format(old)} is now called {flag}." in log
+
+
+def test_todays_names_are_left_alone(caplog):
+    """A flag with today's names is passed on as it is, without a word."""
+    for key, text in [("sample.task", "slerp"), ("data.source", "folder:samples")]:
+        assert parse(key, text, caplog) == (f"--config.{key}={text}", "")
+
+
+def test_dropped_key_on_the_command_line(caplog):
+    """A key that no longer exists is refused with the known ones."""
+    with pytest.raises(SystemExit, match="no 'concepts' in config.sample. Known: .*task"):
+        parse("sample.concepts", "(1,2)", caplog)
 
 
 def test_splits_of_two_domains():
-    """Training reads train_split and train_split_b, measuring split and split_b, also
-    where two of them have one name."""
+    """Training reads train_split and train_split_b, evaluation split and split_b, also
+    where two of them have the same name."""
     config = load(
         "digits_cyclegan",
         eval__split="train_even",
@@ -68,7 +165,15 @@ def test_splits_of_two_domains():
     train_on, held_out = runs.open_train(config), runs.open_held_out(config)
     assert (len(train_on.a), len(train_on.b)) == (719, 719)
     assert (len(held_out.a), len(held_out.b)) == (719, 359)
-    np.testing.assert_array_equal(train_on.a.images, held_out.a.images)
+    np.testing.assert_array_equal(
+        train_on.a.arrays["image"], held_out.a.arrays["image"]
+    )
+
+
+def restore(config, workdir, step):
+    method = methods.make(config, runs.stored_fields(config, workdir))
+    checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, read_only=True)
+    return checkpoints.restore(runs.make_template(method), step)
 
 
 def test_a_run_without_a_pool(tmp_path):
@@ -76,5 +181,63 @@ def test_a_run_without_a_pool(tmp_path):
     config = load("digits_cyclegan", cyclegan__pool_size=0, train__sample_every=0)
     config.train.num_steps = 2
     train(config, tmp_path)
-    _, state = runs.load(config, tmp_path, "last")
-    assert int(state.step) == 2 and state.extra["a"]["pool"] == ()
+    assert runs.load(config, tmp_path, "last").step == 2
+    state = restore(config, tmp_path, 2)
+    assert int(state.step) == 2 and state.aux["a"]["pool"] == ()
+
+
+def autoencoder(**changes):
+    """A run of two steps, a checkpoint a step; its state has statistics."""
+    config = load("digits_autoencoder", train__num_steps=2, train__save_every=1)
+    config.train.sample_every = 0
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of an autoencoder of inverted digits."""
+    workdir = tmp_path_factory.mktemp("trained")
+    train(autoencoder(**{"data.source": "inverted:digits"}), workdir)
+    return workdir
+
+
+def initial(config):
+    """A new state, on the host."""
+    fields = runs.open_train(config).fields
+    method = methods.make(config, fields)
+    new = functools.partial(states.initial, phases=method.phases, init=method.init)
+    return jax.jit(new)(jax.random.key(config.seed))
+
+
+def test_init_from(trained, tmp_path):
+    """train.init_from copies the averaged parameters and the statistics of a group of
+    another run at step 0, and only then: afterwards the run's own checkpoint counts."""
+    other = runs.load(autoencoder(), trained, "last").variables
+    still = {"optim.learning_rate": 1e-12, "train.init_from": f"net={trained}"}
+    train(autoencoder(**still | {"train.num_steps": 1}), tmp_path)
+    first = restore(autoencoder(), tmp_path, 1)
+    for part in (first.params, first.ema):
+        jax.tree.map(np.testing.assert_array_equal, part, other.params)
+    state = runs.copy_groups(initial(autoencoder()), f"net={trained}")
+    jax.tree.map(np.testing.assert_array_equal, state.model_state, other.state)
+    assert jax.tree.leaves(other.state) and state.step == 0
+
+    train(autoencoder(**{"train.init_from": "net=nosuch"}), tmp_path)
+    assert restore(autoencoder(), tmp_path, 2).step == 2
+
+
+@pytest.mark.parametrize(
+    "init_from, error, words",
+    [
+        ("nosuch={}", ValueError, "group in train.init_from 'nosuch'. Known: net."),
+        ("net=nosuch", FileNotFoundError, "nosuch"),
+        ("net={}", ValueError, "shape"),
+    ],
+)
+def test_init_from_refuses(init_from, error, words, trained):
+    """An unknown group, a missing run and another shape are refused in a sentence."""
+    state = initial(autoencoder(**{"model.num_latents": 3}))
+    with pytest.raises(error, match=words) as raised:
+        runs.copy_groups(state, init_from.format(trained))
+    assert "\n" not in str(raised.value)

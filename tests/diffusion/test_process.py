@@ -252,7 +252,7 @@ class ShapeTest(chex.TestCase):
         """A scalar log-SNR equals the same value per example, for data of any rank."""
         l_s, l_t = jnp.float32(1.0), jnp.float32(0.5)
         each = jnp.full(3, l_s), jnp.full(3, l_t)
-        pairs = {shape: pair(shape) for shape in ((3,), (3, 5, 2), (3, 2, 4, 1))}
+        pairs = {shape: pair(shape) for shape in ((3,), (3, 2, 4, 1))}
 
         @self.variant
         def both(l_s, l_t, *each):
@@ -290,17 +290,23 @@ SIGNAL = np.array([pair for pair in BORDERS if pair[1] > -18])
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("prediction", process.PREDICTIONS)
-def test_gain_is_the_slope(prediction):
+def test_gain_is_the_slope():
     """gain = |d x_0 / d output|, by jax.grad, from t = 1 to little signal."""
-    row = process.PREDICTIONS[prediction]
 
-    def x_0(output, l_s, l_t):
-        return row.to_x0(jnp.float64(0.7), output, l_s, l_t)
+    @jax.jit
+    def both(outputs, l_s, l_t):
+        def slope(row):
+            def x_0(output, l_s, l_t):
+                return row.to_x0(jnp.float64(0.7), output, l_s, l_t)
+
+            return jax.vmap(jax.grad(x_0))(outputs, l_s, l_t)
+
+        rows = process.PREDICTIONS.items()
+        return {name: (row.gain(l_s, l_t), slope(row)) for name, row in rows}
 
     l_s, l_t = SIGNAL.T
-    slope = jax.jit(jax.vmap(jax.grad(x_0)))(jnp.full(len(l_s), 0.3), l_s, l_t)
-    np.testing.assert_allclose(row.gain(l_s, l_t), np.abs(slope), rtol=1e-12)
+    for name, (gain, slope) in both(np.full(len(l_s), 0.3), l_s, l_t).items():
+        np.testing.assert_allclose(gain, np.abs(slope), rtol=1e-12, err_msg=name)
 
 
 def test_published_preconditioning():

@@ -44,7 +44,9 @@ def elbo_of(method, variables, batch, key=KEY, num_importance=2):
 
 def reconstructed(name, method, variables, batch):
     """The reconstructions, and the mean squared error of each in units of [0, 1]."""
-    rows = np.asarray(compiled(name, method, "reconstruct")(variables, batch, KEY)["rows"])
+    rows = np.asarray(
+        compiled(name, method, "reconstruct")(variables, batch, KEY)["rows"]
+    )
     np.testing.assert_array_equal(rows[:, 0], batch["image"])
     return rows[:, 1], np.mean(((rows[:, 1] - rows[:, 0]) / 2) ** 2, axis=(1, 2, 3))
 

@@ -55,7 +55,9 @@ def batch_of(first=0):
 @functools.cache
 def compiled(name):
     run = make_task(name).run
-    return jax.jit(lambda batch, scale: run(Variables({"scale": scale}, {}), batch, KEY))
+    return jax.jit(
+        lambda batch, scale: run(Variables({"scale": scale}, {}), batch, KEY)
+    )
 
 
 def rows_of(name, batch, scale=1.0):

@@ -46,6 +46,7 @@ def params():
     return jax.tree.map(lambda x: np.full(x.shape, 0.01, np.float32), shapes)
 
 
+@jax.jit  # traced once
 def network(x_t, t, self_cond=None):
     return NETWORK.apply(params(), x_t, t)
 
@@ -112,7 +113,7 @@ def test_the_scan_takes_the_time_of_its_network_calls():
             x = bare(x, jnp.full(100, int(t) - 1))
         return x
 
-    ratios = [
-        seconds(lambda: sample(x_T, keys)) / seconds(passes) for _ in range(12)
-    ][2:]
+    ratios = [seconds(lambda: sample(x_T, keys)) / seconds(passes) for _ in range(12)][
+        2:
+    ]
     assert np.median(ratios) < 1.03, sorted(ratios)

@@ -124,6 +124,9 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
             "uniform or antithetic, or loss 'edm'."
         )
     learned = diffusion.variance in process.LEARNED_VARIANCES
+    image_size = {}  # of the schedules that depend on it
+    if field.kind == "image":
+        image_size["image_size"] = math.sqrt(math.prod(field.shape[:2]))
     conditions = ()
     if num_classes:
         field_of_label = label_field(num_classes)
@@ -139,8 +142,8 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
         schedule=schedules.make(
             diffusion.schedule,
             diffusion.num_timesteps,
-            field.shape[0],
-            diffusion.zero_terminal_snr,
+            zero_terminal_snr=diffusion.zero_terminal_snr,
+            **image_size,
         ),
         prediction=diffusion.prediction,
         loss_name=diffusion.loss,
