@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -80,7 +81,8 @@ def rename_override(key: str, value: str) -> str:
       value: "=VALUE", or "" for a flag whose value is the next argument.
     """
     new_key = RENAMED_KEYS.get(key) or key
-    new_value = value[:1] + RENAMED_VALUES.get(new_key, {}).get(value[1:], value[1:])
+    names = RENAMED_VALUES.get(new_key, {})
+    new_value = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), value)
     if (new_key, new_value) != (key, value):
         LOGGER.warning(
             "--config.%s%s is now called --config.%s%s.", key, value, new_key, new_value

@@ -1,7 +1,6 @@
 """Every family by the three commands: what they write, and what they refuse."""
 
 import json
-import pathlib
 
 import jax
 import numpy as np
@@ -263,7 +262,8 @@ def test_classifier_of_another_shape(run_of, tmp_path):
     config.data.image_size = 16
     config.train.update(num_steps=2, evaluate_every=1, sample_every=0)
     config.eval.classifier = str(workdir)
-    with pytest.raises(ValueError, match=r"\(8, 8, 1\), and these have shape \(16, 16, 1\)"):
+    words = r"\(8, 8, 1\), and these have shape \(16, 16, 1\)"
+    with pytest.raises(ValueError, match=words):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -405,7 +405,7 @@ def test_penalty_with_batch_statistics(data):
 
 @pytest.mark.usefixtures("uncompiled")
 def test_unet_that_cannot_halve(data):
-    """The error about a size that the U-Net of pix2pix cannot take says which it can."""
+    """The error about a wrong size says which sizes the U-Net of pix2pix takes."""
     config = load("digits_cyclegan")
     with config.unlocked():
         config.model = {

@@ -345,7 +345,10 @@ def edm(
 
 
 def make(
-    name: str, num_timesteps: int, image_size: int = 64, zero_terminal_snr: bool = False
+    name: str,
+    num_timesteps: int,
+    image_size: float = 64,
+    zero_terminal_snr: bool = False,
 ) -> Schedule:
     """Builds a schedule by name, with T = num_timesteps.
 
@@ -391,7 +394,7 @@ SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
 }
 
 # Curves: (T, image_size) -> schedule.
-CURVES: dict[str, Callable[[int, int], Schedule]] = {
+CURVES: dict[str, Callable[[int, float], Schedule]] = {
     "sigmoid": sigmoid,
     "shifted_cosine": shifted_cosine,
     "edm": edm,

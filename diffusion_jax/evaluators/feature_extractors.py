@@ -73,9 +73,10 @@ def open_feature_extractor(
     LOGGER.info("Features: %s, step %d.", workdir, run.step)
     name, task = run.method.data, methods.make_task(config, run.method, "classify")
     stream = inference.make_stream(task, BATCH_SIZE, seed=0)
+    field = run.method.field._replace(kind="signal")  # these images are not uint8
 
     def extract(images: np.ndarray) -> dict[str, np.ndarray]:
-        source = ArraySource({name: images}, {name: run.method.field}, "samples")
+        source = ArraySource({name: images}, {name: field}, "samples")
         rows = stream(run.variables, source, len(images))
         return inference.collect(rows, "features", "probabilities")
 

@@ -67,14 +67,13 @@ def make_translation(
         }
         by_domain = {name: float(x.mean()) for name, x in columns.items()}
 
-        def mean(prefix: str) -> list[float]:
-            values = [by_domain.get(f"{prefix}_{name}") for name in "ab"]
-            values = [value for value in values if value is not None]
-            return [float(np.mean(values))] if values else []
-
-        metrics = {"class_lost": 1 - x for x in mean("class_kept_to")}
-        metrics |= {"distance_to_pair": x for x in mean("distance_to_pair")}
-        metrics |= {"cycle": x for x in mean("cycle")}
+        metrics = {}  # averaged over the domains; the first one is the score
+        for name in ("class_kept_to", "distance_to_pair", "cycle"):
+            values = [by_domain.get(f"{name}_{domain}") for domain in "ab"]
+            if values != [None, None]:
+                metrics[name] = float(np.mean([x for x in values if x is not None]))
+        if "class_kept_to" in metrics:
+            metrics = {"class_lost": 1 - metrics.pop("class_kept_to"), **metrics}
         settings = {
             "splits": [options.split, options.split_b],
             "num_pairs": len(columns["cycle_a"]),

@@ -93,8 +93,8 @@ class GAN(Method):
         }
         if DISC in statistics and (self.gradient_penalty or self.r1):
             raise ValueError(
-                "gan.gradient_penalty and gan.r1 use the gradient of each example's own "
-                "logit, which a discriminator with batch statistics does not have: set "
+                "gan.gradient_penalty and gan.r1 use each example's own gradient, "
+                "which a discriminator with batch statistics does not have: set "
                 "model.disc_norm to none, or both weights to 0."
             )
         return Variables({g: v["params"] for g, v in groups.items()}, statistics), ()

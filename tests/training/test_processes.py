@@ -1,4 +1,4 @@
-"""Laws of processes: two of two devices are one of four."""
+"""Laws of processes: two of two devices each equal one of four devices."""
 
 import signal
 import socket
@@ -7,13 +7,12 @@ import time
 import jax
 import numpy as np
 
-from diffusion_jax import methods
-from diffusion_jax.training import state as states
+from diffusion_jax import methods, runs
 from diffusion_jax.training.checkpoints import Checkpoints
 
 
 def free_port():
-    """A port of this machine that nobody listens on."""
+    """A port of this machine that no process listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
@@ -21,17 +20,15 @@ def free_port():
 
 def parameters(config, workdir, step):
     """Loss-bearing parts of a checkpoint: parameters, their average, the optimiser."""
-    method = methods.make(config)
-    template = jax.eval_shape(
-        lambda: states.initial(jax.random.key(0), method.phases, method.init)
-    )
+    method = methods.make(config, runs.stored_fields(config, workdir))
+    template = runs.make_template(method)
     state = Checkpoints(workdir / "checkpoints").restore(template, step)
     assert state.step == step
     return state.params, state.ema, state.opt_state
 
 
 def assert_close(found, expected):
-    """To what Adam makes of float32 rounding: steps are of 1e-3."""
+    """Up to float32 rounding through Adam, whose steps are about 1e-3."""
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
         found,
@@ -42,7 +39,7 @@ def assert_close(found, expected):
 def test_two_processes_are_one(digits_config, commands, tmp_path):
     """Two processes of two devices reach the parameters of one process of four, to
     float tolerance; SIGTERM to one of them stops both after the same step with exit
-    code 0; one process goes on with their checkpoint; process 0 alone writes logs."""
+    code 0; one process resumes from their checkpoint; only process 0 writes logs."""
     two, one = tmp_path / "two", tmp_path / "one"
     options = {"train__save_every": 1, "train__keep": 1000}
     options["optim__eps"] = 1e-4  # Adam divides by a root that can be all rounding

@@ -48,8 +48,8 @@ def check_training(method: DDPM) -> None:
         ),
         (
             learns_variance and not discrete,
-            f"diffusion.loss {method.loss_name!r} is defined for steps from t to t - 1, "
-            "and this diffusion.timestep_sampler draws continuous times: choose loss "
+            f"diffusion.loss {method.loss_name!r} is defined for steps from t to t - 1, and"
+            " this diffusion.timestep_sampler draws continuous times: choose loss "
             "'continuous', or another timestep_sampler.",
         ),
         (

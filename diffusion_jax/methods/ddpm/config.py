@@ -19,6 +19,8 @@ from diffusion_jax.methods.ddpm import checks
 from diffusion_jax.methods.ddpm.method import DDPM, Condition
 from diffusion_jax.models import MODELS
 
+SIDE_OF_OTHERS = 64  # of data that are not images: where no schedule is shifted
+
 
 def defaults() -> ConfigDict:
     """Returns the values of Ho et al. 2020 for CIFAR-10 (appendix B)."""
@@ -124,9 +126,8 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
             "uniform or antithetic, or loss 'edm'."
         )
     learned = diffusion.variance in process.LEARNED_VARIANCES
-    image_size = {}  # of the schedules that depend on it
-    if field.kind == "image":
-        image_size["image_size"] = math.sqrt(math.prod(field.shape[:2]))
+    is_image = field.kind == "image"
+    side = math.sqrt(math.prod(field.shape[:2])) if is_image else SIDE_OF_OTHERS
     conditions = ()
     if num_classes:
         field_of_label = label_field(num_classes)
@@ -142,8 +143,8 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
         schedule=schedules.make(
             diffusion.schedule,
             diffusion.num_timesteps,
-            zero_terminal_snr=diffusion.zero_terminal_snr,
-            **image_size,
+            side,
+            diffusion.zero_terminal_snr,
         ),
         prediction=diffusion.prediction,
         loss_name=diffusion.loss,

@@ -455,7 +455,7 @@ def _mixed_cond(method: DDPM, batch: Batch, weight: Array) -> Cond:
 def _rows(
     method: DDPM, columns: Callable, num_columns: int, partner: bool = False
 ) -> Task:
-    """Makes a task that returns "rows" [B, k, ...] from a function that lists columns."""
+    """Makes a task that returns "rows" [B, k, ...] from a function that lists them."""
 
     def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         return {"rows": jnp.stack(columns(variables, batch, key), axis=1)}
