@@ -15,7 +15,7 @@ from diffusion_jax.methods.config import select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
     config = gan.defaults()
     config.name = "celeba_dcgan64"
     config.data.update(source="tfds:celeb_a", image_size=64, num_channels=3, flip=True)

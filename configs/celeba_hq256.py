@@ -15,7 +15,7 @@ from diffusion_jax.methods.ddpm import config as ddpm
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
     config = ddpm.defaults()
     config.name = "celeba_hq256"
     config.data.update(

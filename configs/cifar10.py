@@ -16,7 +16,7 @@ from diffusion_jax.methods.ddpm import config as ddpm
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
     config = ddpm.defaults()
     config.name = "cifar10"
     config.data.update(source="tfds:cifar10", image_size=32, num_channels=3, flip=True)

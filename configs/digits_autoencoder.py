@@ -14,7 +14,7 @@ from diffusion_jax.methods.config import decay_over_second_half, select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
     config = autoencoder.autoencoder_defaults()
     config.name = "digits_autoencoder"
     config.model.update(hidden=(256, 128), num_latents=2)

@@ -15,7 +15,7 @@ from diffusion_jax.methods.config import select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
     config = gan.defaults()
     config.name = "digits_gan"
     config.model = config_dict.create(

@@ -16,7 +16,7 @@ from diffusion_jax.methods.config import decay_over_second_half, select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
     config = classifier.defaults()
     config.name = "fashion_mnist_classifier"
     config.data.update(

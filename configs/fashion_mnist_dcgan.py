@@ -17,7 +17,7 @@ from diffusion_jax.methods.config import select
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the config; the variant "tiny" is a smoke test of seconds on a CPU."""
+    """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
     config = gan.defaults()
     config.name = "fashion_mnist_dcgan"
     config.data.update(source="idx:/usr/share/datasets/fashion-mnist", image_size=28)

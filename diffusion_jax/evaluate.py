@@ -17,18 +17,18 @@ LOGGER = logging.getLogger(__name__)
 def evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Appends the metrics of eval.metric to evaluations.jsonl, and prints them.
 
-    A line holds the metrics and the settings they depend on; eval.sweep gives several
-    lines.
+    A line holds the metrics and the settings they depend on. With eval.sweep there is
+    one line for each combination of its values.
 
     Raises:
       FileNotFoundError: there is no checkpoint in workdir, or no data.
-      ValueError: the config does not fit the checkpoint, or a name is unknown.
+      ValueError: the config does not match the checkpoint, or a name is unknown.
     """
     name = config.eval.metric
     if name != "samples" and any(config.eval.sweep.values()):
         raise ValueError(
-            "eval.sweep varies how samples are drawn for eval.metric samples, not for "
-            f"{name!r}: set eval.metric to samples, or leave the sweep empty."
+            "eval.sweep varies the sampling options of eval.metric 'samples' and has "
+            f"no effect on {name!r}: use 'samples', or leave the sweep empty."
         )
     run = runs.load(config, workdir, config.eval.checkpoint)
     for metrics, settings in evaluators.make(config, run.method, workdir)(
@@ -50,4 +50,4 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
             with (workdir / "evaluations.jsonl").open("a") as file:
                 file.write(line + "\n")
             LOGGER.info("Appended to %s.", workdir / "evaluations.jsonl")
-            print(line, flush=True)  # last, for whoever parses the output
+            print(line, flush=True)  # last, for scripts that parse the output

@@ -18,22 +18,22 @@ Stream = Callable[[Variables, Source, int], Iterator[Arrays]]
 def make_stream(task: Task, batch_size: int, seed: int) -> Stream:
     """Makes a function that runs a task over the examples of a source, in order.
 
-    Every batch has the same shape, so the task is compiled once; a batch that is too
-    long for the rest of the examples is padded, and its rows are cut off again. Each
-    process computes an equal share of the rows of a batch; all of them receive all
-    rows, so every process has to consume the stream.
+    All batches have the same shape, so the task is compiled once: the last batch is
+    padded, and the padding is removed from its outputs. Each process computes an equal
+    share of every batch and receives the rows of all processes, so every process must
+    consume the stream.
 
     Args:
-      task: what to run.
+      task: the task to run.
       batch_size: examples per batch, over all devices of all processes; rounded up to a
         multiple of their number.
-      seed: of the random numbers. A row depends on the seed, the example and its index
-        alone, not on the batch size or the devices.
+      seed: seed of the random numbers. A row depends only on the seed, the example and
+        its index, not on the batch size or the number of devices.
 
     Returns:
-      (variables, source, num) -> an iterator of host arrays: the task's outputs and the
-      example's entries, [b, ...] each. num is the number of rows; indices beyond the
-      end of the source start over from its beginning.
+      (variables, source, num) -> an iterator over batches of host arrays, [b, ...]: the
+      task's outputs and the fields of the examples. num is the number of rows; indices
+      beyond the end of the source wrap around.
     """
     batch_size = parallel.round_up(batch_size)
     run = parallel.map_on_devices(task.run)
@@ -57,6 +57,6 @@ def make_stream(task: Task, batch_size: int, seed: int) -> Stream:
 
 
 def collect(stream: Iterator[Arrays], *names: str) -> Arrays:
-    """Reads a stream to its end: all rows of the named arrays, [N, ...] each."""
+    """Concatenates the named arrays of all batches: [N, ...] each."""
     batches = [{name: batch[name] for name in names} for batch in stream]
     return {name: np.concatenate([x[name] for x in batches]) for name in names}

@@ -1,19 +1,19 @@
-"""Choices by name: rows of a table, and the error for a name that has no row."""
+"""Looks up choices by name, with one error message for unknown names."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
-    """Returns a row of a table.
+    """Returns the value with the given name.
 
     Args:
-      table: rows by name.
-      name: of the row.
-      what: is being chosen, such as "sample.sampler"; begins the error message.
+      table: values by name.
+      name: the name to look up.
+      what: the config key or kind of name, such as "sample.sampler", for the message.
 
     Raises:
-      ValueError: there is no such row; the message lists the names there are.
+      ValueError: the name is unknown; the message lists the known names.
     """
     if name not in table:
         raise ValueError(f"Unknown {what} {name!r}. Known: {', '.join(table)}.")

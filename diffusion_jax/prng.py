@@ -1,7 +1,7 @@
-"""Random numbers per example: a key from the run's key and the example's global index.
+"""Per-example PRNG keys, derived from the run's key and each example's global index.
 
-What is drawn for an example depends neither on its neighbours in the batch nor on the
-number of devices. (Keys must be threefry: rbg keys under `vmap` all draw the same.)
+An example's random numbers depend neither on the rest of the batch nor on the number of
+devices. (Keys must be threefry: under `vmap`, all rbg keys draw the same numbers.)
 """
 
 import jax
@@ -14,15 +14,15 @@ def example_keys(key: Array, index: Array) -> Array:
 
 
 def fold_in(keys: Array, number: Array) -> Array:
-    """Folds one number, such as a step's, into every key: [B] -> [B]."""
+    """Folds the same number, such as a step number, into every key: [B] -> [B]."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def normal(keys: Array, shape: tuple[int, ...]) -> Array:
-    """Draws standard normal noise of that shape for each key: [B] -> [B, *shape]."""
+    """Draws standard normal noise for each key: [B] -> [B, *shape]."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def uniform(keys: Array, shape: tuple[int, ...] = ()) -> Array:
-    """Draws from [0, 1) for each key: [B] -> [B, *shape]."""
+    """Draws uniformly from [0, 1) for each key: [B] -> [B, *shape]."""
     return jax.vmap(lambda key: jax.random.uniform(key, shape))(keys)

@@ -12,11 +12,11 @@ def sample(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Runs sample.task and writes WORKDIR/TASK.npz, a preview, and an animation.
 
     The npz file holds the task's outputs by name, images as u8[N, H, W, C], and the
-    labels that were asked for; see outputs.writers for the other files.
+    labels that they are conditioned on; `outputs.writers` describes the other files.
 
     Raises:
       FileNotFoundError: there is no checkpoint in workdir, or no data.
-      ValueError: the config does not fit the checkpoint, or the task is unknown.
+      ValueError: the config does not match the checkpoint, or the task is unknown.
     """
     options = config.sample
     run = runs.load(config, workdir, options.checkpoint)

@@ -21,7 +21,7 @@ from diffusion_jax.training.state import TrainState, Variables
 from diffusion_jax.training.step import loss_names, make_train_step
 
 LOGGER = logging.getLogger(__name__)
-# (step, variables for inference) -> (metrics of the evaluation, score); -> None.
+# (step, variables for inference) -> (metrics, score), and -> None.
 Evaluate = Callable[[int, Variables], tuple[dict[str, float], float]]
 Draw = Callable[[int, Variables], None]
 
@@ -33,11 +33,11 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     samples/ into the workdir. SIGTERM and Ctrl-C save and return.
 
     Raises:
-      ValueError: the config, the data or an earlier run in workdir do not fit.
+      ValueError: the config is invalid, or does not match the data or an earlier run.
       FileNotFoundError: the data are missing.
       FloatingPointError: the loss or the gradient is not finite.
     """
-    # 1. Everything that can be refused is refused before anything is compiled.
+    # 1. Validate the config and the data before anything is compiled.
     num_steps, every = config.train.num_steps, config.train
     source = runs.open_train(config)
     method = methods.make(config, source.fields)
@@ -56,7 +56,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     template = runs.make_template(method)
     runs.write_config(config, source.fields, workdir)
 
-    # 2. The state: the last checkpoint's, or a new one.
+    # 2. Restore the last checkpoint, or initialise a new state.
     checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, every.keep)
     state = checkpoints.restore_latest(template)
     if state is None:
@@ -73,7 +73,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     num_parameters = sum(x.size for x in jax.tree.leaves(state.params))
     LOGGER.info("%s parameters, on %s.", f"{num_parameters:,}", parallel.describe())
 
-    # 3. The loop.
+    # 3. Train.
     losses = loss_names(method.phases)
     logger = MetricLogger(
         workdir,
@@ -110,7 +110,7 @@ def loop(
     evaluate: Evaluate | None,
     draw: Draw | None,
 ) -> None:
-    """Runs the remaining steps, and after each of them whatever is due."""
+    """Runs the remaining steps; evaluates, saves and samples when due."""
     num_steps, every = config.train.num_steps, config.train
     for_inference = jax.jit(method.for_inference)
     run_step = parallel.train_step_on_devices(make_train_step(method, parallel.AXIS))
@@ -130,7 +130,7 @@ def loop(
             draw_now = is_due(done, every.sample_every, num_steps)
             if not (save_now or draw_now or logger.stop_requested):
                 continue
-            logger.flush()  # no state is used before its loss is known to be finite
+            logger.flush()  # raises if a loss is not finite, before the state is used
             score = None
             if evaluate_now:
                 metrics, score = evaluate(done, for_inference(state.averaged))
@@ -145,9 +145,9 @@ def loop(
 
 
 def is_due(done: int, every: int, num_steps: int) -> bool:
-    """Returns whether something that happens every so often is due after a step.
+    """Returns whether a periodic action is due after `done` steps.
 
-    It also happens after the last step; 0 means never.
+    It is also due after the last step; every = 0 means never.
     """
     return every > 0 and (done % every == 0 or done == num_steps)
 
@@ -196,7 +196,7 @@ class StopRequest:
     def _request(self, number: int, frame: object) -> None:
         LOGGER.warning("%s: stopping soon.", signal.Signals(number).name)
         self.requested = True
-        # A second signal is not held back.
+        # A second signal is handled as usual.
         signal.signal(number, self._before[number])
 
     def __exit__(self, *exception: object) -> None:

@@ -7,11 +7,14 @@ import tempfile
 # Before jax is imported: the number of devices is fixed when its backend starts. The
 # processes that tests start inherit all of this; one cache of compiled programs serves
 # the session, since compiling takes longer than running here, and about half as long
-# with neither the expensive optimisations nor the MLIR emitters of fused loops.
+# without the expensive optimisations, MLIR emitters of fused loops, and split modules.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if not IS_WORKER:

@@ -1,11 +1,16 @@
 """The smoke runs of the configs, as the tests of the commands use them."""
 
+import functools
 import json
 import pathlib
 import runpy
 
 import jax
 from ml_collections import ConfigDict
+
+from diffusion_jax import methods, runs
+from diffusion_jax.training.checkpoints import Checkpoints
+from diffusion_jax.training.state import TrainState
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = {path.stem: path for path in sorted(ROOT.glob("configs/*.py"))}
@@ -22,6 +27,21 @@ def load(name: str, variant: str = "tiny", **changes) -> ConfigDict:
 def last_line(workdir: pathlib.Path) -> dict:
     """Returns the last line of evaluations.jsonl."""
     return json.loads((workdir / "evaluations.jsonl").read_text().splitlines()[-1])
+
+
+def restore(
+    config: ConfigDict, workdir: pathlib.Path, step: int | None = None
+) -> TrainState:
+    """Restores a checkpoint of a run, the last one if there is no step."""
+    checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, read_only=True)
+    step = checkpoints.steps()[-1] if step is None else step
+    return checkpoints.restore(_template(config.to_json(), workdir), step)
+
+
+@functools.cache
+def _template(config: str, workdir: pathlib.Path) -> TrainState:
+    config = ConfigDict(json.loads(config))
+    return runs.make_template(methods.make(config, runs.stored_fields(config, workdir)))
 
 
 class Compiled(list):

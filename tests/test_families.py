@@ -262,7 +262,7 @@ def test_classifier_of_another_shape(run_of, tmp_path):
     config.data.image_size = 16
     config.train.update(num_steps=2, evaluate_every=1, sample_every=0)
     config.eval.classifier = str(workdir)
-    words = r"\(8, 8, 1\), and these have shape \(16, 16, 1\)"
+    words = r"\(8, 8, 1\), but these have shape \(16, 16, 1\)"
     with pytest.raises(ValueError, match=words):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

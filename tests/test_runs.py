@@ -7,12 +7,11 @@ import logging
 import jax
 import numpy as np
 import pytest
-from smoke import CONFIGS, load
+from smoke import CONFIGS, load, restore
 
 from diffusion_jax import main, methods, runs
 from diffusion_jax.train import train
 from diffusion_jax.training import state as states
-from diffusion_jax.training.checkpoints import Checkpoints
 
 # One config for each old key: a name of the config, and a value of that key.
 OLD_KEYS = {
@@ -169,12 +168,6 @@ def test_splits_of_two_domains():
     np.testing.assert_array_equal(
         train_on.a.arrays["image"], held_out.a.arrays["image"]
     )
-
-
-def restore(config, workdir, step):
-    method = methods.make(config, runs.stored_fields(config, workdir))
-    checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, read_only=True)
-    return checkpoints.restore(runs.make_template(method), step)
 
 
 def test_a_run_without_a_pool(tmp_path):

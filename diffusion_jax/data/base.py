@@ -17,14 +17,14 @@ Example = dict[str, Any]
 
 
 class Field(NamedTuple):
-    """One entry of an example, as a network is given it or as a task returns it.
+    """The type of one array of an example, of a network's input or a task's output.
 
     Attributes:
-      shape: of one example, without the batch axis.
-      dtype: of the values.
+      shape: shape of one example, without the batch axis.
+      dtype: dtype of the values.
       kind: "image" [H, W, C], "label" [], "tokens" [L], "points" [D], "signal" [L, C],
         "vector" [F] or "scalar" []. How a field is normalised, flipped and written
-        depends on its kind alone.
+        depends only on its kind.
       size: number of classes of a label, or of entries in the vocabulary of tokens.
       range: lowest and highest value, where the values are bounded.
       axes: names of leading axes of an output, such as ("column",) for rows of images
@@ -53,7 +53,7 @@ class Source(abc.ABC):
     """Random access to examples.
 
     Attributes:
-      fields: what an example holds, by name.
+      fields: the fields of an example, by name.
     """
 
     fields: Mapping[str, Field]
@@ -73,7 +73,7 @@ class Source(abc.ABC):
         """Stacks several examples.
 
         Args:
-          index: integers [b], >= 0; those beyond the end start over from the beginning.
+          index: integers [b], >= 0; indices beyond the end wrap around.
 
         Returns:
           [b, ...] for each field.
@@ -84,7 +84,7 @@ class Source(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Range(Source):
-    """Examples without fields, only an index: the source of unconditional sampling."""
+    """Examples without fields, only indices: the source for unconditional sampling."""
 
     num: int
 
@@ -106,7 +106,7 @@ class ArraySource(Source):
 
     Args:
       arrays: [N, ...] for each field, N >= 1; see `Source.__getitem__` for the dtypes.
-      fields: of the arrays, by the same names.
+      fields: the field of each array, by name.
       name: used in error messages.
 
     Raises:
@@ -162,7 +162,7 @@ class LazySource(Source):
     Args:
       size: the number of examples.
       decode: i -> example i.
-      fields: of the examples.
+      fields: the fields of an example, by name.
     """
 
     size: int
@@ -178,7 +178,7 @@ class LazySource(Source):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Unpaired(Source):
-    """Two sources whose examples do not belong together, for unpaired translation.
+    """Two sources of unrelated examples, for unpaired translation.
 
     Its fields are those of both, with the suffixes _a and _b. The loader shuffles and
     flips each source independently.
@@ -214,7 +214,7 @@ class Unpaired(Source):
         return self._merge(lambda source: source.fields)
 
     def __len__(self) -> int:
-        """Returns the smaller length: a pass over both has as many pairs."""
+        """Returns the number of pairs, the length of the smaller source."""
         return min(len(self.a), len(self.b))
 
     def __getitem__(self, i: int) -> Example:
@@ -238,8 +238,7 @@ class Pairs(Source):
 
     Args:
       source: the examples.
-      offset: example i is paired with example i + offset; beyond the end the partners
-        start over from the beginning.
+      offset: example i is paired with example i + offset, which wraps around.
     """
 
     source: Source
@@ -266,12 +265,12 @@ class Pairs(Source):
 
 
 class ImageSpec(NamedTuple):
-    """What `sources.make` was asked to open; see there.
+    """The arguments of `sources.make`, except the source; see there.
 
     Attributes:
-      split: part of the data set.
+      split: name of the split.
       image_size: (height, width) in pixels.
-      num_channels: of an image.
+      num_channels: channels of an image.
       data_dir: where TFDS data sets are stored; None for the default of TFDS.
     """
 

@@ -16,13 +16,13 @@ _SPLITS = ("train", "val", "validation", "test")
 
 
 def open_folder(rest: str, spec: base.ImageSpec) -> base.LazySource:
-    """Finds every image below a folder, sorted by path.
+    """Opens all images below a folder, sorted by path.
 
     The label is the position of the subfolder among the sorted subfolders, or 0 without
-    subfolders. Subfolders named after splits each contain such a folder, and all splits
-    share one numbering of the classes; without them all images are 'train'. Names that
-    start with a dot are ignored. Only headers are read here: a file with a valid header
-    and damaged pixels raises an error, with its name, when it is decoded.
+    subfolders. Subfolders named after splits (train, val, validation, test) each have
+    this layout, and all splits number the classes in the same way; without them, all
+    images are in 'train'. Names that start with a dot are ignored. Only headers are
+    read here: damaged pixels raise an error with the file's name when they are decoded.
 
     Args:
       rest: path of the folder.
@@ -44,7 +44,7 @@ def open_folder(rest: str, spec: base.ImageSpec) -> base.LazySource:
     if splits and any(_images(root / other) for other in others):
         raise ValueError(
             f"{name}: has the splits {', '.join(splits)} but also images in "
-            f"{', '.join(others)}; move or rename the one or the other."
+            f"{', '.join(others)}; move or rename one of them."
         )
     classes = sorted({c for each in roots.values() for c in _subfolders(each)})
     number = {c: i for i, c in enumerate(classes)}

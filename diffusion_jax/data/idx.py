@@ -1,4 +1,4 @@
-"""The file format of MNIST and of data sets distributed like it."""
+"""IDX, the file format of MNIST and Fashion-MNIST."""
 
 import gzip
 import math
@@ -12,7 +12,7 @@ from diffusion_jax.lookup import lookup
 
 
 def open_idx(rest: str, spec: base.ImageSpec) -> base.ArraySource:
-    """Reads the images and labels of one split, each from one file.
+    """Reads the images and labels of one split, from one file each.
 
     Args:
       rest: path of the folder with the four files of MNIST, optionally gzipped.
@@ -34,7 +34,7 @@ def read(path: pathlib.Path, ndim: int) -> np.ndarray:
     """Reads one file: 00 00 08 ndim, then ndim sizes (big-endian int32), then bytes.
 
     Args:
-      path: of the file; if it is missing, the same name with .gz is read.
+      path: path of the file; if it is missing, the same name with .gz is read.
       ndim: the number of sizes it must have.
 
     Returns:

@@ -1,8 +1,8 @@
 """Batches as a pure function of (seed, step), prefetched in threads by grain.
 
 The loader has no state to save: a run that stopped after step k continues with
-`iterate(k, ...)` and sees the batches it would have seen. The global batch does not
-depend on the number of processes; each process takes a contiguous slice of it.
+`iterate(k, ...)` and sees the same batches as without the stop. The global batch does
+not depend on the number of processes; each process takes a contiguous slice of it.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from diffusion_jax.data import base, transforms
 
 Batch = dict[str, np.ndarray]
 
-_SHUFFLE, _FLIP = 0, 1  # Independent streams of random numbers from one seed,
-_STREAMS = 2  # and as many more for a second source.
+_SHUFFLE, _FLIP = 0, 1  # independent streams of random numbers from one seed
+_STREAMS = 2  # streams per source
 
 
 class Loader:
     """Shuffles, repeats, batches, flips and prefetches the examples of a source.
 
     The two sources of `base.Unpaired` each have their own order, epochs and flips, so
-    that every example is seen equally often whatever the other length.
+    that every example is seen equally often, regardless of the other's length.
 
     Args:
       source: the examples; their number may be smaller than a batch.
       batch_size: examples per step, over all processes.
-      seed: of the order and of the flips, >= 0.
+      seed: seed of the order and of the flips, >= 0.
       flip: mirror examples with probability 1/2: all images of an example or none.
       shuffle: use a new order every epoch instead of the order of the source.
-      process_index: of this process.
+      process_index: index of this process.
       process_count: number of processes; must divide batch_size.
 
     Raises:
@@ -79,9 +79,9 @@ class Loader:
     def batch_at(self, step: int) -> Batch:
         """Returns this process's share of the batch of one step.
 
-        With b = batch_size / process_count. Each epoch visits every example once, and
-        a batch may span two epochs. The batch depends only on (seed, step), and a flip
-        only on (seed, index), whatever the batch size and the number of processes.
+        Each epoch visits every example once, and a batch may span two epochs. The batch
+        depends only on (seed, step), and a flip only on (seed, index), regardless of
+        the batch size and the number of processes. b = batch_size / process_count.
 
         Args:
           step: >= 0.
@@ -152,12 +152,11 @@ class _Epochs:
 
 
 def to_batch(source: base.Source, index: np.ndarray) -> Batch:
-    """Reads examples in the form in which networks see them.
+    """Reads examples in the form that networks expect.
 
     Args:
       source: the examples.
-      index: integers [b], >= 0; those beyond the end of the source start over from its
-        beginning.
+      index: integers [b], >= 0; indices beyond the end of the source wrap around.
 
     Returns:
       index: int32 [b], and [b, ...] for each field: images as float32 in [-1, 1],
@@ -184,5 +183,5 @@ def prefetch(
     yield from batches.to_iter_dataset(options)
 
 
-# By kind of field; the kinds that are missing here are not changed.
+# By kind of field; other kinds are unchanged.
 NORMALIZATIONS = {"image": transforms.to_float}

@@ -1,4 +1,4 @@
-"""Points of the plane with a known density: 25 narrow normals on a square grid.
+"""2D points with a known density: 25 narrow normal distributions on a square grid.
 
 A generator that drops modes is easy to detect here, since each label is a mode.
 """
@@ -20,7 +20,7 @@ _SIZES = {"train": 100_000, "test": 10_000}
 
 
 def open_grid25(rest: str, spec: base.ImageSpec) -> base.ArraySource:
-    """Draws the benchmark of mode dropping, the same points every time.
+    """Draws the points of this mode-dropping benchmark, the same every time.
 
         x = CENTRES[k] + SIGMA * z,  k uniform on 0..24,  z ~ N(0, I)
 

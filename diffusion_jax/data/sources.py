@@ -25,7 +25,7 @@ def make(
         idx:PATH        a folder with the four files of MNIST, optionally gzipped
         npz:PATH        arrays `images`, `labels`, `test_images`, `test_labels`
         inverted:SOURCE the negatives of another source, byte -> 255 - byte
-        grid25          points of the plane around a 5x5 grid; see `points`
+        grid25          2D points around a 5x5 grid; see `points`
 
     Args:
       source: 'NAME' or 'NAME:REST', one of the above.

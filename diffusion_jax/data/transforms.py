@@ -74,8 +74,8 @@ def resize_and_crop(image: Image.Image, height: int, width: int) -> Image.Image:
 
     Args:
       image: any size and any 8-bit mode.
-      height: of the result in pixels.
-      width: of the result in pixels.
+      height: height of the result in pixels.
+      width: width of the result in pixels.
 
     Returns:
       An image of that size and of the same mode, bicubic and antialiased.

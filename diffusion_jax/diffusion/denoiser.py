@@ -1,4 +1,4 @@
-"""The denoiser: the one interface between networks, guidance and samplers."""
+"""The denoiser: the common interface of networks, guidance and samplers."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from diffusion_jax.lookup import lookup
 
 
 class Denoised(NamedTuple):
-    """What a denoiser predicts.
+    """A denoiser's prediction.
 
     Attributes:
       x_0: [B, ...].
@@ -37,8 +37,8 @@ def from_network(
 ) -> Denoiser:
     """Turns a network that predicts eps, x0, v, mu, ... into a denoiser.
 
-    The network receives the authors' time t - 1 in 0..T-1, so that pretrained weights
-    mean the same thing.
+    The network receives t - 1 in 0..T-1, as in the authors' code, so that pretrained
+    weights can be used.
 
     Args:
       network: (x_t [B, ...], t [B] in 0..T-1, self_cond) -> [B, ...].

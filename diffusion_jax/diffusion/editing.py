@@ -91,7 +91,7 @@ def encode(
 
 
 def _noise(keys: Array, x_0: Array) -> Array:
-    """The initial noise; the steps draw from fold_in(key, 1) onwards."""
+    """Draws the initial noise; the steps use fold_in(key, 1) onwards."""
     return prng.normal(prng.fold_in(keys, 0), x_0.shape[1:])
 
 
@@ -141,7 +141,7 @@ def interpolate(
         x_t = (1 - w) q_sample(x_0, eps) + w q_sample(other, eps),  t = timesteps[0]
 
     Both share the noise, so this equals adding noise to the interpolated clean data:
-    the noise keeps its amplitude, and details are sampled anew.
+    the noise keeps its amplitude, and details are resampled.
 
     Args:
       sampler, denoise, schedule, timesteps: as in `img2img`.
@@ -179,15 +179,15 @@ def inpainting(
 ) -> Sampler:
     """A sampler that replaces the known part by q(x_s | x_0) after each step to s.
 
-    The unknown part was drawn given a different known part. Resampling adds noise to
-    x_s, back to t, and repeats the step, which makes the two parts consistent.
+    The unknown part was sampled with a different known part. Resampling noises x_s back
+    to t and repeats the step, which makes the two parts consistent.
 
     Args:
       sampler: for the unknown part; each of its steps runs num_resamplings times.
       x_0: [B, ...], of which only the known part is used.
       mask: bool, broadcastable to x_0; true where x_0 is known.
       num_resamplings: 1 is replacement without resampling; the paper uses 10, and jumps
-        back ten steps at a time where this jumps back one.
+        back ten steps at a time instead of one.
 
     Returns:
       A sampler for x_0's batch. It does not change predictions of x_0, see `known`.

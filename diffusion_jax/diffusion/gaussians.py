@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# 256 levels in [-1, 1]: half the distance between two neighbours, the values beyond
+# 8-bit data has 256 levels in [-1, 1]: half the width of a bin, the absolute value from
 # which a bin extends to infinity, and the smallest probability assigned to a bin.
 HALF_BIN = 1.0 / 255.0
 OPEN_END = 0.999

@@ -59,8 +59,8 @@ def classifier_free(
     Guiding eps, v or scores gives the same result: they are linear in x_0.
 
     Args:
-      conditional: its model_var_values are kept.
-      unconditional: only its x_0 is used.
+      conditional: the conditional denoiser; its model_var_values are kept.
+      unconditional: the unconditional denoiser; only its x_0 is used.
       scale: 1 is no guidance, 0 is unconditional; w + 1 in the paper.
       schedule: log-SNR as a function of time.
       interval: the log-SNRs, ends included, at which guidance is applied.

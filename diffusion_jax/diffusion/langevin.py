@@ -51,8 +51,8 @@ def predictor_corrector(num_corrections: int = 1, snr: float = 0.16) -> Sampler:
 
         step_size = 2 snr^2 sigma_s^2
 
-    This is the paper's 2 (snr |z| / |score|)^2 for a score of length |z| / sigma, that
-    of pure noise. A fixed value also works in few dimensions, and makes each example
+    This is the paper's 2 (snr |z| / |score|)^2 for a score of norm |z| / sigma, as for
+    pure noise. A fixed step size also works in low dimensions, and makes each example
     independent of its batch.
 
     Args:
@@ -76,7 +76,7 @@ def predictor_corrector(num_corrections: int = 1, snr: float = 0.16) -> Sampler:
 
 
 def annealed(num_corrections: int = 3, snr: float = 0.3) -> Sampler:
-    """Langevin steps at t, then on to s with x_t / alpha unchanged.
+    """Langevin steps at t, then a move to s that keeps x_t / alpha.
 
     Args:
       num_corrections: Langevin steps, and network calls, at each time.

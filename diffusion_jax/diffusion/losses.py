@@ -69,7 +69,7 @@ def transition_term(
       x_0_hat: [B, ...], predicted from x_t.
       logsnr_s: [] or [B].
       logsnr_t: [] or [B].
-      log_variance: of p(x_s | x_t), [], [B] or x_0's shape.
+      log_variance: log-variance of p(x_s | x_t), [], [B] or x_0's shape.
 
     Returns:
       Nats, [B], summed over the data.
@@ -94,7 +94,7 @@ def decoder_term(x_0: Array, x_0_hat: Array, log_variance: Array) -> Array:
     Args:
       x_0: [B, ...], on 256 levels in [-1, 1].
       x_0_hat: [B, ...], predicted from x_1; the mean of p(x_0 | x_1).
-      log_variance: of p(x_0 | x_1), [], [B] or x_0's shape.
+      log_variance: log-variance of p(x_0 | x_1), [], [B] or x_0's shape.
 
     Returns:
       Nats, [B], summed over the data.
@@ -165,7 +165,7 @@ def vlb_term(
       x_0_hat: [B, ...], predicted from x_t.
       t: integers [B] in 1..T.
       schedule: log-SNR as a function of time.
-      log_variance: of p(x_{t-1} | x_t), [B] or x_0's shape.
+      log_variance: log-variance of p(x_{t-1} | x_t), [B] or x_0's shape.
 
     Returns:
       Nats, [B], summed over the data.
@@ -211,7 +211,7 @@ def min_snr_weight(logsnr: Array, gamma: float = 5.0) -> Array:
 
 
 def edm_weight(logsnr: Array) -> Array:
-    """Weight of the squared error of x_0 that gives EDM's output weight 1: 1 / c_out^2.
+    """EDM's weight of the squared error of x_0, 1 / c_out^2: weight 1 of the output.
 
     Source: Karras et al. 2022, table 1, arXiv:2206.00364.
     """
@@ -245,11 +245,11 @@ class ModelOutput(NamedTuple):
 def weighted(p: ModelOutput, weight: Array) -> Array:
     """Mean over the data of weight (x_0 - x_0_hat)^2, from the output's error.
 
-    Computed this way, nothing is divided by an alpha near 0.
+    This form never divides by an alpha near 0.
 
     Args:
       p: the network's prediction.
-      weight: [B], of the squared error of x_0.
+      weight: [B], the weight of the squared error of x_0.
 
     Returns:
       [B].
@@ -276,10 +276,10 @@ def _hybrid(p: ModelOutput, schedule: Schedule, variance: str) -> Array:
 
 HYBRID_WEIGHT = 0.001
 
-# (p, schedule, variance of p(x_s | x_t) by name) -> [B]. "vlb" is in bits/dim
-# per time: its mean times T is the bound without its prior. "continuous" likewise, over
-# T - 1 units of continuous time. "simple" of the score has a target that grows as
-# 1/sigma: prefer min_snr or edm.
+# (p, schedule, name of the variance) -> [B]. "vlb" is a term of the bound, in bits/dim:
+# T times its mean over t is the bound without the prior term. "continuous" is the same
+# with T - 1 for continuous time. If the network predicts the score, the target of
+# "simple" grows as 1/sigma: prefer min_snr or edm.
 LOSSES: dict[str, Callable[[ModelOutput, Schedule, str], Array]] = {
     "simple": lambda p, schedule, variance: simple(p.target, p.output),
     "vlb": _vlb,
@@ -290,5 +290,5 @@ LOSSES: dict[str, Callable[[ModelOutput, Schedule, str], Array]] = {
     "min_snr": lambda p, schedule, variance: weighted(p, min_snr_weight(schedule(p.t))),
     "edm": lambda p, schedule, variance: weighted(p, edm_weight(schedule(p.t))),
 }
-NEED_SIGNAL = ("continuous", "edm")  # at T
-LEARN_VARIANCE = ("vlb", "hybrid")  # can train a variance; discrete times only
+NEED_SIGNAL = ("continuous", "edm")  # undefined if no signal is left at T
+LEARN_VARIANCE = ("vlb", "hybrid")  # can train the variance; need discrete times

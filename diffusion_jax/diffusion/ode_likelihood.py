@@ -1,4 +1,4 @@
-"""Exact likelihood by the probability-flow ODE, in contrast to the variational bound.
+"""Exact likelihood from the probability-flow ODE, unlike the variational bound.
 
 In log-SNR l the ODE and its divergence are, for a denoiser x_0_hat,
 

@@ -192,7 +192,7 @@ def x0_from_score(x_t: Array, score: Array, logsnr: Array) -> Array:
 def preconditioning(
     logsnr: Array, sigma_data: float = 0.5
 ) -> tuple[Array, Array, Array]:
-    """EDM's (c_skip, c_out, c_in), of level = sigma / alpha.
+    """EDM's (c_skip, c_out, c_in) as functions of level = sigma / alpha.
 
         c_skip = d^2 / (level^2 + d^2),  c_out = level d / sqrt(level^2 + d^2),
         c_in = 1 / sqrt(level^2 + d^2),  d = sigma_data

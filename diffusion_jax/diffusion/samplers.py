@@ -50,7 +50,7 @@ def ancestral(variance: str = "fixedlarge") -> Sampler:
 
 
 def ddim(eta: float = 0.0) -> Sampler:
-    """Combines predicted x_0 and predicted noise, part of which (eta) is drawn anew.
+    """DDIM: combines predicted x_0 and noise; eta sets the share of fresh noise.
 
         x_s = alpha_s x_0_hat + sqrt(sigma_s^2 - r^2) eps_hat + r z,
         r = eta sqrt(posterior_variance)
@@ -236,7 +236,7 @@ def _advance(schedule: Schedule, x_t: Array, t: Array, s: Array, change: Array):
 
 
 def singlestep(order: int) -> Sampler:
-    """Singlestep DPM-Solver++ with calls between t and s: `order` calls per step.
+    """Singlestep DPM-Solver++, with `order` network calls per step, from t towards s.
 
     Order 2 steps from t with the prediction halfway to s in log-SNR; order 3 also uses
     predictions at one and two thirds of the way.
@@ -275,7 +275,7 @@ def make(name: str, variance: str, **options: float) -> Sampler:
 
     Args:
       name: a name in SAMPLERS.
-      variance: of the reverse chain, for samplers that draw from it.
+      variance: the reverse chain's variance, which only "ancestral" uses.
       **options: eta, churn; 0 for a sampler without that option.
 
     Raises:
@@ -295,7 +295,7 @@ def make(name: str, variance: str, **options: float) -> Sampler:
 MAX_CHURN = math.sqrt(2) - 1
 MAX_SERIES_H = 0.5
 
-# The function that builds the sampler, and its options that a config may set.
+# name -> (function that builds the sampler, the options that it accepts).
 SAMPLERS: dict[str, tuple[Callable[..., Sampler], tuple[str, ...]]] = {
     "ancestral": (ancestral, ("variance",)),
     "ddim": (ddim, ("eta",)),

@@ -1,4 +1,4 @@
-"""The sampling loop: the sampler's interface, and the one `lax.scan` that runs it.
+"""The sampling loop: the `Sampler` interface, and the `lax.scan` that runs it.
 
 The loop visits timesteps t_N > ... > t_1 and ends with one plain denoising at t_1,
 the limit of every sampler as the noise goes to zero. N timesteps therefore cost N
@@ -56,7 +56,7 @@ def sample(
       timesteps: [N], decreasing, each in [1, T].
       x_T: [B, ...], noise at timesteps[0].
       keys: [B], one per example; step i draws from fold_in(key, i + 1).
-      num_frames: k, how many predictions of x_0 to keep, evenly spaced over the steps.
+      num_frames: k, predictions of x_0 to keep, evenly spaced over the steps.
         Only these use memory; the chain itself is not stored.
       self_condition: whether denoise receives the previous step's prediction of x_0,
         zeros in the first step (Chen et al. 2023, arXiv:2208.04202), instead of None.

@@ -1,8 +1,8 @@
 """Noise schedules: log-SNR as a function of time, from a table or a formula.
 
-Time runs 0..T, and 0 is clean data; at non-integer times a schedule is defined from 1
-on. A table of T betas holds beta_t at index t - 1, in float64 on the host; `from_betas`
-turns it into functions that run on the device.
+Time runs 0..T, and 0 is clean data; non-integer times must be at least 1. A table of T
+betas holds beta_t at index t - 1, in float64 on the host; `from_betas` turns it into
+functions that run on the device.
 """
 
 import dataclasses
@@ -169,8 +169,8 @@ def from_betas(betas: np.ndarray) -> Schedule:
 
         logsnr(t) = log(alpha_bar_t / (1 - alpha_bar_t)),  logsnr(0) = +inf
 
-    and linear between integer times. A last beta of 1 gives pure noise at T:
-    logsnr(T) = -inf.
+    with linear interpolation between integer times. A last beta of 1 gives pure noise
+    at T: logsnr(T) = -inf.
 
     Args:
       betas: [T], each in (0, 1), the last one in (0, 1]; host float64, outside jit.
@@ -200,7 +200,7 @@ def from_betas(betas: np.ndarray) -> Schedule:
         t, values = jnp.asarray(t), jnp.asarray(table, jnp.result_type(float))
         if jnp.issubdtype(t.dtype, jnp.integer):
             return values[t]
-        # The segment that starts at t, or the last one at T: a slope at every t.
+        # The segment that contains t; at T the last one, so that the slope is defined.
         below = jnp.clip(jnp.floor(t).astype(jnp.int32), 1, max(betas.size - 1, 1))
         at, after = values[below], values[jnp.minimum(below + 1, betas.size)]
         slope = jnp.where((t == below) & jnp.isneginf(after), 0.0, after - at)
@@ -265,7 +265,7 @@ def sigmoid(
 
     def logsnr(t: Array) -> Array:
         left = jnp.sinh(half * (num_timesteps - t) / num_timesteps)
-        left = jnp.maximum(left, jnp.finfo(left.dtype).tiny)  # log(0) has no slope
+        left = jnp.maximum(left, jnp.finfo(left.dtype).tiny)  # log(0) has no gradient
         gone = jnp.sinh(half * t / num_timesteps)
         return jnp.maximum(jnp.log(left) - jnp.log(gone) + shift, min_logsnr)
 

@@ -1,4 +1,4 @@
-"""Timestep samplers: how training draws the time of each example."""
+"""Timestep samplers, which draw the training timestep of each example."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from diffusion_jax import prng
 from diffusion_jax.diffusion.schedules import Schedule
 from diffusion_jax.prng import example_keys
 
-HISTORY = 10  # losses kept per time
+HISTORY = 10  # losses kept per timestep
 UNIFORM_SHARE = 0.001
 
 
@@ -43,14 +43,14 @@ def antithetic(key: Array, index: Array, num_timesteps: int) -> Array:
 
 
 class TimestepSampler(NamedTuple):
-    """How training draws its times, as three pure functions.
+    """A distribution of training timesteps, as three pure functions.
 
     Attributes:
       init: T -> state, () if there is none.
       sample: (key, index i32[B], schedule, state) -> (t [B], weight f32[B]); the loss
         of an example is multiplied by its weight.
       update: (state, t [B], loss [B]) -> state, after each step, with the whole batch.
-      discrete: whether times are integers.
+      discrete: whether timesteps are integers.
     """
 
     init: Callable[[int], Any]
@@ -75,8 +75,8 @@ def second_moment() -> TimestepSampler:
         p_t ~ sqrt(mean of the last 10 squared losses), mixed with 0.001 of uniform;
         weight 1 / (T p_t)
 
-    Uniform until every time has ten losses. State: loss f32[T, 10], newest last, and
-    count i32[T].
+    The distribution is uniform until each timestep has ten losses. State: loss
+    f32[T, 10], newest last, and count i32[T].
 
     Source: Nichol and Dhariwal 2021, equation 18, arXiv:2102.09672.
     """

@@ -1,4 +1,4 @@
-"""Timesteps of a sampler: the times at which it calls the network, noisiest first."""
+"""A sampler's timesteps: the times at which it calls the network, noisiest first."""
 
 from collections.abc import Callable
 
@@ -38,8 +38,8 @@ def quadratic(num_timesteps: int, num_steps: int) -> np.ndarray:
 
         t_i = 1 + max(i, floor(0.8 T (i / (n - 1))^2)),  i = n - 1, ..., 0
 
-    Starting from pure noise is wrong for a schedule with signal left at 0.8 T, such as
-    cosine.
+    Sampling starts from pure noise at 0.8 T, which is wrong for a schedule with signal
+    left there, such as cosine.
 
     From about 30 steps on, rounded squares would coincide near 0 and the authors' code
     calls the network twice at one time; the max with i keeps them distinct.

@@ -1,7 +1,7 @@
-"""Evaluators: what eval.metric names, a task run over data and its metrics.
+"""Evaluators, chosen by eval.metric: they run a task over data and compute metrics.
 
-An evaluator is made from a config and a method, which opens the data and refuses what
-does not fit; it then evaluates any variables. Training and --mode=evaluate share it.
+`make` opens the data and validates the config. The evaluator that it returns computes
+the metrics of any variables; training and --mode=evaluate share it.
 """
 
 import pathlib
@@ -29,7 +29,7 @@ def make(
 
     Raises:
       FileNotFoundError: the data or a classifier are missing.
-      ValueError: the family has no such metric, or it does not fit the config.
+      ValueError: the family has no such metric, or the config is invalid for it.
     """
     tasks = methods.FAMILIES[config.method].tasks
     table = {name: row[1] for name, row in EVALUATORS.items() if row[0] <= tasks.keys()}
@@ -37,7 +37,7 @@ def make(
     return make_named(config, method, workdir)
 
 
-# The tasks that a family needs to have, and the function that makes the evaluator.
+# name -> (tasks that the family must have, function that makes the evaluator).
 EVALUATORS = {
     "vlb": ({"vlb"}, likelihood.make_vlb),
     "rate_distortion": ({"vlb"}, likelihood.make_rate_distortion),

@@ -13,7 +13,7 @@ from diffusion_jax.training.state import Variables
 def make_accuracy(
     config: ConfigDict, method: methods.Method, workdir: pathlib.Path
 ) -> Evaluator:
-    """Makes an evaluator of the share of eval.split that is misclassified."""
+    """Makes an evaluator of the classification error on eval.split."""
     classify = over_held_out(config, method, "classify")
 
     def evaluate(variables: Variables) -> Iterator[Record]:

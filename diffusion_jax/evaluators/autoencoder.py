@@ -28,7 +28,7 @@ def make_elbo(
     """Makes an evaluator of the negative ELBO of eval.split in nats.
 
     Grey pixels that are not binarised (vae.binarize) have no Bernoulli likelihood: the
-    figures are then the loss's own nats, and not a bound.
+    metrics are then values of the loss, not a bound.
     """
     elbo = over_held_out(config, method, "elbo")
 
@@ -62,8 +62,8 @@ def make_reconstruction(
 ) -> Evaluator:
     """Makes an evaluator of the squared reconstruction error of eval.split.
 
-    The error is a mean over values in [0, 1]. Where images are small, that of as many
-    principal components of the training data is reported for comparison.
+    The error is a mean over values in [0, 1]. For small images, the error of PCA with
+    the same number of components, fitted on the training data, is reported as well.
     """
     check_held_out(config)
     reconstruct = over_held_out(config, method, "reconstruct")

@@ -1,4 +1,4 @@
-"""What an evaluator is, and what several of them share."""
+"""The evaluator interface, and functions that several evaluators share."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -9,22 +9,22 @@ from diffusion_jax import inference, methods, runs
 from diffusion_jax.inference import Arrays
 from diffusion_jax.training.state import Variables
 
-MAX_VALUES = 4096  # of an example whose covariance is computed: a matrix of that side
+MAX_VALUES = 4096  # per example, in metrics that compute a covariance matrix
 
 
 class Record(NamedTuple):
     """Metrics, and the settings they depend on.
 
     Attributes:
-      metrics: by name; the first one is the score, lower is better.
-      settings: by name.
+      metrics: values by name; the first one is the score, lower is better.
+      settings: values by name.
     """
 
     metrics: dict[str, Any]
     settings: dict[str, Any]
 
 
-# Variables, ready for inference -> one record, or one for each value in eval.sweep.
+# Variables for inference -> one record, or one per combination in eval.sweep.
 Evaluator = Callable[[Variables], Iterator[Record]]
 
 
@@ -35,7 +35,7 @@ def over_held_out(
 
     Raises:
       FileNotFoundError: the data are missing.
-      ValueError: the data or the task's options do not fit the config.
+      ValueError: the data do not match the config, or an option is invalid.
     """
     source = runs.open_held_out(config)
     task = methods.make_task(config, method, task_name)
@@ -44,7 +44,7 @@ def over_held_out(
 
 
 def check_held_out(config: ConfigDict) -> None:
-    """Refuses to evaluate on the training data.
+    """Checks that the evaluation data are not the training data.
 
     Raises:
       ValueError: eval.split is data.train_split.

@@ -1,4 +1,4 @@
-"""Feature extractors: trained classifiers that look at the samples of other models."""
+"""Feature extractors: trained classifiers, applied to samples of other models."""
 
 import logging
 import pathlib
@@ -18,7 +18,7 @@ class FeatureExtractor(NamedTuple):
     """A classifier of real images.
 
     Attributes:
-      name: of its config; a Fréchet distance is named after it.
+      name: its config's name; Fréchet distances are named after it.
       extract: images f32[N, H, W, C] in [-1, 1] -> "features" f32[N, F] and
         "probabilities" f32[N, K].
       num_classes: K.
@@ -39,8 +39,8 @@ def open_feature_extractor(
 
     Args:
       workdir: the run's folder.
-      source: of the images that it will be given, as in data.source.
-      shape: of these images, (H, W, C).
+      source: data.source of the images to extract features from, for the message.
+      shape: their shape, (H, W, C).
       key: the config key that names the workdir.
 
     Raises:
@@ -49,7 +49,7 @@ def open_feature_extractor(
     """
     folder = pathlib.Path(workdir)
     if not (folder / runs.CONFIG).exists():
-        # The classifier of those images, or of their negatives.
+        # Images and their negatives share one config.
         name = folder.name.removeprefix("inverted_")
         raise FileNotFoundError(
             f"There is no classifier in {key} = {workdir}. Train it first: "
@@ -66,14 +66,15 @@ def open_feature_extractor(
     if run.method.field.shape != tuple(shape):
         raise ValueError(
             f"The classifier in {workdir} was trained on images of shape "
-            f"{run.method.field.shape}, and these have shape {tuple(shape)}: set {key} "
-            "to the folder of one trained on these, or to nothing: "
+            f"{run.method.field.shape}, but these have shape {tuple(shape)}: set {key} "
+            "to a classifier of images of this shape, or leave it empty: "
             f"--config.{key}=."
         )
     LOGGER.info("Features: %s, step %d.", workdir, run.step)
     name, task = run.method.data, methods.make_task(config, run.method, "classify")
     stream = inference.make_stream(task, BATCH_SIZE, seed=0)
-    field = run.method.field._replace(kind="signal")  # these images are not uint8
+    # These images are in [-1, 1] already: the loader must not rescale them.
+    field = run.method.field._replace(kind="signal")
 
     def extract(images: np.ndarray) -> dict[str, np.ndarray]:
         source = ArraySource({name: images}, {name: field}, "samples")

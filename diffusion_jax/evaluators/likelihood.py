@@ -36,8 +36,8 @@ def make_rate_distortion(
     """Makes an evaluator of progressive compression: distortion against rate.
 
     It writes the curve of eval.split to rate_distortion.csv and rate_distortion.png and
-    reports its end. The rate leaves out the decoder term, which a receiver of the exact
-    image would need as well.
+    reports its last point. The rate excludes the decoder term, which a receiver needs
+    to reconstruct the exact image.
     """
     vlb = over_held_out(config, method, "vlb")
     rate_distortion = functools.partial(
@@ -62,10 +62,10 @@ def make_rate_distortion(
 def make_ode_likelihood(
     config: ConfigDict, method: methods.Method, workdir: pathlib.Path
 ) -> Evaluator:
-    """Makes an evaluator of bits/dim of eval.split by the probability-flow ODE.
+    """Makes an evaluator of bits/dim of eval.split from the probability-flow ODE.
 
-    Heun's rule over the timesteps of sample.num_steps and sample.spacing, T and 1, with
-    uniform dequantisation; eval.num_probes = 0 computes the exact trace.
+    It uses Heun's method over the timesteps of sample.num_steps and sample.spacing plus
+    T and 1, with uniform dequantisation; eval.num_probes = 0 computes the exact trace.
     """
     log_likelihood = over_held_out(config, method, "log_likelihood")
     num_values = math.prod(method.field.shape)

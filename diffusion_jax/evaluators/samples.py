@@ -27,23 +27,23 @@ from diffusion_jax.metrics import frechet, modes, neighbours
 from diffusion_jax.training.state import Variables
 
 MAX_REAL = 20_000  # real images, drawn from both splits if there are more
-MIN_SAMPLES = 6  # neighbours are counted up to the fifth
-NUM_BASELINES = 5  # of which the median is reported
+MIN_SAMPLES = 6  # metrics use up to five nearest neighbours
+NUM_BASELINES = 5  # random splits; the median is reported
 CONFIDENT = 0.9
-IRRELEVANT = (  # values of group sample that change no sample
+IRRELEVANT = (  # keys of group sample that do not affect samples
     "checkpoint task num_images batch_size animation num_frames strength "
     "num_resamplings"
 ).split()
 
 
 class Real(NamedTuple):
-    """Real images in random order, at most MAX_REAL of both splits.
+    """Features of real images in random order, at most MAX_REAL of both splits.
 
     Attributes:
       features: [N, F] by name of the feature set.
       baselines: Fréchet distance between real images, by name of the feature set.
       is_train: [N], whether an image is from the train split.
-      settings: about them.
+      settings: settings and metrics of the real images.
     """
 
     features: dict[str, np.ndarray]
@@ -59,12 +59,12 @@ def make_samples(
 
     A Fréchet distance is named after its features: "FD of pixels" in [0, 1], where
     images are small, and "FD of NAME", the features of the classifier in
-    eval.classifier. Its baseline is the distance between two sets of real images. One
-    record for each combination of eval.sweep's values.
+    eval.classifier. Its baseline is the distance between two sets of real images. The
+    evaluator yields one record for each combination of eval.sweep's values.
 
     Raises:
       FileNotFoundError: the data or the classifier are missing.
-      ValueError: there is nothing to compare samples by.
+      ValueError: there are no features to compare, or an option is invalid.
     """
     num, field = config.sample.num_images, method.field
     check_held_out(config)
@@ -75,7 +75,7 @@ def make_samples(
         )
     if field.kind != "image":
         raise ValueError(
-            f"eval.metric samples compares images, and {config.data.source} has "
+            f"eval.metric 'samples' compares images, but {config.data.source} has "
             f"{field.kind}: choose modes."
         )
     extractor = None
@@ -85,9 +85,9 @@ def make_samples(
         )
     elif math.prod(field.shape) > MAX_VALUES:
         raise ValueError(
-            f"Images of {math.prod(field.shape)} values are too large for a distance "
-            f"of pixels (at most {MAX_VALUES}), and eval.classifier names no "
-            "classifier: there is nothing to compare samples by."
+            f"Images of {math.prod(field.shape)} values are too large for FD of pixels "
+            f"(at most {MAX_VALUES}), and eval.classifier is empty: set it to the "
+            "folder of a trained classifier."
         )
     variants = list(_swept(config))
     runners = [runs.make_task_runner(variant, method, "sample") for variant in variants]
@@ -125,8 +125,7 @@ def _swept(config: ConfigDict) -> Iterator[ConfigDict]:
 def _features(
     images: np.ndarray, extractor: FeatureExtractor | None
 ) -> dict[str, np.ndarray]:
-    """Vectors of images f32[N, H, W, C] by the name of the features, the extractor's
-    first, and its "probabilities"."""
+    """Features of images f32[N, H, W, C] by name, and the "probabilities"."""
     features = {}
     if extractor:
         seen = extractor.extract(images)
@@ -183,7 +182,7 @@ def _real(
 def _compare(
     samples: Arrays, name: str, real: Real, extractor: FeatureExtractor | None
 ) -> dict[str, Any]:
-    """All metrics of samples, the distance of the extractor's features first."""
+    """All metrics of samples; FD of the extractor's features comes first."""
     features = _features(np.clip(samples[name], -1, 1), extractor)
     metrics: dict[str, Any] = {}
     for feature_set, vectors in real.features.items():
@@ -217,10 +216,10 @@ def _compare(
 def make_modes(
     config: ConfigDict, method: methods.Method, workdir: pathlib.Path
 ) -> Evaluator:
-    """Makes an evaluator of how many of the 25 modes of grid25 samples reach.
+    """Makes an evaluator of mode coverage: how many modes of grid25 samples reach.
 
     Raises:
-      ValueError: data.source is another one.
+      ValueError: data.source is not grid25.
     """
     if config.data.source != "grid25":
         raise ValueError(

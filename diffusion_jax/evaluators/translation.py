@@ -20,14 +20,14 @@ def make_translation(
 ) -> Evaluator:
     """Makes an evaluator of translations between the two eval splits.
 
-    Where classifiers of the domains are given: whether translation keeps the class.
-    Where the splits are paired: how far a translation is from its partner. And how far
-    the cycle ends from where it started. Distances are mean absolute differences in
-    units of [0, 1].
+    class_kept_to_x (with a classifier of domain x) is the share of translations that
+    keep their class, distance_to_pair_x (with paired splits) the distance from a
+    translation to its partner, cycle_x the distance from an image to its cycle
+    translation. Distances are mean absolute differences in units of [0, 1].
 
-    A low cycle distance by itself means little: the generators may agree on a code of
-    their own. So the score is the share of classes lost, or the distance to the
-    partner, where these are known.
+    A low cycle distance is not enough: the generators can hide the original image in
+    its translation. So the score is the share of classes lost, or else the distance to
+    the pair, if these are known.
     """
     options = config.eval
     translate = over_held_out(config, method, "translate")

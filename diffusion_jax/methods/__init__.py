@@ -1,4 +1,4 @@
-"""Model families: networks, their losses, and what a trained model can do."""
+"""Model families: how each one trains, and the tasks of its trained model."""
 
 import dataclasses
 from typing import Any
@@ -15,27 +15,27 @@ __all__ = ["FAMILIES", "Method", "Task", "make", "make_task"]
 
 
 def make(config: ConfigDict, fields: Fields) -> Method:
-    """Builds the family that a config names.
+    """Builds the method that a config describes.
 
     Args:
-      config: of the run.
-      fields: of the data that it is trained on.
+      config: the run's config.
+      fields: the fields of the training data.
 
     Raises:
-      ValueError: a name is unknown, or values do not fit each other or the data.
+      ValueError: a name is unknown, or values contradict each other or the data.
       TypeError: a group of the config has unknown or missing keys.
     """
     return lookup(FAMILIES, config.method, "method").make(config, fields)
 
 
 def make_task(config: ConfigDict, method: Method, name: str, **options: Any) -> Task:
-    """Makes a task of a method with the options in the groups sample and eval.
+    """Makes a task with the options in the config's groups sample and eval.
 
     Args:
-      config: of the run.
-      method: that the config describes.
-      name: of the task.
-      **options: values that take precedence over the config's.
+      config: the run's config.
+      method: the method built from the config.
+      name: the task's name.
+      **options: values that override the config's.
 
     Raises:
       ValueError: the family has no such task, or an option is invalid.

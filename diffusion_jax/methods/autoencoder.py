@@ -34,20 +34,20 @@ from diffusion_jax.objectives.variational import LIKELIHOODS, Likelihood
 from diffusion_jax.training.state import Loss, Variables
 
 MOMENTUM = 0.9  # of the running moments of an autoencoder's latents, per step
-MIN_VARIANCE = 1e-6  # of a latent that is constant
+MIN_VARIANCE = 1e-6  # for latents that are constant
 
 
 @dataclasses.dataclass(frozen=True)
 class Autoencoder(SingleNetwork):
     """An encoder and a decoder, trained to reconstruct their input.
 
-    Training keeps the latents' mean and variance, so that `encode` returns them in
-    standard units, and a sample decodes a normal with the latents' own moments: an
-    autoencoder has no better prior.
+    Training tracks the latents' mean and variance. `encode` returns standardised
+    latents, and sampling decodes normal noise with that mean and variance, because an
+    autoencoder has no prior.
 
     Attributes:
       num_latents: Z.
-      likelihood: of the data given the decoder's output.
+      likelihood: the distribution of the data given the decoder's output.
       noise_scale: standard deviation of a Gaussian likelihood, in units of the data.
     """
 
@@ -63,7 +63,7 @@ class Autoencoder(SingleNetwork):
         return (self.data,)
 
     def init(self, key: Array) -> tuple[Variables, PyTree]:
-        """Initialises the network, and the latents' moments as those of a normal."""
+        """Initialises the network, and the latents' mean and variance to 0 and 1."""
         variables, aux = super().init(key)
         ones = jnp.ones(self.num_latents)
         return Variables(
@@ -97,28 +97,28 @@ class Autoencoder(SingleNetwork):
         return self.likelihood.log_likelihood(target, output, self.noise_scale)
 
     def encode(self, variables: Variables, batch: Batch, key: Array) -> Array:
-        """Returns the latent of each example in standard units, [B, Z]."""
+        """Returns the standardised latent of each example, [B, Z]."""
         z, _ = self.apply(variables, batch[self.data], method="encode")
         mean, scale = _moments(variables)
         return (z - mean) / scale
 
     def decode(self, variables: Variables, z: Array, batch: Batch) -> Array:
-        """Returns the expected data [B, ...] of latents in standard units."""
+        """Returns the expected data [B, ...] of standardised latents."""
         mean, scale = _moments(variables)
         return self.expected_data(variables, z * scale + mean)
 
     def expected_data(self, variables: Variables, z: Array) -> Array:
-        """Returns E[x | z] of the decoder's own latents."""
+        """Returns E[x | z] for latents on the scale of the decoder."""
         return self.likelihood.mean(self.apply(variables, z, method="decode"))
 
 
 @dataclasses.dataclass(frozen=True)
 class VAE(Autoencoder):
-    """An autoencoder whose latent is a distribution, held near a standard normal.
+    """An autoencoder whose latent distribution is pulled towards a standard normal.
 
     Attributes:
       beta: weight of the KL divergence; 1 is the ELBO (Higgins et al. 2017).
-      binarize: draw each pixel from a Bernoulli, anew in every step and evaluation.
+      binarize: whether every step and evaluation resamples pixels from a Bernoulli.
     """
 
     beta: float
@@ -137,7 +137,7 @@ class VAE(Autoencoder):
         key: Array,
         step: Array,
     ) -> Loss:
-        """The negative ELBO, -log p(x|z) + beta KL(q(z|x) || p(z)), with one draw of z.
+        """The negative ELBO, -log p(x|z) + beta KL(q(z|x) || p(z)), for one sample z.
 
         Source: Kingma and Welling 2014, equation 10, arXiv:1312.6114.
         """
@@ -172,7 +172,7 @@ class ELBOOptions:
     """Options of the ELBO.
 
     Attributes:
-      num_importance: draws of the importance-weighted bound, at least 1.
+      num_importance: samples of the importance-weighted bound, at least 1.
     """
 
     num_importance: int
@@ -194,7 +194,7 @@ def make_elbo(method: VAE, options: ELBOOptions) -> Task:
     """Estimates the ELBO and the importance-weighted bound of each example, in nats.
 
     Returns:
-      A task with the outputs "reconstruction" and "kl", of one draw of z, and
+      A task with the outputs "reconstruction" and "kl", from one sample of z, and
       "importance_bound", [B] each, and "latent" [B, Z], the posterior mean.
     """
     check_at_least(1, eval__num_importance=options.num_importance)
@@ -236,7 +236,7 @@ def _moments(variables: Variables) -> tuple[Array, Array]:
 
 
 def _defaults(method: str) -> ConfigDict:
-    """What both families share, with the networks of Kingma and Welling 2014."""
+    """Defaults of both families, with the networks of Kingma and Welling 2014."""
     config = common.defaults(method)
     config.model = config_dict.create(
         name="dense",  # or conv, with channels and strides instead of hidden
@@ -262,14 +262,14 @@ def vae_defaults() -> ConfigDict:
     config = _defaults("vae")
     config.vae.likelihood = "bernoulli"
     config.vae.beta = 1.0  # weight of the KL divergence, at least 0
-    config.vae.binarize = False  # draw pixels from a Bernoulli, anew in every step
+    config.vae.binarize = False  # resample pixels from a Bernoulli in every step
     config.eval.metric = "elbo"
-    config.eval.num_importance = 100  # draws of the importance-weighted bound
+    config.eval.num_importance = 100  # samples of the importance-weighted bound
     return config
 
 
 def tiny(config: ConfigDict) -> None:
-    """Makes a config a smoke run of seconds on a CPU."""
+    """Turns a config into a smoke test that takes seconds on a CPU."""
     common.make_tiny(config)
     if config.model.name == "conv":
         config.model.update(channels=(4, 4), strides=(1, 2))
@@ -313,8 +313,8 @@ def make_vae(config: ConfigDict, fields: Fields) -> VAE:
     check_at_least(0, vae__beta=vae.beta)
     if vae.binarize and vae.likelihood != "bernoulli":
         raise ValueError(
-            "vae.binarize draws pixels from a Bernoulli, which vae.likelihood "
-            f"{vae.likelihood!r} is not: choose bernoulli, or binarize=False."
+            "vae.binarize draws pixels from a Bernoulli, which does not match "
+            f"vae.likelihood {vae.likelihood!r}: choose bernoulli, or binarize=False."
         )
     options = _options(config, fields, variational=True)
     return VAE(**options, beta=vae.beta, binarize=vae.binarize)

@@ -1,4 +1,4 @@
-"""The contract of a model family: how it trains, and what its model can do."""
+"""The interface of a model family: how it trains, and the tasks of its model."""
 
 import abc
 import dataclasses
@@ -18,15 +18,15 @@ from diffusion_jax.training.state import Loss, Phase, Variables
 GROUP = "net"  # the phase and the parameter group of a family with one network
 PyTree = Any
 Fields = Mapping[str, Field]
-# index i32[B], an example's global index, and an array [B, ...] for each field.
+# "index" i32[B], the examples' global indices, and an array [B, ...] for each field.
 Batch = dict[str, Array]
-# (variables, batch, key) -> arrays [B, ...], one row per example, which depends on that
-# example and its index alone: random numbers come from fold_in(key, index).
+# (variables, batch, key) -> arrays [B, ...]. A row depends only on its example and its
+# index: random numbers come from fold_in(key, index).
 BatchFn = Callable[[Variables, Batch, Array], dict[str, Array]]
 
 
 class Method(abc.ABC):
-    """How a family trains: a frozen dataclass of pure functions, and its phases.
+    """How a family trains: pure functions on a frozen dataclass.
 
     Attributes:
       phases: the updates of one step, in order.
@@ -36,7 +36,7 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def init(self, key: Array) -> tuple[Variables, PyTree]:
-        """Initialises (variables, aux); aux is what `after_step` updates."""
+        """Initialises (variables, aux); `after_step` updates the extra state aux."""
 
     @abc.abstractmethod
     def loss(
@@ -50,8 +50,8 @@ class Method(abc.ABC):
     ) -> Loss:
         """Returns the loss of a phase on one shard of the batch.
 
-        Random numbers of an example come from fold_in(key, its global index), so that
-        the number of devices changes nothing.
+        An example's random numbers come from fold_in(key, its global index), so that
+        the result does not depend on the number of devices.
         """
 
     def after_step(
@@ -60,15 +60,15 @@ class Method(abc.ABC):
         """Returns (variables.state, aux) after a phase has updated its groups.
 
         Args:
-          variables: after the update.
-          aux: before it.
+          variables: the variables after the update.
+          aux: the extra state before the update.
           observed: `Loss.observed` of the whole batch, [B, ...], in order; the same on
-            every device. None if the phase observed nothing.
+            every device. None if the phase's loss leaves it out.
         """
         return variables.state, aux
 
     def for_inference(self, variables: Variables) -> Variables:
-        """Prepares averaged parameters for use, e.g. recalibrates batch statistics."""
+        """Prepares averaged parameters, e.g. by recalibrating batch statistics."""
         return variables
 
 
@@ -79,8 +79,8 @@ class SingleNetwork(Method):
     Attributes:
       phases: one, which trains the group "net".
       network: data [B, ...] -> output.
-      data: name of the batch's entry that is modelled.
-      field: of it.
+      data: name of the field that is modelled, such as "image".
+      field: its shape and kind.
     """
 
     phases: tuple[Phase, ...]
@@ -96,7 +96,7 @@ class SingleNetwork(Method):
     def apply(
         self, variables: Variables, *args: Array, method: str = "__call__"
     ) -> Any:
-        """Applies the network, or another of its methods by name."""
+        """Calls the network, or one of its methods by name."""
         return self.network.apply(
             {"params": variables.params[GROUP]}, *args, method=method
         )
@@ -110,12 +110,12 @@ def single_phase(config: ml_collections.ConfigDict) -> tuple[Phase, ...]:
 def make_network(
     table: Mapping[str, Callable], config: ml_collections.ConfigDict, **options: Any
 ) -> Any:
-    """Builds what the group model names.
+    """Builds the network that model.name chooses.
 
     Args:
-      table: of networks, by model.name.
-      config: whose other values of the group model are passed on.
-      **options: passed on as well.
+      table: networks by name.
+      config: the run's config; the other values of config.model are passed on.
+      **options: further arguments of the network.
 
     Raises:
       ValueError: the name is unknown.
@@ -125,12 +125,12 @@ def make_network(
 
 
 class Task(NamedTuple):
-    """One thing that can be done with a trained model.
+    """One use of a trained model, such as sampling or computing a likelihood.
 
     Attributes:
-      run: the function; `inference.stream` runs it over any number of examples.
-      inputs: the batch's entries that it reads, besides index.
-      outputs: what it returns.
+      run: the function; `inference.make_stream` runs it over any number of examples.
+      inputs: names of the fields that it reads, besides index.
+      outputs: the fields that it returns, by name.
     """
 
     run: BatchFn
@@ -147,7 +147,7 @@ class Family(NamedTuple):
     """A row of `methods.FAMILIES`.
 
     Attributes:
-      make: (config, fields of the data) -> method; refuses what does not fit.
+      make: (config, fields of the data) -> method; validates the config.
       tasks: name -> (dataclass of its options, (method, options) -> task).
     """
 
@@ -156,7 +156,7 @@ class Family(NamedTuple):
 
 
 def data_field(fields: Fields) -> tuple[str, Field]:
-    """Returns the name and the field of the data that a generative model is of.
+    """Returns the name and the field of the data to be modelled.
 
     Raises:
       ValueError: there is no such field, or there are several.
@@ -171,21 +171,25 @@ def data_field(fields: Fields) -> tuple[str, Field]:
 
 
 def with_axis(field: Field, size: int, axis: str) -> Field:
-    """Returns the field of an output with several of `field`, such as a row of images.
+    """Returns the field of several stacked entries, such as a row of images.
 
     Args:
-      field: of one entry.
-      size: number of entries.
+      field: the field of one entry.
+      size: the number of entries.
       axis: the new leading axis: "column" or "frame".
     """
     return field._replace(shape=(size, *field.shape), axes=(axis, *field.axes))
 
 
 def check_at_least(minimum: float, **values: float) -> None:
-    """Refuses values below a minimum, given by their config keys with __ for a dot.
+    """Checks that config values are at least `minimum`.
+
+    Args:
+      minimum: the smallest valid value.
+      **values: values by config key, with __ in place of the dot.
 
     Raises:
-      ValueError: it names the key and the value.
+      ValueError: a value is too small; the message names its key.
     """
     for key, value in values.items():
         if value < minimum:

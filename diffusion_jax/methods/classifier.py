@@ -1,4 +1,4 @@
-"""A classifier of real images, whose features measure the samples of other models."""
+"""A classifier of real images; its features are used to evaluate other models."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from diffusion_jax.training.state import Loss, Variables
 
 
 class Classifier(base.SingleNetwork):
-    """A network whose output are logits, and which has a method `features`."""
+    """A network that outputs logits and has a method `features`."""
 
     def loss(
         self,
@@ -49,7 +49,7 @@ def make_classify(method: Classifier, options: base.NoOptions) -> base.Task:
 
 
 def defaults() -> ConfigDict:
-    """Returns a small convolutional classifier of ten classes."""
+    """Returns the settings of a small convolutional classifier with ten classes."""
     config = common.defaults("classifier")
     config.model = config_dict.create(
         name="conv",
@@ -63,7 +63,7 @@ def defaults() -> ConfigDict:
 
 
 def tiny(config: ConfigDict) -> None:
-    """Makes a config a smoke run of seconds on a CPU."""
+    """Turns a config into a smoke test that takes seconds on a CPU."""
     common.make_tiny(config)
     config.model.update(channels=(8,), num_features=8)
 

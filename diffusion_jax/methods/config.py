@@ -1,4 +1,4 @@
-"""Config values that all families share; each family's own stand in its file."""
+"""Defaults shared by all families; each family's own defaults are in its file."""
 
 from collections.abc import Callable
 
@@ -33,11 +33,11 @@ def defaults(method: str) -> ConfigDict:
         clip="none",  # of gradients: none, global, per_replica
         clip_norm=1.0,  # largest L2 norm
         ema_decay=0.0,  # of the averaged parameters, in [0, 1); 0: no average
-        ema_warmup=True,  # whether the average's memory grows with the run
+        ema_warmup=True,  # whether the decay increases gradually
     )
     config.train = config_dict.create(
         num_steps=1000,
-        log_every=500,  # steps; here and below 0 is never
+        log_every=500,  # in steps; 0 means never, also below
         save_every=1000,
         keep=3,  # checkpoints, besides the best one
         evaluate_every=0,
@@ -72,7 +72,7 @@ def decay_over_second_half(config: ConfigDict) -> None:
 
 
 def make_tiny(config: ConfigDict) -> None:
-    """Makes any config a smoke run: four steps on eight digits each."""
+    """Turns any config into a smoke test: four steps with batches of eight digits."""
     config.name += "_tiny"
     config.data.update(source="digits", image_size=8, num_channels=1, batch_size=8)
     config.data.train_split, config.eval.split = "train", "test"
@@ -85,12 +85,12 @@ def make_tiny(config: ConfigDict) -> None:
 def select(
     config: ConfigDict, variant: str, tiny: Callable[[ConfigDict], None]
 ) -> ConfigDict:
-    """Returns the variant of a config that follows the colon in configs/NAME.py:tiny.
+    """Applies the variant after the colon in --config=configs/NAME.py:tiny.
 
     Args:
       config: the experiment.
       variant: "" or "tiny".
-      tiny: makes the config a smoke run of seconds on a CPU.
+      tiny: turns the config into a smoke test.
 
     Raises:
       ValueError: there is no such variant.

@@ -42,17 +42,17 @@ class CycleGAN(Method):
     """Two generators, one in each direction, and a PatchGAN discriminator per domain.
 
     In a step the generators are updated first. Their images then pass through the image
-    pools, whose output the discriminators compare with real images.
+    pools, and the discriminators are trained on the pools' output and on real images.
 
     Attributes:
       phases: "gen" trains "ab" and "ba", "disc" trains "da" and "db".
       generator: image -> image, the same network in both directions.
       discriminator: image -> scores of its patches.
-      field: of the images of both domains.
+      field: the field of the images, the same in both domains.
       batch_size: pairs per step, over all devices.
-      gan_loss: what each side minimises.
-      cycle_weight: of the cycle-consistency loss, lambda in the paper.
-      identity_weight: of the identity loss, as a multiple of cycle_weight.
+      gan_loss: the losses of both sides.
+      cycle_weight: weight of the cycle-consistency loss, lambda in the paper.
+      identity_weight: weight of the identity loss, as a multiple of cycle_weight.
       pool_size: past images kept for each domain.
     """
 
@@ -69,10 +69,10 @@ class CycleGAN(Method):
     def init(self, key: Array) -> tuple[Variables, PyTree]:
         """Initialises the four networks, two empty pools and their last outputs.
 
-        The outputs have the size of a batch, so a checkpoint belongs to a batch size.
+        The outputs have the size of a batch, so a checkpoint needs the same batch size.
 
         Raises:
-          ValueError: the images' size does not fit a network.
+          ValueError: a network does not support the image size.
         """
         keys = jax.random.split(key, 4)
         x = jnp.zeros((1, *self.field.shape))
@@ -108,10 +108,10 @@ class CycleGAN(Method):
         key: Array,
         step: Array,
     ) -> Loss:
-        """The loss of the generators, or that of the discriminators."""
+        """The loss of the generators or of the discriminators."""
         if phase == GEN:
             return self._generator_loss(variables, batch, key)
-        position = batch["index"] % self.batch_size  # in the whole batch
+        position = batch["index"] % self.batch_size  # in the global batch
         value, metrics = 0.0, []
         for name, group in (("a", DA), ("b", DB)):
             fake = aux[name]["shown"][position]
@@ -171,8 +171,7 @@ class CycleGAN(Method):
 
 
 def make_translate(method: CycleGAN, options: NoOptions) -> Task:
-    """Returns the task with the output "rows" [B, 6, ...]: a, in b, and back; b, in a,
-    and back."""
+    """Translates a to b and back, and b to a and back: "rows" [B, 6, ...]."""
 
     def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         a, b = batch["image_a"], batch["image_b"]
@@ -187,7 +186,7 @@ def make_translate(method: CycleGAN, options: NoOptions) -> Task:
 
 
 def defaults() -> ConfigDict:
-    """Returns the values of Zhu et al. 2017 for 256x256 images."""
+    """Returns the settings of Zhu et al. 2017 for 256x256 images."""
     config = common.defaults("cyclegan")
     config.data.source_b = "inverted:digits"  # the other domain
     config.data.train_split_b = "train"
@@ -218,7 +217,7 @@ def defaults() -> ConfigDict:
 
 
 def tiny(config: ConfigDict) -> None:
-    """Makes a config a smoke run of seconds on a CPU."""
+    """Turns a config into a smoke test that takes seconds on a CPU."""
     common.make_tiny(config)
     config.data.update(
         source_b="inverted:digits", train_split="train_even", train_split_b="train_odd"

@@ -1,4 +1,4 @@
-"""Generative adversarial networks (Goodfellow et al. 2014), DCGAN among them."""
+"""Generative adversarial networks (Goodfellow et al. 2014), including DCGAN."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ from diffusion_jax.training import optimizers, parallel
 from diffusion_jax.training.state import Loss, Phase, Variables
 
 GEN, DISC = "gen", "disc"  # phases and parameter groups
-# Batches of noise from which the averaged generator's batch statistics are taken.
+# Batches of noise that recalibrate the averaged generator's batch statistics.
 NUM_RECALIBRATION_BATCHES, RECALIBRATION_BATCH_SIZE = 32, 256
 
 
@@ -45,12 +45,12 @@ class GAN(Method):
       phases: "disc", once or several times, then "gen".
       generator: (z, label, train) -> data.
       discriminator: (data, label, train) -> logits [B].
-      data: name of the batch's entry that is modelled.
-      field: of it.
+      data: name of the field that is modelled, such as "image".
+      field: its shape and kind.
       num_latents: Z.
-      gan_loss: what each side minimises.
-      gradient_penalty: its weight, between real and generated data.
-      r1: weight of the penalty at real data.
+      gan_loss: the losses of both sides.
+      gradient_penalty: weight of the penalty between real and generated data.
+      r1: weight of the R1 penalty, at real data.
       num_classes: 0 for unconditional networks.
     """
 
@@ -69,15 +69,15 @@ class GAN(Method):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The class, where there is one."""
+        """The label if the networks are conditional."""
         return ("label",) if self.num_classes else ()
 
     def init(self, key: Array) -> tuple[Variables, PyTree]:
         """Initialises both networks.
 
         Raises:
-          ValueError: the data's shape does not fit, or a penalty is used with a
-            discriminator that has batch statistics.
+          ValueError: a network does not support the data's shape, or a penalty is used
+            with a discriminator that has batch statistics.
         """
         gen_key, disc_key = jax.random.split(key)
         label = jnp.zeros(1, jnp.int32) if self.num_classes else None
@@ -93,7 +93,7 @@ class GAN(Method):
         }
         if DISC in statistics and (self.gradient_penalty or self.r1):
             raise ValueError(
-                "gan.gradient_penalty and gan.r1 use each example's own gradient, "
+                "gan.gradient_penalty and gan.r1 need the gradient of each example, "
                 "which a discriminator with batch statistics does not have: set "
                 "model.disc_norm to none, or both weights to 0."
             )
@@ -177,7 +177,7 @@ class GAN(Method):
         return Variables(variables.params, variables.state | {GEN: mean})
 
     def encode(self, variables: Variables, batch: Batch, key: Array) -> Array:
-        """Draws the noise that belongs to each index, [B, Z]."""
+        """Draws each example's noise from its index, [B, Z]."""
         keys = prng.example_keys(key, batch["index"])
         return prng.normal(keys, (self.num_latents,))
 
@@ -205,7 +205,7 @@ def discriminator_metrics(
     """Returns a discriminator's accuracy, or the distance that a critic estimates.
 
     Args:
-      gan_loss: that is minimised.
+      gan_loss: the loss that is minimised.
       real: logits of real data, any shape.
       fake: logits of generated data.
     """
@@ -218,7 +218,7 @@ def discriminator_metrics(
 
 
 def defaults() -> ConfigDict:
-    """Returns DCGAN (Radford et al. 2016)."""
+    """Returns the settings of DCGAN (Radford et al. 2016)."""
     config = common.defaults("gan")
     config.model = config_dict.create(
         name="dcgan",  # or mlp, with hidden and bounded instead of width and disc_norm
@@ -232,7 +232,7 @@ def defaults() -> ConfigDict:
         r1=0.0,  # weight, at least 0
         critic_steps=1,  # updates of the discriminator per step
         num_latents=100,  # Z
-        sync_statistics=True,  # batch statistics over all devices, or each its own
+        sync_statistics=True,  # compute batch statistics over all devices
     )
     config.optim.update(learning_rate=2e-4, b1=0.5)
     config.optim.disc_learning_rate = 2e-4
@@ -241,7 +241,7 @@ def defaults() -> ConfigDict:
 
 
 def tiny(config: ConfigDict) -> None:
-    """Makes a config a smoke run of seconds on a CPU."""
+    """Turns a config into a smoke test that takes seconds on a CPU."""
     source = config.data.source
     common.make_tiny(config)
     if source == "grid25":
@@ -265,13 +265,13 @@ def make(config: ConfigDict, fields: Fields) -> GAN:
     )
     if options.loss == "wasserstein" and not (options.gradient_penalty or options.r1):
         raise ValueError(
-            "gan.loss wasserstein assumes a critic of bounded slope: set "
-            "gan.gradient_penalty (10 in the paper)."
+            "gan.loss wasserstein needs a Lipschitz critic: set gan.gradient_penalty "
+            "(10 in the paper) or gan.r1."
         )
     if num_classes < 0 or num_classes == 1:
         raise ValueError(
-            f"model.num_classes = {num_classes} leaves nothing to choose: use 2 or "
-            "more, or 0 for unconditional networks."
+            f"model.num_classes = {num_classes} is invalid: use 2 or more, or 0 for "
+            "unconditional networks."
         )
     generator, discriminator = make_network(
         GANS,

@@ -1,6 +1,6 @@
 """Tasks of families with a latent space: samples, and rows of decoded latents.
 
-Latents are in units in which those of the data are about standard normal.
+Latents are scaled so that those of the data are about standard normal.
 """
 
 from collections.abc import Callable
@@ -23,14 +23,14 @@ SIDE = 20  # rows and columns of the manifold
 
 
 class LatentModel(Protocol):
-    """What a method must have for these tasks.
+    """The attributes and methods of a method that these tasks use.
 
     Attributes:
-      data: name of the batch's entry that is modelled.
-      field: of it.
+      data: name of the field that is modelled, such as "image".
+      field: its shape and kind.
       num_latents: Z.
-      inputs: conditions that `decode` reads from the batch.
-      encoder_inputs: entries that `encode` reads from the batch.
+      inputs: names of the conditions that `decode` reads from the batch.
+      encoder_inputs: names of the fields that `encode` reads from the batch.
     """
 
     data: str
@@ -63,7 +63,7 @@ def make_interpolate(method: LatentModel, options: NoOptions) -> Task:
 
 
 def make_slerp(method: LatentModel, options: NoOptions) -> Task:
-    """Decodes the arc between two latents, which keeps the length of normal draws.
+    """Decodes the arc between two latents, which preserves the norm of normal noise.
 
     Source: White 2016, arXiv:1609.04468.
     """
@@ -86,7 +86,7 @@ def make_traverse(method: LatentModel, options: NoOptions) -> Task:
 def make_manifold(method: LatentModel, options: NoOptions) -> Task:
     """Decodes a grid of quantiles of the first two latents, with the others at 0.
 
-    Example i is row i of the grid; twenty rows are all of it.
+    Example i is row i of the grid, which has twenty rows.
 
     Raises:
       ValueError: there is only one latent.

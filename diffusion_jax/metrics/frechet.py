@@ -54,7 +54,7 @@ def real_baseline(features: np.ndarray, seed: int, num: int) -> float:
 
     Args:
       features: [N, F], N at least 4.
-      seed: of the random split.
+      seed: seed of the random split.
       num: vectors in the first subset, at most N // 2; the rest form the second.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Networks: Flax Linen modules, by the name that `model.name` gives them."""
+"""Networks: Flax Linen modules, in tables by model.name."""
 
 from diffusion_jax.models.classifier import ConvClassifier
 from diffusion_jax.models.convolutional import ConvAutoencoder

@@ -105,7 +105,7 @@ def check_size(size: int, strides: Sequence[int]) -> None:
 
     Args:
       size: height or width in pixels.
-      strides: of the encoder's convolutions, in order.
+      strides: strides of the encoder's convolutions, in order.
 
     Raises:
       ValueError: a stride is not 1 or 2, or their product does not divide the size.

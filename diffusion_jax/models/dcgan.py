@@ -38,7 +38,7 @@ def batch_norm(
         (collection "batch_stats") instead of using the latter.
       axis_name: axis over which moments are averaged across devices, or None.
       momentum: weight of the old running average in an update, in [0, 1).
-      name: of the layer.
+      name: name of the layer.
 
     Source: Ioffe and Szegedy 2015, algorithm 1, arXiv:1502.03167.
     """
@@ -54,7 +54,7 @@ def batch_norm(
 
 
 def num_halvings(size: Sequence[int]) -> int:
-    """Returns how often an image is halved: while both sides are even and leave 4.
+    """Returns how often both sides can be halved while they stay at least 4 pixels.
 
     Args:
       size: (H, W) in pixels, e.g. 8, 16, 32, 64, 128 (halved to 4) or 28, 56 (to 7).

@@ -121,7 +121,7 @@ class MLPGenerator(nn.Module):
         Args:
           z: [B, Z].
           label: i32[B] if num_classes > 0; its one-hot encoding is appended to z.
-          train: has no effect; it is here for the signature of `DCGANGenerator`.
+          train: unused; part of the interface that `DCGANGenerator` shares.
 
         Returns:
           [B, *data_shape].

@@ -94,7 +94,7 @@ class ExampleDropout(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two convolutions with the time embedding added in between, and a skip."""
+    """Two convolutions, with the time embedding in between, and a skip connection."""
 
     features: int
     dropout: float
@@ -124,7 +124,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Single-head self-attention over all pixels, and a skip."""
+    """Single-head self-attention over all pixels, and a skip connection."""
 
     dtype: DTypeLike
 
@@ -151,10 +151,10 @@ class UNet(nn.Module):
       channel_multipliers: one per level; the resolution halves from level to level.
       num_blocks: residual blocks per level of the encoder; the decoder has one more.
       attention_resolutions: heights at which attention follows every block.
-      dropout: rate in the residual blocks.
+      dropout: dropout rate in the residual blocks.
       out_channels: C, or 2C if the variance is learned.
       num_classes: number of classes to condition on, or 0.
-      dtype: of activations; parameters stay float32.
+      dtype: dtype of activations; parameters stay float32.
 
     Source: Ho et al. 2020, appendix B, arXiv:2006.11239.
     """
@@ -248,7 +248,7 @@ def check_shape(shape: Sequence[int], levels: int) -> None:
     """Checks that examples are images [H, W, C] that can be halved levels - 1 times.
 
     Raises:
-      ValueError: they are not.
+      ValueError: they cannot.
     """
     factor = 2 ** (levels - 1)
     if len(shape) != 3 or shape[0] % factor or shape[1] % factor:

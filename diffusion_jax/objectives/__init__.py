@@ -1,1 +1,1 @@
-"""Objectives of the families other than diffusion: pure functions of arrays."""
+"""Objectives of GANs and autoencoders: pure functions of arrays."""

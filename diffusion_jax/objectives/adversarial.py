@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Added to a squared norm under a root, whose derivative is infinite at 0.
+# Added to a squared norm before the root, whose derivative is infinite at 0.
 MIN_SQUARED_NORM = 1e-12
 
 Discriminator = Callable[[Array], Array]  # x [B, ...] -> logits [B]

@@ -44,7 +44,7 @@ def save_grid(
 
 
 def save_animation(path: pathlib.Path, frames: np.ndarray) -> None:
-    """Writes u8[N, k, H, W, C] as a GIF of k grids of N images; the last one lasts."""
+    """Writes u8[N, k, H, W, C] as a GIF: k grids of N images, the last shown longer."""
     first, *others = (_to_pil(tile(frame)) for frame in frames.swapaxes(0, 1))
     durations = [FRAME_MS] * len(others) + [LAST_FRAME_MS]
     first.save(path, save_all=True, append_images=others, duration=durations, loop=0)

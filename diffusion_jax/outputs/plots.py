@@ -1,4 +1,4 @@
-"""Plots: points of the plane, and rate-distortion curves."""
+"""Plots of 2D points and of rate-distortion curves."""
 
 import logging
 import pathlib
@@ -23,9 +23,9 @@ def save_points(
         darkness of a pixel = log(1 + points in it) / log(1 + points in the fullest one)
 
     Args:
-      path: of the PNG.
+      path: path of the PNG.
       points: [N, 2], x to the right and y upwards.
-      side: of the plot, in pixels.
+      side: side of the plot, in pixels.
       limits: lowest and highest value on both axes; points outside are ignored. None
         fits a square around all points, which must then be finite.
     """
@@ -48,7 +48,7 @@ def save_rate_distortion(path: pathlib.Path, columns: dict[str, np.ndarray]) -> 
     Without matplotlib a warning is logged and nothing is written.
 
     Args:
-      path: of the PNG.
+      path: path of the PNG.
       columns: from `metrics.likelihood.rate_distortion`.
 
     Source: Ho et al. 2020, figure 5, arXiv:2006.11239.

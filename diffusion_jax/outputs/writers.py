@@ -14,7 +14,7 @@ from diffusion_jax.training import parallel
 
 LOGGER = logging.getLogger(__name__)
 
-GRID_IMAGES = 400  # the grid's limit; the npz file has all images
+GRID_IMAGES = 400  # most images in a grid; the npz file has all of them
 Arrays = Mapping[str, np.ndarray]
 Fields = Mapping[str, Field]
 
@@ -30,9 +30,9 @@ def save(
     writes.
 
     Args:
-      path: of the files, without a suffix; the folder is created.
+      path: path of the files, without a suffix; the folder is created.
       outputs: [N, ...] by name; images f32 in [-1, 1].
-      fields: of the outputs, by name; others are ignored.
+      fields: fields of the outputs, by name; other fields are ignored.
       animation: whether to write the animation; logs a warning if there is nothing to
         animate.
     """
@@ -66,16 +66,16 @@ def save(
 
 
 def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
-    """Writes a preview: a PNG of the first images or points, a text file of tokens.
+    """Writes a preview: a PNG of images or points, and a text file of tokens.
 
     PATH.png is a grid of at most 400 images (with axes ("column",) one row per example)
     or a density plot of the first two coordinates of points; PATH.txt has one line of
     token ids per example. Only process 0 writes.
 
     Args:
-      path: of the files, without a suffix; the folder is created.
+      path: path of the files, without a suffix; the folder is created.
       outputs: [N, ...] by name; images f32 in [-1, 1].
-      fields: of the outputs, by name; others are ignored.
+      fields: fields of the outputs, by name; other fields are ignored.
     """
     if parallel.process_index() != 0:
         return
@@ -115,7 +115,7 @@ def _save_tokens(path: pathlib.Path, x: np.ndarray, field: Field) -> None:
     np.savetxt(path, x.reshape(len(x), -1), fmt="%d")
 
 
-# kind -> suffix and function; the other kinds are written to the npz file only.
+# kind -> (suffix, function); other kinds are only written to the npz file.
 WRITERS = {
     "image": (".png", _save_grid),
     "points": (".png", _save_points),

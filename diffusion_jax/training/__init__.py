@@ -1,1 +1,1 @@
-"""Machinery: state, step, optimisers, checkpoints, logs; it knows no family."""
+"""Training: state, step, optimisers, checkpoints and logs, for every family."""

@@ -1,4 +1,4 @@
-"""Checkpoints: the only file that mentions Orbax."""
+"""Checkpoints: the only file that uses Orbax."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ class Checkpoints:
     Args:
       directory: absolute, or relative to the current directory.
       keep: number of latest checkpoints to keep; the best one is kept as well.
-      read_only: changes nothing on disk, so that a run may be training there.
+      read_only: change nothing on disk, so that a run may be training there.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Checkpoints:
         Arrays are checked one at a time: the state is never copied as a whole.
 
         Args:
-          state: whose arrays are the same in every process, or sharded over all.
+          state: its arrays are replicated in all processes, or sharded over them.
           score: lower is better; None if the state was not evaluated.
 
         Raises:
@@ -128,7 +128,7 @@ class Checkpoints:
         self._manager.check_for_errors()
 
     def close(self) -> None:
-        """Waits as `wait` does and releases the directory."""
+        """Waits as `wait` does, and then releases the directory."""
         self.wait()
         self._manager.close()
 
@@ -142,7 +142,7 @@ class Checkpoints:
 
         Raises:
           ValueError: the checkpoint belongs to another model.
-          Exception: whatever reading a damaged checkpoint raises.
+          Exception: the checkpoint is damaged; the type depends on the damage.
         """
         key_data = jax.eval_shape(jax.random.key_data, template.key)
         template = template.replace(key=key_data)
@@ -202,7 +202,7 @@ class Checkpoints:
         return result
 
     def _restore(self, template: Any, step: int, wanted: Callable[..., bool]) -> Any:
-        """Restores the arrays that are wanted, given the first parts of their name."""
+        """Restores the arrays for which wanted(first two parts of the name) is true."""
         path = self.directory / str(step)
         metadata = self._manager.item_metadata(step)["state"]
         checksums = self._manager.restore(
@@ -317,7 +317,7 @@ def _checksum(x: np.ndarray) -> int:
 
 
 def _current_name(name: str) -> str:
-    """Returns today's name of an array that an earlier version may have saved."""
+    """Returns the current name of an array that an earlier version saved."""
     for pattern, replacement in RENAMED.items():
         name = re.sub(pattern, replacement, name)
     return name
@@ -340,9 +340,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
-# What to do if a checkpoint, by the name it is asked for, does not exist.
+# What to do if there is no such checkpoint.
 REMEDIES = {"last": "train first", "best": "train with train.evaluate_every"}
-# Arrays that were renamed since a run may have been saved.
+# Arrays that were renamed: pattern of the old name -> replacement.
 RENAMED = {
     r"^extra\b": "aux",
     r"^(opt_state\.[^.]+)\.(1\.)?0\.": r"\1.adam.",

@@ -14,11 +14,11 @@ def make_decay(decay: float, warmup: bool) -> Callable[[Array], Array]:
     """Makes the decay as a function of the number of steps done before this one.
 
         0 at the first step (which copies the parameters), then decay;
-        with warmup min(decay, step / (step + 9)), for runs shorter than the memory
+        with warmup min(decay, step / (step + 9)), for short runs
 
     Args:
       decay: in [0, 1); 0.9999 in the paper, a half-life of 6931 steps.
-      warmup: whether the memory grows with the run.
+      warmup: whether the decay increases gradually.
 
     Raises:
       ValueError: decay lies outside [0, 1).

@@ -1,4 +1,4 @@
-"""What a run reports: a progress line, metrics.jsonl and TensorBoard."""
+"""Training logs: a progress line, metrics.jsonl and TensorBoard."""
 
 import json
 import logging
@@ -57,8 +57,8 @@ class MetricsLog:
 
     Args:
       workdir: the run's folder.
-      start: the step at which this session starts; what an earlier session wrote about
-        later steps is dropped, since those steps are run again.
+      start: the step at which this session starts; metrics that an earlier session
+        logged for later steps are dropped, since those steps are run again.
     """
 
     def __init__(self, workdir: pathlib.Path, start: int):
@@ -130,7 +130,7 @@ class MetricLogger:
 
         Args:
           step: number of steps done.
-          metrics: scalars, which may still be being computed; "stop" among them.
+          metrics: scalars, including "stop"; the device may still be computing them.
         """
         self.flush()
         self._pending = step, metrics
@@ -158,15 +158,15 @@ class MetricLogger:
                 losses = {name: values[x] for name, x in self._losses.items()}
                 self._progress.show(step, losses, rate)
         elif step == self._first:
-            self._progress.rate(step)  # no later rate includes the compilation
+            self._progress.rate(step)  # the next rate excludes the compilation
 
     def write(self, step: int, metrics: dict[str, float], prefix: str = "") -> None:
         """Writes metrics to the logs, and warnings about them.
 
         Args:
           step: number of steps done.
-          metrics: by the names that the monitor knows.
-          prefix: of their names in the logs, such as "test_".
+          metrics: by name, without the prefix.
+          prefix: prefix of their names in the logs, such as "test_".
         """
         if self._log:
             self._log.write(step, {prefix + name: x for name, x in metrics.items()})

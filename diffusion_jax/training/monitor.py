@@ -1,12 +1,12 @@
-"""Warns if the metrics of a training look wrong."""
+"""Warns about suspicious training metrics."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-PATIENCE = 5  # logged values in a row: fewer may be chance
+PATIENCE = 5  # consecutive logged values; fewer may be chance
 WON = 0.99  # accuracy on real and on generated examples; about 0.5 is healthy
-STILL = 1e-4  # relative; fresh batches change a healthy loss by more
+STILL = 1e-4  # relative change; new batches change a healthy loss by more
 MIN_NATS = 0.01  # KL per example: less carries no information
 
 
@@ -17,15 +17,15 @@ class _Logged(NamedTuple):
 
 # The last PATIENCE values of each metric, by name.
 _Recent = dict[str, collections.deque[_Logged]]
-# (subject, warning), each.
+# Pairs (subject, warning).
 _Warnings = Iterator[tuple[str, str]]
 
 
 class TrainingMonitor:
     """Warns about suspicious metrics, once for each problem.
 
-    A warning is repeated if the problem comes back after it was gone. A metric that is
-    missing from a push keeps its last values. These are checked:
+    A warning is repeated if the problem disappears and returns. A metric that is
+    missing from a push keeps its last values. The monitor checks
 
     * the losses;
     * "disc/accuracy_real" and "disc/accuracy_fake", in [0, 1];
@@ -42,14 +42,14 @@ class TrainingMonitor:
         self._active: set[tuple[str, str]] = set()
 
     def push(self, step: int, metrics: dict[str, float]) -> list[str]:
-        """Takes the metrics that are logged after a step.
+        """Checks the metrics that are logged after a step.
 
         Args:
           step: number of steps done.
-          metrics: by name; others than those above are ignored.
+          metrics: scalars by name; metrics that are not listed above are ignored.
 
         Returns:
-          Warnings about problems that the last push did not have.
+          Warnings about problems that the previous push did not have.
         """
         for name, value in metrics.items():
             values = self._recent.setdefault(name, collections.deque(maxlen=PATIENCE))

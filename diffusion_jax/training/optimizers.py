@@ -41,8 +41,8 @@ def make(
 ) -> Optimizer:
     """Makes Adam with a learning rate schedule, clipping and a moving average.
 
-    optax adds eps to the bias-corrected root, TensorFlow (Ho et al.) to the uncorrected
-    one: as if eps were multiplied by sqrt(1 - b2^t).
+    optax adds eps to the bias-corrected root mean square, TensorFlow (Ho et al.) to the
+    uncorrected one. This makes TensorFlow's eps larger by 1 / sqrt(1 - b2^t).
 
     Args:
       learning_rate: after the warmup, until decay_start.
@@ -57,13 +57,13 @@ def make(
       clip: a name in CLIPS: "global" clips the averaged gradient; "per_replica" clips
         each device's gradient before the average, as Ho et al. did (16 images each).
       ema_decay: decay of the parameters' moving average, in [0, 1); 0 copies them.
-      ema_warmup: whether the average's memory grows with the run.
-      updates_per_step: updates that this optimiser makes in a step; the schedule counts
-        steps.
+      ema_warmup: whether the decay of the average increases gradually.
+      updates_per_step: updates that this optimiser makes per step; the learning rate
+        schedule counts steps.
 
     Raises:
-      ValueError: an unknown name, a decay without an end or of no length, or an
-        ema_decay outside [0, 1).
+      ValueError: a name is unknown, the decay has no end or does not end after its
+        start, or ema_decay lies outside [0, 1).
 
     Source: Kingma and Ba 2015, arXiv:1412.6980; Ho et al. 2020, appendix B,
     arXiv:2006.11239. The linear decay is Zhu et al. 2017, section 4, arXiv:1703.10593.
@@ -91,7 +91,7 @@ def make_schedule(
     decay_end: int | None,
     updates_per_step: int,
 ) -> optax.ScalarOrSchedule:
-    """Makes a learning rate, or a function from the number of updates done to it."""
+    """Makes a constant learning rate, or a schedule: number of updates done -> rate."""
     make_decay = lookup(DECAYS, decay, "optim.decay")
     if decay_end is None and decay_start is not None:
         raise ValueError(

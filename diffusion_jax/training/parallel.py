@@ -1,4 +1,4 @@
-"""Devices and processes: the only file that knows how work is spread over them.
+"""Devices and processes: the only file that distributes work over them.
 
 The same program runs in every process (one per host), and each process drives its local
 devices. A batch is split evenly over all devices, in order of process and device;
@@ -23,14 +23,14 @@ AXIS = "batch"
 def initialize(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Joins this process to the others.
+    """Connects this process to the others of the run.
 
     Without a coordinator, JAX detects the cluster (Cloud TPU pods, SLURM, Open MPI,
     Kubernetes).
 
     Args:
       coordinator: "address:port" of process 0, or None.
-      num_processes: in the whole run; required with a coordinator.
+      num_processes: number of processes in the run; required with a coordinator.
       process_id: 0..num_processes-1; required with a coordinator.
 
     Raises:
@@ -71,8 +71,8 @@ def check_batch_size(batch_size: int, name: str, parts: int = 1) -> None:
 
     Args:
       batch_size: over all devices of all processes.
-      name: of the config key, for the message.
-      parts: that each device's share is split into.
+      name: the config key, for the message.
+      parts: number of parts that each device's share is split into.
     """
     if batch_size % (jax.device_count() * parts):
         shares = f" in {parts} parts" if parts > 1 else ""
@@ -109,7 +109,7 @@ def gather(tree: PyTree, axis: str | None) -> PyTree:
 
 
 def replicate(tree: PyTree) -> PyTree:
-    """Copies a tree to every device of this process, without a new axis.
+    """Copies a tree to every device of this process, without adding an axis.
 
     The copies share no buffer with the argument, so they can be donated.
     """
@@ -118,9 +118,9 @@ def replicate(tree: PyTree) -> PyTree:
 
 
 def to_global(tree: PyTree) -> PyTree:
-    """Turns arrays that each process holds whole into arrays of all processes.
+    """Turns arrays that are replicated in every process into global arrays.
 
-    Arrays that already span several processes are returned as they are. No copy.
+    Arrays that already span several processes are unchanged. No data is copied.
     """
     if jax.process_count() == 1:
         return tree
@@ -129,9 +129,9 @@ def to_global(tree: PyTree) -> PyTree:
 
 
 def to_host(x: Array) -> np.ndarray:
-    """Copies a whole array to this host, also if it is sharded over processes.
+    """Copies a whole array to this host, even if it is sharded over processes.
 
-    JAX does not keep the copy, as it does for `np.asarray(x)`.
+    Unlike with `np.asarray(x)`, JAX does not cache the copy.
     """
     if x.is_fully_replicated:
         return np.asarray(x.addressable_data(0))
@@ -159,16 +159,16 @@ def all_rows(tree: PyTree) -> PyTree:
 def train_step_on_devices(step: Callable) -> Callable:
     """Runs a train step on all devices of all processes.
 
-    A request to stop is sent along with the batch, so that every process sees a request
-    to any of them at the same step.
+    The stop flags of all processes are combined, so that all of them stop at the same
+    step.
 
     Args:
       step: (state, shard of the batch) -> (state, metrics), the same on every device.
 
     Returns:
       (replicated state, sharded batch, whether to stop) -> (state, metrics), both
-      replicated; metrics["stop"] > 0 if any process has to stop. The state that is
-      passed in is donated.
+      replicated; metrics["stop"] > 0 if any process should stop. The input state is
+      donated.
     """
 
     def with_stop(state, batch, stop):

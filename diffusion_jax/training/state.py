@@ -1,4 +1,4 @@
-"""What the trainer and a model family exchange, and the state of a run."""
+"""Types shared by the trainer and the model families, and the training state."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ PyTree = Any
 
 
 class Variables(NamedTuple):
-    """Everything a network needs to be applied, by group ("net"; "gen" and "disc").
+    """Parameters and statistics of a model, by group ("net"; "gen" and "disc").
 
     Attributes:
       params: trainable parameters.
@@ -26,15 +26,16 @@ class Variables(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """One update within a step: "discriminator, then generator" is two of them.
+    """One update within a step; a GAN has two, "disc" and then "gen".
 
     Attributes:
       name: e.g. "disc".
       trains: the groups that this phase updates. A group that no phase trains is
-        frozen: it lies in the checkpoint and never changes.
-      optimizer: how it updates them.
-      batch_slice: which examples it sees: (0, 1) is all, (i, n) every n-th from the
-        i-th on, for critics that take several steps. A device's share must divide by n.
+        frozen: checkpoints contain it, but it never changes.
+      optimizer: how the groups are updated.
+      batch_slice: the examples that it uses: (0, 1) all, (i, n) every n-th from the
+        i-th on, for critics with several updates per step. n must divide the number of
+        examples on a device.
     """
 
     name: str
@@ -44,13 +45,13 @@ class Phase(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What a phase minimises on one shard of the batch.
+    """The loss of a phase on one shard of the batch.
 
     Attributes:
       value: f32[], the weighted mean over the shard.
       metrics: scalars to log, each a mean with the same weights.
       state: new statistics of the groups that changed.
-      observed: what `Method.after_step` looks at, for each example, [b, ...].
+      observed: arrays [b, ...] of each example, passed on to `Method.after_step`.
       weight: f32[], the sum of the shard's weights: the number of tokens that are not
         masked, for example. Shards of equal weight may leave it at 1.
     """
@@ -73,7 +74,7 @@ class TrainState:
       model_state: batch statistics and the like, by group.
       opt_state: the optimiser's state by phase.
       ema: exponential moving average of the parameters, by group.
-      aux: what else a family keeps, such as image pools.
+      aux: extra state of a family, such as image pools.
     """
 
     step: Array
@@ -107,8 +108,8 @@ def initial(
 
     Args:
       key: typed key of the whole run.
-      phases: of the method.
-      init: key -> (variables, aux), of the method.
+      phases: the method's phases.
+      init: the method's init, key -> (variables, aux).
     """
     init_key, run_key = jax.random.split(key)
     (params, model_state), aux = init(init_key)

@@ -15,7 +15,7 @@ Metrics = dict[str, Array]
 
 
 def loss_names(phases: Sequence[Phase]) -> dict[str, str]:
-    """Names the metric that is each phase's loss, by the name to display.
+    """Maps the displayed name of each phase's loss to the name of its metric.
 
     {"loss": "loss"} for one phase; {"disc": "disc/loss", "gen": "gen/loss"} for two.
     """
@@ -29,13 +29,12 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Makes the step that every device runs on its shard of the batch.
 
-    The phases take turns: the gradient of the groups that a phase trains, averaged over
-    the devices, updates them, and then their moving average.
+    For each phase in order, the gradient averaged over the devices updates the phase's
+    groups, and then their moving average. Later phases use the updated groups.
 
     Args:
-      method: a `methods.base.Method`; a later phase sees what an earlier one updated.
-      axis: name of the axis of devices, which all run the step; None if the batch is
-        not split.
+      method: a `methods.base.Method`.
+      axis: name of the device axis; None if the batch is not split.
 
     Returns:
       (state, shard of the batch) -> (state, metrics). Metrics are means over the whole
@@ -74,8 +73,8 @@ def run_phase(
         sum_i w_i replica_tx(g_i) / sum_i w_i
 
     which without `replica_tx` is the gradient of the whole batch's weighted mean. A
-    replica's gradient is clipped before it is weighted: it is a mean, of the same size
-    for any number of tokens, and the average is never longer than clip_norm.
+    replica's gradient is clipped before it is weighted, since the scale of a mean does
+    not depend on the number of tokens. The average's norm is at most clip_norm.
     """
     first, stride = phase.batch_slice
     batch = jax.tree.map(lambda x: x[first::stride], batch)

@@ -1,7 +1,7 @@
 """Writes scalars to TensorBoard's event files.
 
-The file is put together from tensorboard's records and messages, because every ready
-writer (tensorboardX's, tensorboard's own) imports PyTorch or TensorFlow where these are
+It uses tensorboard's record writer and protocol buffers, because the existing writers
+(tensorboardX's and tensorboard's own) import PyTorch or TensorFlow if these are
 installed.
 """
 
@@ -15,8 +15,8 @@ class EventFile:
     """A new event file.
 
     Args:
-      folder: which TensorBoard shows as one run; created if necessary.
-      first_step: TensorBoard drops what earlier files contain from this step on.
+      folder: the folder, which TensorBoard shows as one run; created if necessary.
+      first_step: TensorBoard discards the events of earlier files from this step on.
     """
 
     def __init__(self, folder: pathlib.Path, first_step: int):

@@ -25,7 +25,7 @@ def method():
 @pytest.fixture(scope="module")
 def variables(method):
     """Larger than at initialisation, so that probabilities are not uniform."""
-    return jax.tree.map(lambda x: 3 * x, method.init(KEY)[0])
+    return jax.tree.map(lambda x: 3 * x, jax.jit(method.init)(KEY)[0])
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ mlp = functools.partial(make, "digits_gan")
 @functools.cache
 def initial(method):
     """The state before the first step."""
-    return states.initial(KEY, method.phases, method.init)
+    return jax.jit(lambda key: states.initial(key, method.phases, method.init))(KEY)
 
 
 def variables_of(method, scale=1.0):

@@ -9,7 +9,16 @@ import pytest
 from smoke import load
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-NETWORK = {"base_channels": 8, "channel_multipliers": (1,), "dropout": 0.1}
+# The smallest U-Net, with dropout, and a timestep sampler that has a state.
+DIGITS = {
+    "model__base_channels": 8,
+    "model__channel_multipliers": (1,),
+    "model__num_blocks": 0,  # of the encoder; the decoder has one
+    "model__dropout": 0.1,
+    "diffusion__timestep_sampler": "second_moment",
+    "optim__warmup_steps": 0,
+    "optim__decay_end": 100_000,
+}
 # One config of each kind.
 FAMILIES = {
     "autoencoder": "digits_autoencoder",
@@ -24,10 +33,7 @@ FAMILIES = {
 @pytest.fixture
 def digits_config():
     """The smallest diffusion model of digits: batches of 8, every step logged."""
-    config = load("digits")
-    config.model.update(NETWORK)
-    config.diffusion.timestep_sampler = "second_moment"  # it has a state
-    config.optim.update(warmup_steps=0, decay_end=100_000)
+    config = load("digits", **DIGITS)
     config.train.update(num_steps=4, log_every=1, save_every=2, sample_every=0)
     return config
 
@@ -41,20 +47,18 @@ def family(request):
 
 
 class Commands:
-    """Starts `python -m diffusion_jax.main` on the smallest model of digits."""
+    """Starts `python -m diffusion_jax.main` on a small model of digits."""
 
     def __init__(self):
         self.started = []
 
-    def start(self, workdir, devices=1, script=None, **values):
+    def start(self, workdir, devices=1, script=None, config="digits", **values):
         """Starts a training run; keys of values are GROUP__NAME, or flags' names.
 
         A script is run instead of the module if there is one.
         """
         values = {
-            **{f"model__{name}": value for name, value in NETWORK.items()},
-            "diffusion__timestep_sampler": "second_moment",
-            **{"optim__warmup_steps": 0, "optim__decay_end": 100_000},
+            **(DIGITS if config == "digits" else {}),
             **{"train__log_every": 1, "train__save_every": 1},
             **{"train__sample_every": 0},
             **values,
@@ -66,9 +70,9 @@ class Commands:
             for name, value in values.items()
         ]
         program = ["-c", script] if script else ["-m", "diffusion_jax.main"]
-        config = ["--config=configs/digits.py:tiny", f"--workdir={workdir}"]
+        run = [f"--config=configs/{config}.py:tiny", f"--workdir={workdir}"]
         process = subprocess.Popen(
-            [sys.executable, *program, *config, *flags],
+            [sys.executable, *program, *run, *flags],
             cwd=ROOT,
             env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
             stdout=subprocess.PIPE,

@@ -6,8 +6,8 @@ import time
 
 import jax
 import numpy as np
+from smoke import restore
 
-from diffusion_jax import methods, runs
 from diffusion_jax.training.checkpoints import Checkpoints
 
 
@@ -20,9 +20,7 @@ def free_port():
 
 def parameters(config, workdir, step):
     """Loss-bearing parts of a checkpoint: parameters, their average, the optimiser."""
-    method = methods.make(config, runs.stored_fields(config, workdir))
-    template = runs.make_template(method)
-    state = Checkpoints(workdir / "checkpoints").restore(template, step)
+    state = restore(config, workdir, step)
     assert state.step == step
     return state.params, state.ema, state.opt_state
 

@@ -9,19 +9,15 @@ import time
 import jax
 import numpy as np
 import pytest
+from smoke import load, restore
 
-from diffusion_jax import methods, runs
 from diffusion_jax.train import train
 from diffusion_jax.training import logs
-from diffusion_jax.training.checkpoints import Checkpoints
 
 
 def saved_state(config, workdir, step=None):
     """A checkpoint, or the last one, as {name: array}, every leaf as it was saved."""
-    method = methods.make(config, runs.stored_fields(config, workdir))
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    step = checkpoints.steps()[-1] if step is None else step
-    state = checkpoints.restore(runs.make_template(method), step)
+    state = restore(config, workdir, step)
     state = state.replace(key=jax.random.key_data(state.key))
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
@@ -164,18 +160,18 @@ def wait_for(process, condition):
     while not condition():
         if process.poll() is not None:
             raise AssertionError(f"It has ended: {process.communicate()[0][-2000:]}")
-        time.sleep(0.002)
+        time.sleep(0.005)
 
 
-def test_kill_at_five_moments(digits_config, commands, tmp_path):
+def test_kill_at_five_moments(commands, tmp_path):
     """A run that is killed (kill -9) and restarted five times ends as one that is not:
     at random moments after random steps, every other time while a save is under way."""
-    values = {"train__num_steps": 50, "train__save_every": 3}
+    values = {"config": "digits_vae", "train__num_steps": 80, "train__save_every": 3}
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     code, output = commands.finish(commands.start(calm, **values))
     assert code == 0, output
     draws = random.Random(0)
-    for number, step in enumerate(sorted(draws.sample(range(1, 36), 5))):
+    for number, step in enumerate(sorted(draws.sample(range(1, 60), 5))):
         process = commands.start(rough, **values)
         wait_for(process, lambda step=step: max(saved_steps(rough), default=0) >= step)
         if number % 2:
@@ -187,10 +183,9 @@ def test_kill_at_five_moments(digits_config, commands, tmp_path):
     code, output = commands.finish(commands.start(rough, **values))
     assert code == 0, output
     assert "RESUMING" in output
-    assert_same_states(
-        saved_state(digits_config, rough), saved_state(digits_config, calm)
-    )
-    assert [step for step, _ in losses(rough)] == list(range(1, 51))
+    config = load("digits_vae")
+    assert_same_states(saved_state(config, rough), saved_state(config, calm))
+    assert [step for step, _ in losses(rough)] == list(range(1, 81))
     assert losses(rough) == losses(calm)
 
 
@@ -205,17 +200,18 @@ app.run(run, flags_parser=main.parse_flags)
 """
 
 
-def test_the_end_of_the_command(digits_config, commands, tmp_path):
+def test_the_end_of_the_command(commands, tmp_path):
     """Ctrl-C exits with 0 and says which step it saved, and training has imported
     neither PyTorch nor TensorFlow, even where they are installed; an infinite rate
     then stops the run with an error that names that step, which is finite."""
     values = {"train__num_steps": 100_000, "train__save_every": 3}
+    values["config"], config = "digits_vae", load("digits_vae")
     process = commands.start(tmp_path, script=SCRIPT, **values)
     wait_for(process, lambda: saved_steps(tmp_path))
     process.send_signal(signal.SIGINT)
     code, output = commands.finish(process)
     assert code == 0, output
-    state = saved_state(digits_config, tmp_path)
+    state = saved_state(config, tmp_path)
     assert f"Stopped by request after step {state['.step']}, saved." in output
     assert "IMPORTED []" in output
 
@@ -224,5 +220,5 @@ def test_the_end_of_the_command(digits_config, commands, tmp_path):
     assert code != 0
     path = tmp_path / "checkpoints" / str(state[".step"])
     assert f"Last good checkpoint: {path}" in output
-    assert_same_states(saved_state(digits_config, tmp_path), state)
+    assert_same_states(saved_state(config, tmp_path), state)
     assert all(np.isfinite(x).all() for x in state.values())

@@ -1,1 +1,1 @@
-"""Denoising diffusion: the method, its tasks, and how it is built from a config."""
+"""Denoising diffusion: the method, its tasks and its config."""

@@ -1,4 +1,4 @@
-"""Combinations of options that are invalid, refused before anything is compiled."""
+"""Checks for invalid combinations of options, before anything is compiled."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ def ends_in_noise(schedule: Schedule) -> bool:
 
 
 def check_training(method: DDPM) -> None:
-    """Refuses combinations that cannot be trained.
+    """Checks that a method can be trained.
 
     Raises:
-      ValueError: it names the config keys and what to choose instead.
+      ValueError: it cannot; the message names the config keys and a valid choice.
     """
     prediction = process.PREDICTIONS[method.prediction]
     discrete = method.timestep_sampler.discrete
@@ -48,9 +48,9 @@ def check_training(method: DDPM) -> None:
         ),
         (
             learns_variance and not discrete,
-            f"diffusion.loss {method.loss_name!r} is defined for steps from t to t - 1, and"
-            " this diffusion.timestep_sampler draws continuous times: choose loss "
-            "'continuous', or another timestep_sampler.",
+            f"diffusion.loss {method.loss_name!r} is defined for steps from t to "
+            "t - 1, and this diffusion.timestep_sampler draws continuous times: choose "
+            "loss 'continuous', or another timestep_sampler.",
         ),
         (
             method.learned_variance and not learns_variance,
@@ -74,16 +74,16 @@ def check_training(method: DDPM) -> None:
 def check_sampling(
     method: DDPM, options: Any, sampler: Sampler, timesteps: np.ndarray
 ) -> None:
-    """Refuses ways of sampling that are invalid for a method.
+    """Checks that sampling options are valid for a method.
 
     Args:
-      method: that is sampled.
+      method: the model to sample from.
       options: a tasks.SampleOptions.
-      sampler: the one that they name.
-      timesteps: [N], falling.
+      sampler: the sampler that the options name.
+      timesteps: [N], decreasing.
 
     Raises:
-      ValueError: it names the config keys and what to choose instead.
+      ValueError: they are not; the message names the config keys and a valid choice.
     """
     lookup(guidance.THRESHOLDING, options.thresholding, "sample.thresholding")
     num_steps, discrete = len(timesteps), timesteps.dtype.kind == "i"
@@ -113,9 +113,9 @@ def check_sampling(
             method.variance == "learned"
             and options.sampler == "ancestral"
             and num_steps < method.num_timesteps,
-            "diffusion.variance 'learned' is that of single steps, from t to t - 1: "
-            "set sample.num_steps to num_timesteps, choose another sampler, or train "
-            "with 'learned_range', which serves every stride.",
+            "diffusion.variance 'learned' is only valid for steps from t to t - 1: set "
+            "sample.num_steps to num_timesteps, choose another sampler, or train with "
+            "'learned_range', which works for any stride.",
         ),
         (
             not options.guidance_scale >= 0,
@@ -124,8 +124,8 @@ def check_sampling(
         (
             options.guidance_scale != 1 and not drops,
             f"sample.guidance_scale = {options.guidance_scale} needs a network trained "
-            "with and without its condition: model.num_classes and "
-            "diffusion.cond_dropout above 0. Without guidance it is 1.",
+            "with and without its condition: set model.num_classes and "
+            "diffusion.cond_dropout above 0, or the scale to 1 for no guidance.",
         ),
         (
             len(options.guidance_interval) != 2

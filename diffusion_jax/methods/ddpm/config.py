@@ -1,4 +1,4 @@
-"""Diffusion models from a config: the family's defaults, and how a model is built."""
+"""The config of diffusion models: its defaults, and the method built from it."""
 
 import math
 
@@ -19,11 +19,11 @@ from diffusion_jax.methods.ddpm import checks
 from diffusion_jax.methods.ddpm.method import DDPM, Condition
 from diffusion_jax.models import MODELS
 
-SIDE_OF_OTHERS = 64  # of data that are not images: where no schedule is shifted
+SIDE_OF_OTHERS = 64  # image side assumed for other data: no schedule is shifted
 
 
 def defaults() -> ConfigDict:
-    """Returns the values of Ho et al. 2020 for CIFAR-10 (appendix B)."""
+    """Returns the settings of Ho et al. 2020 for CIFAR-10 (appendix B)."""
     config = common.defaults("ddpm")
     config.model = config_dict.create(
         name="unet",
@@ -37,7 +37,7 @@ def defaults() -> ConfigDict:
     )
     config.diffusion = config_dict.create(
         schedule="linear",  # a name in schedules.SCHEDULES or CURVES
-        zero_terminal_snr=False,  # stretch the schedule to pure noise at T
+        zero_terminal_snr=False,  # rescale the betas to pure noise at T
         num_timesteps=1000,  # T, at least 2
         prediction="eps",  # eps, x0, v, mu, score, edm
         loss="simple",  # simple, vlb, hybrid, continuous, min_snr, edm
@@ -80,7 +80,7 @@ def defaults() -> ConfigDict:
 
 
 def tiny(config: ConfigDict) -> None:
-    """Makes a config a smoke run of seconds on a CPU."""
+    """Turns a config into a smoke test that takes seconds on a CPU."""
     common.make_tiny(config)
     config.model.update(base_channels=8, channel_multipliers=(1, 2), num_blocks=1)
     config.diffusion.num_timesteps = 20
@@ -93,11 +93,11 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
     """Builds a diffusion model from the groups model, diffusion and optim.
 
     Args:
-      config: of the run.
-      fields: of the data.
+      config: the run's config.
+      fields: the fields of the data.
 
     Raises:
-      ValueError: a name is unknown, or values do not fit each other or the data.
+      ValueError: a name is unknown, or values contradict each other or the data.
     """
     diffusion, num_classes = config.diffusion, config.model.num_classes
     data, field = data_field(fields)
@@ -116,8 +116,8 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
     check_at_least(0, model__num_classes=num_classes)
     if diffusion.cond_dropout and not num_classes:
         raise ValueError(
-            f"diffusion.cond_dropout = {diffusion.cond_dropout} drops classes, and "
-            "model.num_classes = 0: set one of the two."
+            f"diffusion.cond_dropout = {diffusion.cond_dropout} drops labels, but "
+            "model.num_classes = 0: set num_classes, or set cond_dropout to 0."
         )
     if diffusion.loss == "continuous" and diffusion.timestep_sampler == "lognormal":
         raise ValueError(

@@ -20,14 +20,14 @@ Cond = dict[str, Array]  # a batch's conditions by name
 
 
 class Condition(NamedTuple):
-    """An entry of the batch that the network is conditioned on.
+    """A field of the batch that the network is conditioned on.
 
     Attributes:
-      name: in the batch: "label", "caption", "low_res", ...
+      name: the field's name: "label", "caption", "low_res", ...
       field: its shape and dtype.
-      dropout: how often training replaces it by `null`, in [0, 1). Conditions of equal
-        rate are dropped together, so that guidance has an unconditional model.
-      null: the value that stands for "none": num_classes, the padding token, 0.
+      dropout: probability that training replaces it by `null`, in [0, 1). Conditions of
+        equal rate are dropped together, so that guidance has an unconditional model.
+      null: the value that means "no condition": num_classes, the padding token, 0.
     """
 
     name: str
@@ -45,16 +45,17 @@ class DDPM(SingleNetwork):
       network: (x_t [B, ...], t [B] in 0..T-1, cond, dropout_index) -> [B, ...], with
         twice the channels where the variance is learned; cond holds the conditions by
         name. Under self-conditioning x_t has twice the channels.
-      data: name of the batch's entry that is modelled.
-      field: its shape; the last axis is channels.
-      schedule: log-SNR of time.
-      prediction: what the network predicts, a name in process.PREDICTIONS.
+      data: name of the field that is modelled, such as "image".
+      field: its shape and kind; the last axis is channels.
+      schedule: log-SNR as a function of time.
+      prediction: the network's target, a name in process.PREDICTIONS.
       loss_name: a name in losses.LOSSES.
-      variance: of the reverse chain, in process.VARIANCES or LEARNED_VARIANCES.
+      variance: a name in process.VARIANCES or process.LEARNED_VARIANCES.
       timestep_sampler: how training draws timesteps.
-      conditions: what the network is conditioned on.
-      self_condition: whether it also receives its previous prediction of x_0.
-      thresholding: of that prediction in training, a name in guidance.THRESHOLDING.
+      conditions: the fields that the network is conditioned on.
+      self_condition: whether the network also receives its previous prediction of x_0.
+      thresholding: thresholding of that prediction in training, a name in
+        guidance.THRESHOLDING.
     """
 
     schedule: Schedule
@@ -102,7 +103,7 @@ class DDPM(SingleNetwork):
         key: Array,
         step: Array,
     ) -> Loss:
-        """Algorithm 1 of Ho et al. 2020: noises a batch and scores the prediction."""
+        """Algorithm 1 of Ho et al. 2020: the loss of a prediction from noised data."""
         x_0, index = batch[self.data], batch["index"]
         time_key, noise_key, dropout_key, cond_key, self_key = jax.random.split(key, 5)
         t, weight = self.timestep_sampler.sample(time_key, index, self.schedule, aux)
@@ -145,12 +146,12 @@ class DDPM(SingleNetwork):
     def after_step(
         self, variables: Variables, aux: PyTree, observed: PyTree
     ) -> tuple[dict[str, PyTree], PyTree]:
-        """Gives the timestep sampler the losses at the timesteps that were drawn."""
+        """Updates the timestep sampler with the losses at the sampled timesteps."""
         aux = self.timestep_sampler.update(aux, observed["t"], observed["loss"])
         return variables.state, aux
 
     def cond_of(self, batch: Batch) -> Cond:
-        """Returns the conditions that a batch holds."""
+        """Returns the conditions in a batch by name."""
         return {name: batch[name] for name in self.inputs}
 
     def null_cond(self, cond: Cond) -> Cond:
@@ -188,7 +189,7 @@ class DDPM(SingleNetwork):
         return cond
 
     def _self_cond(self, variables, x_t, t, cond, key) -> Array | None:
-        """The network's own prediction of x_0 in half of the steps, otherwise 0.
+        """The network's prediction of x_0 in half of the steps, otherwise 0.
 
         Source: Chen et al. 2023, algorithm 1, arXiv:2208.04202.
         """
@@ -200,6 +201,6 @@ class DDPM(SingleNetwork):
         def predict(x_t: Array) -> Array:
             return lax.stop_gradient(denoise(x_t, t, None).x_0)
 
-        # One coin per step, the same on all devices: in the other half of the steps
-        # the second pass costs nothing.
+        # One coin flip per step, the same on all devices, so that half of the steps
+        # skip the extra forward pass.
         return lax.cond(jax.random.bernoulli(key), predict, jnp.zeros_like, x_t)

@@ -1,7 +1,7 @@
-"""What a trained diffusion model can do, one example per row.
+"""Tasks of a trained diffusion model: sampling, editing and likelihoods.
 
 Tasks that follow the probability-flow ODE (reconstruct, slerp, log_likelihood) use the
-network as it is; the others sample with thresholding and guidance.
+network without thresholding and guidance; sampling and the other edits use both.
 """
 
 import dataclasses
@@ -31,25 +31,25 @@ from diffusion_jax.methods.ddpm import checks
 from diffusion_jax.methods.ddpm.method import DDPM, Cond
 from diffusion_jax.training.state import Variables
 
-WEIGHTS = np.linspace(0, 1, 7, dtype=np.float32)  # of the partner, in interpolations
+WEIGHTS = np.linspace(0, 1, 7, dtype=np.float32)  # weights of the partner
 NUM_SAMPLES = 4  # per image, in img2img and inpaint
-MAX_EXACT_TRACE = 4096  # values of an example
+MAX_EXACT_TRACE = 4096  # values per example
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleOptions:
-    """How the reverse chain is run.
+    """Options of the reverse chain.
 
     Attributes:
       sampler: a name in samplers.SAMPLERS.
       num_steps: network evaluations, for samplers that need one per step.
-      spacing: of the timesteps, a name in timesteps.SPACINGS.
-      eta: of ddim, in [0, 1].
-      churn: of euler and heun, in [0, sqrt(2) - 1].
-      thresholding: of the predicted x_0, a name in guidance.THRESHOLDING.
-      guidance_scale: of classifier-free guidance; 1 is none.
+      spacing: a name in timesteps.SPACINGS.
+      eta: for ddim, in [0, 1].
+      churn: for euler and heun, in [0, sqrt(2) - 1].
+      thresholding: a name in guidance.THRESHOLDING.
+      guidance_scale: scale of classifier-free guidance; 1 is no guidance.
       guidance_interval: (lowest, highest) log-SNR at which guidance is applied.
-      num_frames: predictions of x_0 along the way to keep.
+      num_frames: intermediate predictions of x_0 to keep.
     """
 
     sampler: str
@@ -68,7 +68,7 @@ class Img2ImgOptions(SampleOptions):
     """Options of tasks that start from a noised image.
 
     Attributes:
-      strength: share of T at which sampling starts, in (0, 1]; 1 keeps nothing.
+      strength: fraction of T at which sampling starts, in (0, 1]; 1 keeps nothing.
     """
 
     strength: float = 0.5
@@ -79,7 +79,7 @@ class InpaintOptions(SampleOptions):
     """Options of inpainting.
 
     Attributes:
-      num_resamplings: how often each step is repeated, at least 1.
+      num_resamplings: how often each step is run, at least 1.
     """
 
     num_resamplings: int = 5
@@ -90,8 +90,8 @@ class ODEOptions:
     """Options of tasks that follow the probability-flow ODE.
 
     Attributes:
-      num_steps: of the solver.
-      spacing: of its timesteps, a name in timesteps.SPACINGS.
+      num_steps: the solver's timesteps.
+      spacing: a name in timesteps.SPACINGS.
     """
 
     num_steps: int
@@ -100,10 +100,10 @@ class ODEOptions:
 
 @dataclasses.dataclass(frozen=True)
 class LikelihoodOptions(ODEOptions):
-    """Options of the likelihood by the probability-flow ODE.
+    """Options of the likelihood from the probability-flow ODE.
 
     Attributes:
-      num_probes: of the divergence's estimate, per example; 0 computes it exactly.
+      num_probes: random probes per example for the divergence; 0 computes it exactly.
     """
 
     num_probes: int = 1
@@ -114,22 +114,22 @@ class VLBOptions:
     """Options of the variational lower bound.
 
     Attributes:
-      num_terms: how many of its terms t = 2..T are drawn for each example, one per
-        stratum; T - 1 is all of them.
+      num_terms: number of terms t = 2..T to sample for each example, one per stratum;
+        T - 1 computes all of them.
     """
 
     num_terms: int
 
 
 def make_sample(method: DDPM, options: SampleOptions) -> Task:
-    """Draws samples by the reverse chain.
+    """Samples from the reverse chain.
 
     Returns:
       A task whose outputs are the data's field and, with num_frames = k > 0, "frames"
-      [B, k, ...], the predictions of x_0 along the way.
+      [B, k, ...], intermediate predictions of x_0.
 
     Raises:
-      ValueError: the options are invalid or do not fit the method.
+      ValueError: the options are invalid for the method.
 
     Source: Ho et al. 2020, algorithm 2, arXiv:2006.11239.
     """
@@ -152,7 +152,7 @@ def make_sample(method: DDPM, options: SampleOptions) -> Task:
 
 
 def make_reconstruct(method: DDPM, options: ODEOptions) -> Task:
-    """Encodes examples to x_T by DDIM and decodes them: rows of x_0, x_T, x_0 again.
+    """Encodes examples to x_T by DDIM and decodes them: rows of x_0, x_T, decoded.
 
     Source: Song et al. 2021, section 5.4, arXiv:2010.02502.
     """
@@ -222,7 +222,7 @@ def make_interpolate(method: DDPM, options: Img2ImgOptions) -> Task:
 
 
 def make_img2img(method: DDPM, options: Img2ImgOptions) -> Task:
-    """Noises an example up to `strength` and denoises it: the example, four samples.
+    """Noises an example up to `strength` and denoises it: the example and 4 samples.
 
     Source: Meng et al. 2022 (SDEdit), arXiv:2108.01073.
     """
@@ -246,7 +246,7 @@ def make_img2img(method: DDPM, options: Img2ImgOptions) -> Task:
 
 
 def make_inpaint(method: DDPM, options: InpaintOptions) -> Task:
-    """Fills in the right half of an example: it, its left half, four samples.
+    """Inpaints the right half of an example: rows of it, its left half, 4 samples.
 
     The left half is the first half of the next to last axis (the width of images).
 
@@ -277,7 +277,7 @@ def make_inpaint(method: DDPM, options: InpaintOptions) -> Task:
 
 
 def make_vlb(method: DDPM, options: VLBOptions) -> Task:
-    """Estimates the variational lower bound of each example in its three parts, nats.
+    """Estimates the three terms of each example's variational bound, in nats.
 
     Unbiased for any num_terms = k: the timesteps 2..T are cut into k strata, and
     stratum j is represented by t_j = 2 + floor((T - 1) (j + u) / k), u uniform, one per
@@ -347,10 +347,10 @@ def make_vlb(method: DDPM, options: VLBOptions) -> Task:
 
 
 def make_log_likelihood(method: DDPM, options: LikelihoodOptions) -> Task:
-    """Log-density of each example by the probability-flow ODE, nats.
+    """Computes each example's log-density with the probability-flow ODE, in nats.
 
     Examples are dequantised and taken as x_1 / alpha_1: their density is that of
-    x_1 = alpha_1 x_0 times alpha_1^D. The timesteps are those of sampling, and T and 1.
+    x_1 = alpha_1 x_0 times alpha_1^D. The timesteps are those of sampling plus T and 1.
 
     Returns:
       A task with the output "log_likelihood", [B].
@@ -399,7 +399,7 @@ def make_log_likelihood(method: DDPM, options: LikelihoodOptions) -> Task:
 
 
 class Chain:
-    """The sampler, timesteps and denoiser that options ask for."""
+    """The sampler, timesteps and denoiser that the options describe."""
 
     def __init__(self, method: DDPM, options: SampleOptions):
         self._method, self._options = method, options
@@ -445,7 +445,7 @@ def _decode(method: DDPM, denoise: Denoiser, times, x_T: Array, keys: Array) -> 
 
 
 def _mixed_cond(method: DDPM, batch: Batch, weight: Array) -> Cond:
-    """The conditions of the examples, or of their partners where these weigh more."""
+    """Returns the partners' conditions if weight > 0.5, otherwise the examples'."""
     return {
         name: jnp.where(weight > 0.5, batch[f"partner_{name}"], batch[name])
         for name in method.inputs
@@ -455,7 +455,7 @@ def _mixed_cond(method: DDPM, batch: Batch, weight: Array) -> Cond:
 def _rows(
     method: DDPM, columns: Callable, num_columns: int, partner: bool = False
 ) -> Task:
-    """Makes a task that returns "rows" [B, k, ...] from a function that lists them."""
+    """Makes a task that returns "rows" [B, k, ...] from a function listing columns."""
 
     def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         return {"rows": jnp.stack(columns(variables, batch, key), axis=1)}
