@@ -25,8 +25,9 @@ from diffusion_jax.methods.base import (
     check_at_least,
     data_field,
     make_network,
+    rows_task,
+    scalar_fields,
     single_phase,
-    with_axis,
 )
 from diffusion_jax.models import AUTOENCODERS
 from diffusion_jax.objectives import variational
@@ -181,13 +182,11 @@ class ELBOOptions:
 def make_reconstruct(method: Autoencoder, options: NoOptions) -> Task:
     """Returns the task with the output "rows" [B, 2, ...]: x and its reconstruction."""
 
-    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+    def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
         z = method.encode(variables, batch, key)
-        x = batch[method.data]
-        return {"rows": jnp.stack([x, method.decode(variables, z, batch)], axis=1)}
+        return [batch[method.data], method.decode(variables, z, batch)]
 
-    outputs = {"rows": with_axis(method.field, 2, "column")}
-    return Task(run, (method.data,), outputs)
+    return rows_task(rows, (method.data,), method.field, 2)
 
 
 def make_elbo(method: VAE, options: ELBOOptions) -> Task:
@@ -221,8 +220,7 @@ def make_elbo(method: VAE, options: ELBOOptions) -> Task:
             "latent": mean,
         }
 
-    scalars = ("reconstruction", "kl", "importance_bound")
-    outputs = {name: Field((), np.float32, "scalar") for name in scalars}
+    outputs = scalar_fields("reconstruction", "kl", "importance_bound")
     outputs["latent"] = Field((method.num_latents,), np.float32, "vector")
     return Task(run, (method.data,), outputs)
 

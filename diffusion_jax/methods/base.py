@@ -2,12 +2,13 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jax import Array
 
 from diffusion_jax.data.base import Field
@@ -179,6 +180,32 @@ def with_axis(field: Field, size: int, axis: str) -> Field:
       axis: the new leading axis: "column" or "frame".
     """
     return field._replace(shape=(size, *field.shape), axes=(axis, *field.axes))
+
+
+def rows_task(
+    columns: Callable[[Variables, Batch, Array], Sequence[Array]],
+    inputs: tuple[str, ...],
+    field: Field,
+    num_columns: int,
+) -> Task:
+    """Makes a task with the output "rows", [B, k, ...].
+
+    Args:
+      columns: (variables, batch, key) -> k arrays [B, ...].
+      inputs: the batch's entries that it reads, besides index.
+      field: of one column.
+      num_columns: k.
+    """
+
+    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+        return {"rows": jnp.stack(columns(variables, batch, key), axis=1)}
+
+    return Task(run, inputs, {"rows": with_axis(field, num_columns, "column")})
+
+
+def scalar_fields(*names: str) -> dict[str, Field]:
+    """Returns the fields of outputs with one number per example."""
+    return {name: Field((), np.float32, "scalar") for name in names}
 
 
 def check_at_least(minimum: float, **values: float) -> None:

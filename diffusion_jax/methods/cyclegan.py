@@ -22,7 +22,7 @@ from diffusion_jax.methods.base import (
     Task,
     check_at_least,
     make_network,
-    with_axis,
+    rows_task,
 )
 from diffusion_jax.methods.gan import discriminator_metrics
 from diffusion_jax.models import IMAGE_TO_IMAGE
@@ -163,26 +163,25 @@ class CycleGAN(Method):
         keys = jax.vmap(jax.random.split)(jax.random.wrap_key_data(observed["keys"]))
         new = {}
         for number, name in enumerate("ab"):
-            pool, shown = image_pool.query(
+            pool, images = image_pool.query(
                 aux[name]["pool"], observed[name], keys[:, number]
             )
-            new[name] = {"pool": pool, "shown": shown}
+            new[name] = {"pool": pool, "shown": images}
         return variables.state, new
 
 
 def make_translate(method: CycleGAN, options: NoOptions) -> Task:
     """Translates a to b and back, and b to a and back: "rows" [B, 6, ...]."""
 
-    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+    def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
         a, b = batch["image_a"], batch["image_b"]
         to_b = method.translate(variables, AB, a)
         to_a = method.translate(variables, BA, b)
         back_a = method.translate(variables, BA, to_b)
         back_b = method.translate(variables, AB, to_a)
-        return {"rows": jnp.stack([a, to_b, back_a, b, to_a, back_b], axis=1)}
+        return [a, to_b, back_a, b, to_a, back_b]
 
-    outputs = {"rows": with_axis(method.field, 6, "column")}
-    return Task(run, ("image_a", "image_b"), outputs)
+    return rows_task(rows, ("image_a", "image_b"), method.field, 6)
 
 
 def defaults() -> ConfigDict:

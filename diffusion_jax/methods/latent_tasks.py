@@ -14,7 +14,7 @@ from jax import Array
 from diffusion_jax import prng
 from diffusion_jax.data.base import Field
 from diffusion_jax.diffusion import editing
-from diffusion_jax.methods.base import Batch, NoOptions, Task, with_axis
+from diffusion_jax.methods.base import Batch, NoOptions, Task, rows_task
 from diffusion_jax.training.state import Variables
 
 NUM_COLUMNS = 9  # from one end of an interpolation or traversal to the other
@@ -126,16 +126,14 @@ def _between(method: LatentModel, path: Callable[..., Array]) -> Task:
 def _rows(
     method: LatentModel, latents: Callable, inputs: tuple[str, ...], num_columns: int
 ) -> Task:
-    """Makes a task that returns "rows" [B, k, ...] of k decoded latents."""
+    """Makes a task that returns rows of k decoded latents."""
 
-    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+    def columns(variables: Variables, batch: Batch, key: Array) -> Array:
         z = jnp.stack(latents(variables, batch, key))
-        decoded = jax.lax.map(lambda z: method.decode(variables, z, batch), z)
-        return {"rows": jnp.moveaxis(decoded, 0, 1)}
+        return jax.lax.map(lambda z: method.decode(variables, z, batch), z)
 
     inputs = tuple(name for name in (*inputs, *method.inputs) if name != "index")
-    outputs = {"rows": with_axis(method.field, num_columns, "column")}
-    return Task(run, inputs, outputs)
+    return rows_task(columns, inputs, method.field, num_columns)
 
 
 TASKS = {

@@ -101,7 +101,7 @@ def test_guidance_drops_the_caption_only(method, variables):
 
     def predict(scale):
         options = tasks.SampleOptions("ddim", 4, "trailing", guidance_scale=scale)
-        denoise = tasks.Chain(method, options).denoiser(variables, cond)
+        _, denoise, *_ = tasks.Chain(method, options).loop(variables, cond)
         return denoise(jnp.asarray(batch["image"]) / 9, jnp.array(3), None).x_0
 
     without, given, guided = predict(0.0), predict(1.0), predict(1.5)

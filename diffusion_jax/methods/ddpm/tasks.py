@@ -26,7 +26,14 @@ from diffusion_jax.diffusion import (
     timesteps,
 )
 from diffusion_jax.diffusion.denoiser import Denoiser
-from diffusion_jax.methods.base import Batch, Task, check_at_least, with_axis
+from diffusion_jax.methods.base import (
+    Batch,
+    Task,
+    check_at_least,
+    rows_task,
+    scalar_fields,
+    with_axis,
+)
 from diffusion_jax.methods.ddpm import checks
 from diffusion_jax.methods.ddpm.method import DDPM, Cond
 from diffusion_jax.training.state import Variables
@@ -138,10 +145,9 @@ def make_sample(method: DDPM, options: SampleOptions) -> Task:
     def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         keys = prng.example_keys(key, batch["index"])
         x_T = prng.normal(prng.fold_in(keys, 0), method.field.shape)
-        denoise = chain.denoiser(variables, method.cond_of(batch))
+        loop = chain.loop(variables, method.cond_of(batch))
         x_0, frames = sampling.sample(
-            *(chain.sampler, denoise, method.schedule, chain.timesteps),
-            *(x_T, keys, options.num_frames, method.self_condition),
+            *loop, x_T, keys, options.num_frames, method.self_condition
         )
         return {method.data: x_0} | ({"frames": frames} if options.num_frames else {})
 
@@ -159,13 +165,13 @@ def make_reconstruct(method: DDPM, options: ODEOptions) -> Task:
     times = timesteps.make(options.spacing, method.schedule, options.num_steps)
 
     def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
-        x_0, denoise = batch[method.data], method.denoiser(variables, cond_of(batch))
+        x_0 = batch[method.data]
+        denoise = method.denoiser(variables, method.cond_of(batch))
         x_T = editing.encode(denoise, method.schedule, times, x_0)
         keys = prng.example_keys(key, batch["index"])
         return [x_0, x_T, _decode(method, denoise, times, x_T, keys)]
 
-    cond_of = method.cond_of
-    return _rows(method, rows, 3)
+    return rows_task(rows, _inputs(method), method.field, 3)
 
 
 def make_slerp(method: DDPM, options: ODEOptions) -> Task:
@@ -194,7 +200,9 @@ def make_slerp(method: DDPM, options: ODEOptions) -> Task:
 
         return [x_0, *lax.map(draw, jnp.asarray(WEIGHTS)), partner]
 
-    return _rows(method, rows, 2 + len(WEIGHTS), partner=True)
+    inputs = _inputs(method)
+    inputs += tuple(f"partner_{name}" for name in inputs)
+    return rows_task(rows, inputs, method.field, 2 + len(WEIGHTS))
 
 
 def make_interpolate(method: DDPM, options: Img2ImgOptions) -> Task:
@@ -202,23 +210,22 @@ def make_interpolate(method: DDPM, options: Img2ImgOptions) -> Task:
 
     Source: Ho et al. 2020, section 4.4 and figure 8, arXiv:2006.11239.
     """
-    chain = Chain(method, options)
-    later = chain.timesteps_from(options.strength)
+    chain = Chain(method, options, options.strength)
 
     def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
         x_0, partner = batch[method.data], batch[f"partner_{method.data}"]
         keys = prng.example_keys(key, batch["index"])
 
         def draw(weight: Array) -> Array:
-            cond = _mixed_cond(method, batch, weight)
-            return editing.interpolate(
-                *(chain.sampler, chain.denoiser(variables, cond), method.schedule),
-                *(later, x_0, partner, weight, keys, method.self_condition),
-            )
+            loop = chain.loop(variables, _mixed_cond(method, batch, weight))
+            rest = partner, weight, keys, method.self_condition
+            return editing.interpolate(*loop, x_0, *rest)
 
         return [x_0, *lax.map(draw, jnp.asarray(WEIGHTS)), partner]
 
-    return _rows(method, rows, 2 + len(WEIGHTS), partner=True)
+    inputs = _inputs(method)
+    inputs += tuple(f"partner_{name}" for name in inputs)
+    return rows_task(rows, inputs, method.field, 2 + len(WEIGHTS))
 
 
 def make_img2img(method: DDPM, options: Img2ImgOptions) -> Task:
@@ -226,23 +233,19 @@ def make_img2img(method: DDPM, options: Img2ImgOptions) -> Task:
 
     Source: Meng et al. 2022 (SDEdit), arXiv:2108.01073.
     """
-    chain = Chain(method, options)
-    later = chain.timesteps_from(options.strength)
+    chain = Chain(method, options, options.strength)
 
     def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
         x_0, index = batch[method.data], batch["index"]
-        denoise = chain.denoiser(variables, method.cond_of(batch))
+        loop = chain.loop(variables, method.cond_of(batch))
 
         def draw(draw_key: Array) -> Array:
             keys = prng.example_keys(draw_key, index)
-            return editing.img2img(
-                *(chain.sampler, denoise, method.schedule),
-                *(later, x_0, keys, method.self_condition),
-            )
+            return editing.img2img(*loop, x_0, keys, method.self_condition)
 
         return [x_0, *lax.map(draw, jax.random.split(key, NUM_SAMPLES))]
 
-    return _rows(method, rows, 1 + NUM_SAMPLES)
+    return rows_task(rows, _inputs(method), method.field, 1 + NUM_SAMPLES)
 
 
 def make_inpaint(method: DDPM, options: InpaintOptions) -> Task:
@@ -261,19 +264,16 @@ def make_inpaint(method: DDPM, options: InpaintOptions) -> Task:
         mask = (jnp.arange(width) < width // 2)[:, None]
         mask = mask.reshape((1,) * (x_0.ndim - 2) + mask.shape)
         left = jnp.where(mask, x_0, 0.0)
-        denoise = chain.denoiser(variables, method.cond_of(batch))
+        loop = chain.loop(variables, method.cond_of(batch))
 
         def draw(draw_key: Array) -> Array:
-            return editing.inpaint(
-                *(chain.sampler, denoise, method.schedule, chain.timesteps),
-                *(left, mask, prng.example_keys(draw_key, index)),
-                options.num_resamplings,
-                self_condition=method.self_condition,
-            )[0]
+            keys = prng.example_keys(draw_key, index)
+            rest = keys, options.num_resamplings, 0, method.self_condition
+            return editing.inpaint(*loop, left, mask, *rest)[0]
 
         return [x_0, left, *lax.map(draw, jax.random.split(key, NUM_SAMPLES))]
 
-    return _rows(method, rows, 2 + NUM_SAMPLES)
+    return rows_task(rows, _inputs(method), method.field, 2 + NUM_SAMPLES)
 
 
 def make_vlb(method: DDPM, options: VLBOptions) -> Task:
@@ -339,11 +339,10 @@ def make_vlb(method: DDPM, options: VLBOptions) -> Task:
             "error": error,
         } | jax.tree.map(jnp.transpose, strata)
 
-    scalars = ("prior", "transitions", "decoder", "error")
-    outputs = {name: Field((), np.float32, "scalar") for name in scalars}
+    outputs = scalar_fields("prior", "transitions", "decoder", "error")
     for name in ("nats", "time", "strata_error"):
         outputs[name] = Field((num_terms,), np.float32, "vector")
-    return Task(run, (method.data, *method.inputs), outputs)
+    return Task(run, _inputs(method), outputs)
 
 
 def make_log_likelihood(method: DDPM, options: LikelihoodOptions) -> Task:
@@ -394,25 +393,43 @@ def make_log_likelihood(method: DDPM, options: LikelihoodOptions) -> Task:
         )
         return {"log_likelihood": nats + size * jnp.log(alpha)}
 
-    outputs = {"log_likelihood": Field((), np.float32, "scalar")}
-    return Task(run, (method.data, *method.inputs), outputs)
+    return Task(run, _inputs(method), scalar_fields("log_likelihood"))
 
 
 class Chain:
-    """The sampler, timesteps and denoiser that the options describe."""
+    """The reverse chain that options describe.
 
-    def __init__(self, method: DDPM, options: SampleOptions):
+    Args:
+      method: that is sampled.
+      options: how.
+      strength: share of T at which the chain starts, in (0, 1].
+
+    Raises:
+      ValueError: the options are invalid or do not fit the method.
+    """
+
+    def __init__(self, method: DDPM, options: SampleOptions, strength: float = 1.0):
         self._method, self._options = method, options
-        self.sampler = samplers.make(
+        self._sampler = samplers.make(
             options.sampler, method.variance, eta=options.eta, churn=options.churn
         )
-        self.timesteps = timesteps.make(
-            options.spacing, method.schedule, options.num_steps
-        )
-        checks.check_sampling(method, options, self.sampler, self.timesteps)
+        times = timesteps.make(options.spacing, method.schedule, options.num_steps)
+        checks.check_sampling(method, options, self._sampler, times)
+        if not 0 < strength <= 1:
+            raise ValueError(f"sample.strength must lie in (0, 1], not {strength}.")
+        self._timesteps = times[times <= strength * method.num_timesteps]
+        if not len(self._timesteps):
+            raise ValueError(
+                f"sample.strength = {strength} lies below the sampler's last timestep, "
+                f"{times[-1]} of {method.num_timesteps}: increase it, or use more "
+                "sample.num_steps."
+            )
 
-    def denoiser(self, variables: Variables, cond: Cond) -> Denoiser:
-        """The trained denoiser with guidance, then thresholding."""
+    def loop(self, variables: Variables, cond: Cond) -> tuple:
+        """Returns (sampler, denoiser, schedule, timesteps) for the sampling loop.
+
+        The denoiser applies guidance, then thresholding.
+        """
         method, options = self._method, self._options
         denoise = method.denoiser(variables, cond)
         if options.guidance_scale != 1.0:
@@ -423,20 +440,8 @@ class Chain:
                 method.schedule,
                 tuple(options.guidance_interval),
             )
-        return guidance.THRESHOLDING[options.thresholding](denoise)
-
-    def timesteps_from(self, strength: float) -> np.ndarray:
-        """The timesteps at or below strength * T."""
-        if not 0 < strength <= 1:
-            raise ValueError(f"sample.strength must lie in (0, 1], not {strength}.")
-        later = self.timesteps[self.timesteps <= strength * self._method.num_timesteps]
-        if not len(later):
-            raise ValueError(
-                f"sample.strength = {strength} lies below the sampler's last timestep, "
-                f"{self.timesteps[-1]} of {self._method.num_timesteps}: increase it, "
-                "or use more sample.num_steps."
-            )
-        return later
+        denoise = guidance.THRESHOLDING[options.thresholding](denoise)
+        return self._sampler, denoise, method.schedule, self._timesteps
 
 
 def _decode(method: DDPM, denoise: Denoiser, times, x_T: Array, keys: Array) -> Array:
@@ -452,18 +457,9 @@ def _mixed_cond(method: DDPM, batch: Batch, weight: Array) -> Cond:
     }
 
 
-def _rows(
-    method: DDPM, columns: Callable, num_columns: int, partner: bool = False
-) -> Task:
-    """Makes a task that returns "rows" [B, k, ...] from a function listing columns."""
-
-    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
-        return {"rows": jnp.stack(columns(variables, batch, key), axis=1)}
-
-    inputs = (method.data, *method.inputs)
-    if partner:
-        inputs += tuple(f"partner_{name}" for name in inputs)
-    return Task(run, inputs, {"rows": with_axis(method.field, num_columns, "column")})
+def _inputs(method: DDPM) -> tuple[str, ...]:
+    """The data and its conditions."""
+    return (method.data, *method.inputs)
 
 
 TASKS: dict[str, tuple[type, Callable[..., Task]]] = {
