@@ -20,7 +20,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from diffusion_jax import runs
+from diffusion_jax import renames, runs
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.sample import sample
 from diffusion_jax.train import train
@@ -68,7 +68,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags, after renaming older config keys and checking them all."""
     override = re.compile("--?config[.]([^=]+)(.*)", re.DOTALL).fullmatch
     argv = [
-        runs.rename_override(*m.groups()) if (m := override(x)) else x for x in argv
+        renames.rename_override(*m.groups()) if (m := override(x)) else x for x in argv
     ]
     plain = [arg for arg in argv if not override(arg)]
     known_flags = flags.FlagValues()

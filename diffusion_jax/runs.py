@@ -4,21 +4,18 @@ import functools
 import json
 import logging
 import pathlib
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import inference, methods
+from diffusion_jax import methods, renames
 from diffusion_jax.data import sources
 from diffusion_jax.data.base import (
     ArraySource,
     Field,
-    Pairs,
-    Range,
     Source,
     Unpaired,
     image_field,
@@ -73,41 +70,6 @@ def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
             group = group[part]
 
 
-def rename_override(key: str, value: str) -> str:
-    """Returns the flag --config.KEY=VALUE with today's names.
-
-    Args:
-      key: dotted, perhaps an older version's.
-      value: "=VALUE", or "" for a flag whose value is the next argument.
-    """
-    new_key = RENAMED_KEYS.get(key) or key
-    names = RENAMED_VALUES.get(new_key, {})
-    new_value = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), value)
-    if (new_key, new_value) != (key, value):
-        LOGGER.warning(
-            "--config.%s%s is now called --config.%s%s.", key, value, new_key, new_value
-        )
-    return f"--config.{new_key}{new_value}"
-
-
-def _renamed(stored: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Renames the keys and values of an older version's config."""
-    new: dict[str, Any] = {}
-    for name, value in stored.items():
-        key = RENAMED_KEYS.get(prefix + name, prefix + name)
-        if key is None:
-            continue
-        if isinstance(value, dict):
-            value = _renamed(value, f"{prefix}{name}.")
-        names = RENAMED_VALUES.get(key, {})
-        if isinstance(value, list):
-            value = [names.get(x, x) if isinstance(x, str) else x for x in value]
-        elif isinstance(value, str):
-            value = names.get(value, value)
-        new[key.removeprefix(prefix)] = value
-    return new
-
-
 def _completed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Adds to an older version's config the keys that were introduced since."""
     return {
@@ -145,7 +107,7 @@ def write_config(
     """
     path, new = workdir / CONFIG, _to_json(config)
     if path.exists():
-        old = _completed(_renamed(json.loads(path.read_text())), new)
+        old = _completed(renames.rename_stored(json.loads(path.read_text())), new)
         changed = [name for name in new | old if new.get(name) != old.get(name)]
         for name in changed:
             LOGGER.warning(
@@ -160,7 +122,7 @@ def write_config(
             )
     _write(path, new)
     described = {
-        name: field._replace(dtype=np.dtype(field.dtype).name)._asdict()
+        name: field._replace(dtype=np.dtype(field.dtype).name)
         for name, field in fields.items()
     }
     _write(workdir / FIELDS, described)
@@ -175,7 +137,7 @@ def stored_config(workdir: pathlib.Path) -> ConfigDict:
     path = workdir / CONFIG
     if not path.exists():
         raise FileNotFoundError(f"No run in {workdir}: {path} is missing. Train first.")
-    return ConfigDict(_renamed(json.loads(path.read_text())))
+    return ConfigDict(renames.rename_stored(json.loads(path.read_text())))
 
 
 def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]:
@@ -188,14 +150,9 @@ def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]
         described = json.loads(path.read_text())
         return {
             name: Field(
-                tuple(x["shape"]),
-                np.dtype(x["dtype"]),
-                x["kind"],
-                x["size"],
-                tuple(x["range"]) if x["range"] else None,
-                tuple(x["axes"]),
+                tuple(shape), np.dtype(dtype), kind, size, bounds and (*bounds,)
             )
-            for name, x in described.items()
+            for name, (shape, dtype, kind, size, bounds, _) in described.items()
         }
     data = config.data
     if data.source == "grid25":
@@ -293,80 +250,6 @@ def _open_source(config: ConfigDict, split: str, split_b: str | None) -> Source:
     return source
 
 
-def open_for_task(config: ConfigDict, task: methods.Task) -> Source:
-    """Opens what a task reads, sample.num_images rows of it.
-
-    Without data among its inputs: indices, and the labels that sample.label asks for.
-    Otherwise examples of eval.split, paired with later ones where it reads partners.
-
-    Raises:
-      FileNotFoundError: the data are missing.
-      ValueError: sample.label is not a class, or the data are not what the config says.
-    """
-    number = config.sample.num_images
-    if number < 1:
-        raise ValueError(f"sample.num_images must be at least 1, not {number}.")
-    label = config.sample.get("label", -1)
-    num_classes = config.model.get("num_classes", 0)
-    if label != -1 and not 0 <= label < num_classes:
-        raise ValueError(
-            f"sample.label = {label} is not one of the {num_classes} classes; -1 draws "
-            "all of them in turn."
-        )
-    inputs = {name.removeprefix("partner_") for name in task.inputs}
-    offset = number  # partners are the examples after these
-    if not inputs - {"index", "label"}:
-        source = _labels(config, number) if "label" in inputs else Range(number)
-    else:
-        source = open_held_out(config)
-        offset = number if number % len(source) else 1
-    paired = any(name.startswith("partner_") for name in task.inputs)
-    return Pairs(source, offset) if paired else source
-
-
-def _labels(config: ConfigDict, number: int) -> Source:
-    """Labels to sample: sample.label, or at -1 all classes in turn."""
-    label, num_classes = config.sample.label, config.model.num_classes
-    labels = np.arange(number, dtype=np.int32) % num_classes
-    labels = labels if label < 0 else np.full_like(labels, label)
-    return ArraySource({"label": labels}, {"label": label_field(num_classes)}, "labels")
-
-
-class TaskRunner(NamedTuple):
-    """A task on sample.num_images rows.
-
-    Attributes:
-      run: variables -> the task's outputs, and the labels among its inputs, [N, ...].
-      fields: of these.
-    """
-
-    run: Callable[[Variables], inference.Arrays]
-    fields: dict[str, Field]
-
-
-def make_task_runner(
-    config: ConfigDict, method: methods.Method, name: str
-) -> TaskRunner:
-    """Makes a function that runs a task on sample.num_images rows.
-
-    Raises:
-      FileNotFoundError: the data are missing.
-      ValueError: the family has no such task, or an option is invalid.
-    """
-    options = config.sample
-    task = methods.make_task(config, method, name)
-    source = open_for_task(config, task)
-    stream = inference.make_stream(task, options.batch_size, options.seed)
-    labels = {name: source.fields[name] for name in task.inputs if name == "label"}
-    fields = task.outputs | labels
-
-    def run(variables: Variables) -> inference.Arrays:
-        rows = stream(variables, source, options.num_images)
-        return inference.collect(rows, *fields)
-
-    return TaskRunner(run, fields)
-
-
 def make_template(method: methods.Method) -> TrainState:
     """Returns the shapes of a method's state."""
     initial = functools.partial(states.initial, phases=method.phases, init=method.init)
@@ -420,34 +303,3 @@ def copy_groups(state: TrainState, init_from: str) -> TrainState:
             model_state=state.model_state | found.state,
         )
     return state
-
-
-# Older versions' names: of keys (None: dropped), and of values by the key's new name.
-RENAMED_KEYS = {
-    "diffusion.zero_snr": "diffusion.zero_terminal_snr",
-    "diffusion.time_draw": "diffusion.timestep_sampler",
-    "diffusion.label_dropout": "diffusion.cond_dropout",
-    "optim.decay_steps": "optim.decay_end",
-    "sample.clip": "sample.thresholding",
-    "sample.view": "sample.task",
-    "sample.film": "sample.animation",
-    "sample.start": "sample.strength",
-    "sample.concepts": None,
-    "eval.measure": "eval.metric",
-}
-_SAMPLERS = {f"dpm_solver_pp_{x}": f"dpmpp_{x}" for x in ("1", "2m", "3m", "2s", "3s")}
-RENAMED_VALUES = {
-    "diffusion.loss": {"bound": "vlb"},
-    "eval.metric": {"bound": "vlb"},
-    "sample.sampler": _SAMPLERS,
-    "eval.sweep.sampler": _SAMPLERS,
-    "sample.task": {
-        "samples": "sample",
-        "reconstruction": "reconstruct",
-        "interpolation": "interpolate",
-        "inpainting": "inpaint",
-        "image_to_image": "img2img",
-        "traversal": "traverse",
-        "translations": "translate",
-    },
-}

@@ -4,7 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from diffusion_jax import runs
+from diffusion_jax import runs, task_runner
 from diffusion_jax.outputs import writers
 
 
@@ -20,7 +20,7 @@ def sample(config: ConfigDict, workdir: pathlib.Path) -> None:
     """
     options = config.sample
     run = runs.load(config, workdir, options.checkpoint)
-    runner = runs.make_task_runner(config, run.method, options.task)
+    runner = task_runner.make(config, run.method, options.task)
     outputs = runner.run(run.variables)
     animation = options.animation or "frames" in outputs  # sample.num_frames > 0
     writers.save(workdir / options.task, outputs, runner.fields, animation)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from diffusion_jax import evaluators, methods, runs
+from diffusion_jax import evaluators, methods, runs, task_runner
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import parallel
@@ -175,7 +175,7 @@ def make_draw(
     config: ConfigDict, method: methods.Method, workdir: pathlib.Path
 ) -> Draw:
     """Makes a function that runs sample.task and writes samples/STEP.png."""
-    runner = runs.make_task_runner(config, method, config.sample.task)
+    runner = task_runner.make(config, method, config.sample.task)
 
     def draw(step: int, variables: Variables) -> None:
         outputs = runner.run(variables)

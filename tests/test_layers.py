@@ -12,20 +12,23 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = sorted(ROOT.glob("diffusion_jax/**/*.py"))
 FILES = [*PACKAGE, *sorted(ROOT.glob("configs/*.py")), *ROOT.glob("examples/*.py")]
 
-# main -> train, sample, evaluate -> evaluators -> outputs, inference, runs -> methods
+# main -> train, sample, evaluate -> evaluators -> outputs, task_runner
+#      -> inference, runs -> methods, renames
 #      -> models, diffusion, objectives, data, training, metrics -> prng, lookup
 ANYONE = {"prng", "lookup"}
 LEAVES = {"models", "diffusion", "objectives", "data", "training", "metrics"}
-BELOW_RUNS = LEAVES | ANYONE | {"methods", "inference"}
-COMMAND = BELOW_RUNS | {"runs", "outputs", "evaluators"}
+BELOW_RUNS = LEAVES | ANYONE | {"methods", "renames"}
+COMMAND = BELOW_RUNS | {"inference", "runs", "task_runner", "outputs", "evaluators"}
 WITHIN = {
-    "main": {"train", "sample", "evaluate", "runs", "training"},
+    "main": {"train", "sample", "evaluate", "renames", "runs", "training"},
     "train": COMMAND,
     "sample": COMMAND,
     "evaluate": COMMAND,
     "evaluators": COMMAND - {"evaluators"},
     "outputs": {"data", "training"},
+    "task_runner": BELOW_RUNS | {"inference", "runs"},
     "runs": BELOW_RUNS,
+    "renames": set(),
     "inference": {"methods", "data", "training"},
     "methods": LEAVES | ANYONE,
     **{leaf: ANYONE for leaf in LEAVES},
@@ -49,7 +52,8 @@ OUTSIDE = {
     "configs": {"ml_collections"},
     "examples": MATHEMATICS | {"flax", "optax", "matplotlib"},
     **dict.fromkeys("main train sample evaluate".split(), FLAGS),
-    **dict.fromkeys("evaluators inference runs".split(), FLAGS),
+    **dict.fromkeys("evaluators task_runner inference runs".split(), FLAGS),
+    "renames": set(),
 }
 # Slow to import and needed by few: inside the function that needs them.
 LAZY = {"sklearn", "tensorflow_datasets", "tensorboard", "matplotlib"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from smoke import CONFIGS, load, restore
 
-from diffusion_jax import main, methods, runs
+from diffusion_jax import main, methods, renames, runs
 from diffusion_jax.train import train
 from diffusion_jax.training import state as states
 
@@ -26,10 +26,10 @@ OLD_KEYS = {
     "sample.concepts": ("digits_dcgan", (1, 2)),
     "eval.measure": ("digits", "samples"),
 }
-RENAMED = {old: new for old, new in runs.RENAMED_KEYS.items() if new}
+RENAMED = {old: new for old, new in renames.RENAMED_KEYS.items() if new}
 OLD_VALUES = [
     (key, old, new)
-    for key, names in runs.RENAMED_VALUES.items()
+    for key, names in renames.RENAMED_VALUES.items()
     for old, new in names.items()
 ]
 
@@ -79,19 +79,22 @@ def test_completed_configs_still_refuse(tmp_path):
 
 def test_every_old_key_is_tested():
     """The table above has every renamed key."""
-    assert OLD_KEYS.keys() == runs.RENAMED_KEYS.keys()
+    assert OLD_KEYS.keys() == renames.RENAMED_KEYS.keys()
 
 
 @pytest.mark.parametrize("key", OLD_KEYS)
-def test_old_keys_of_stored_configs(key, tmp_path):
-    """A stored config with an older version's key is read by its new name."""
+def test_old_keys_of_stored_configs(key, tmp_path, caplog):
+    """A stored config with an older version's key is read with its new name, and a
+    sentence in the log names it."""
     name, old_value = OLD_KEYS[key]
-    config, new = load(name), runs.RENAMED_KEYS[key]
+    config, new = load(name), renames.RENAMED_KEYS[key]
     store(config, tmp_path)
     if new:
         set_stored(tmp_path, new)
     set_stored(tmp_path, key, old_value)
-    found = runs.read_config(tmp_path, config, {})
+    with caplog.at_level(logging.INFO):
+        found = runs.read_config(tmp_path, config, {})
+    assert f"config.{key} is now called {new or 'nothing'}." in caplog.text
     old_group, old_name = key.split(".")
     assert old_name not in found[old_group]
     if new:

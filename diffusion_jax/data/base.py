@@ -1,7 +1,5 @@
 """Sources of examples: fields, a length and random access, in memory or on demand."""
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import pathlib
@@ -39,9 +37,9 @@ class Field(NamedTuple):
     axes: tuple[str, ...] = ()
 
 
-def image_field(shape: tuple[int, int, int], axes: tuple[str, ...] = ()) -> Field:
+def image_field(shape: tuple[int, int, int]) -> Field:
     """Returns the field of images [H, W, C] in [-1, 1]."""
-    return Field(tuple(shape), np.float32, "image", range=(-1.0, 1.0), axes=axes)
+    return Field(tuple(shape), np.float32, "image", range=(-1.0, 1.0))
 
 
 def label_field(num_classes: int | None) -> Field:

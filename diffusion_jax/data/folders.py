@@ -1,7 +1,5 @@
 """Folders of images as a source."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 from concurrent import futures

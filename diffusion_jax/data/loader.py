@@ -5,8 +5,6 @@ The loader has no state to save: a run that stopped after step k continues with
 not depend on the number of processes; each process takes a contiguous slice of it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import os

@@ -3,8 +3,6 @@
 A generator that drops modes is easy to detect here, since each label is a mode.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from diffusion_jax.data import base

@@ -1,7 +1,5 @@
 """Opens a source of examples by its name. No source needs TensorFlow."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

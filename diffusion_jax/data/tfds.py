@@ -1,7 +1,5 @@
 """TFDS data sets prepared as ArrayRecord, read without TensorFlow."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

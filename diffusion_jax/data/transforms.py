@@ -1,7 +1,5 @@
 """Image transforms between the disk and the network, in NumPy and PIL."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageOps
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import methods, runs
+from diffusion_jax import methods, runs, task_runner
 from diffusion_jax.data import loader, points
 from diffusion_jax.evaluators.base import (
     MAX_VALUES,
@@ -90,7 +90,7 @@ def make_samples(
             "folder of a trained classifier."
         )
     variants = list(_swept(config))
-    runners = [runs.make_task_runner(variant, method, "sample") for variant in variants]
+    runners = [task_runner.make(variant, method, "sample") for variant in variants]
     real = _real(config, method.data, extractor, num)
 
     def evaluate(variables: Variables) -> Iterator[Record]:
@@ -226,7 +226,7 @@ def make_modes(
             "eval.metric 'modes' needs data.source grid25, whose modes are known, not "
             f"{config.data.source}: choose samples."
         )
-    runner = runs.make_task_runner(config, method, "sample")
+    runner = task_runner.make(config, method, "sample")
 
     def evaluate(variables: Variables) -> Iterator[Record]:
         samples = runner.run(variables)[method.data]

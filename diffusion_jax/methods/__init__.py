@@ -7,9 +7,8 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import autoencoder, classifier, cyclegan, gan
-from diffusion_jax.methods.base import Family, Fields, Method, Task
+from diffusion_jax.methods.base import Fields, Method, Task
 from diffusion_jax.methods.ddpm import config as ddpm
-from diffusion_jax.methods.ddpm import tasks as ddpm_tasks
 
 __all__ = ["FAMILIES", "Method", "Task", "make", "make_task"]
 
@@ -48,8 +47,8 @@ def make_task(config: ConfigDict, method: Method, name: str, **options: Any) -> 
 
 
 FAMILIES = {
-    "ddpm": Family(ddpm.make, ddpm_tasks.TASKS),
-    "autoencoder": autoencoder.AUTOENCODER,
+    "ddpm": ddpm.FAMILY,
+    "autoencoder": autoencoder.AUTOENCODER_FAMILY,
     "vae": autoencoder.VAE_FAMILY,
     "gan": gan.FAMILY,
     "cyclegan": cyclegan.FAMILY,

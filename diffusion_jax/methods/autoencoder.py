@@ -39,12 +39,8 @@ MIN_VARIANCE = 1e-6  # for latents that are constant
 
 
 @dataclasses.dataclass(frozen=True)
-class Autoencoder(SingleNetwork):
-    """An encoder and a decoder, trained to reconstruct their input.
-
-    Training tracks the latents' mean and variance. `encode` returns standardised
-    latents, and sampling decodes normal noise with that mean and variance, because an
-    autoencoder has no prior.
+class LatentNetwork(SingleNetwork):
+    """A network with the methods `encode` and `decode`, and a likelihood of the data.
 
     Attributes:
       num_latents: Z.
@@ -63,13 +59,30 @@ class Autoencoder(SingleNetwork):
         """The encoder reads the data."""
         return (self.data,)
 
+    def log_likelihood(self, variables: Variables, target: Array, z: Array) -> Array:
+        """Returns log p(target | z) in nats, [B]."""
+        output = self.apply(variables, z, method="decode")
+        return self.likelihood.log_likelihood(target, output, self.noise_scale)
+
+    def expected_data(self, variables: Variables, z: Array) -> Array:
+        """Returns E[x | z] for latents on the scale of the decoder."""
+        return self.likelihood.mean(self.apply(variables, z, method="decode"))
+
+
+class Autoencoder(LatentNetwork):
+    """An encoder and a decoder, trained to reconstruct their input.
+
+    Training tracks the latents' mean and variance. `encode` returns standardised
+    latents, and sampling decodes normal noise with that mean and variance, because an
+    autoencoder has no prior.
+    """
+
     def init(self, key: Array) -> tuple[Variables, PyTree]:
         """Initialises the network, and the latents' mean and variance to 0 and 1."""
         variables, aux = super().init(key)
-        ones = jnp.ones(self.num_latents)
-        return Variables(
-            variables.params, {GROUP: {"mean": 0 * ones, "square": ones}}
-        ), aux
+        zeros = jnp.zeros(self.num_latents)
+        moments = {"mean": zeros, "square": zeros + 1}
+        return variables._replace(state={GROUP: moments}), aux
 
     def loss(
         self,
@@ -92,11 +105,6 @@ class Autoencoder(SingleNetwork):
         )
         return Loss(jnp.mean(nats), state={GROUP: moments})
 
-    def log_likelihood(self, variables: Variables, target: Array, z: Array) -> Array:
-        """Returns log p(target | z) in nats, [B]."""
-        output = self.apply(variables, z, method="decode")
-        return self.likelihood.log_likelihood(target, output, self.noise_scale)
-
     def encode(self, variables: Variables, batch: Batch, key: Array) -> Array:
         """Returns the standardised latent of each example, [B, Z]."""
         z, _ = self.apply(variables, batch[self.data], method="encode")
@@ -108,13 +116,9 @@ class Autoencoder(SingleNetwork):
         mean, scale = _moments(variables)
         return self.expected_data(variables, z * scale + mean)
 
-    def expected_data(self, variables: Variables, z: Array) -> Array:
-        """Returns E[x | z] for latents on the scale of the decoder."""
-        return self.likelihood.mean(self.apply(variables, z, method="decode"))
-
 
 @dataclasses.dataclass(frozen=True)
-class VAE(Autoencoder):
+class VAE(LatentNetwork):
     """An autoencoder whose latent distribution is pulled towards a standard normal.
 
     Attributes:
@@ -124,10 +128,6 @@ class VAE(Autoencoder):
 
     beta: float
     binarize: bool
-
-    def init(self, key: Array) -> tuple[Variables, PyTree]:
-        """Initialises the network."""
-        return SingleNetwork.init(self, key)
 
     def loss(
         self,
@@ -179,7 +179,7 @@ class ELBOOptions:
     num_importance: int
 
 
-def make_reconstruct(method: Autoencoder, options: NoOptions) -> Task:
+def make_reconstruct(method: Autoencoder | VAE, options: NoOptions) -> Task:
     """Returns the task with the output "rows" [B, 2, ...]: x and its reconstruction."""
 
     def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
@@ -196,7 +196,7 @@ def make_elbo(method: VAE, options: ELBOOptions) -> Task:
       A task with the outputs "reconstruction" and "kl", from one sample of z, and
       "importance_bound", [B] each, and "latent" [B, Z], the posterior mean.
     """
-    check_at_least(1, eval__num_importance=options.num_importance)
+    check_at_least("eval.num_importance", options.num_importance, 1)
 
     def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         keys = prng.example_keys(key, batch["index"])
@@ -281,7 +281,7 @@ def _options(config: ConfigDict, fields: Fields, variational: bool) -> dict:
     """The attributes of an Autoencoder by name."""
     options, num_latents = config[config.method], config.model.num_latents
     data, field = data_field(fields)
-    check_at_least(1, model__num_latents=num_latents)
+    check_at_least("model.num_latents", num_latents, 1)
     if not options.noise_scale > 0:
         raise ValueError(
             f"{config.method}.noise_scale must be above 0, not {options.noise_scale}."
@@ -308,7 +308,7 @@ def make_autoencoder(config: ConfigDict, fields: Fields) -> Autoencoder:
 def make_vae(config: ConfigDict, fields: Fields) -> VAE:
     """Builds a VAE from the groups model, vae and optim."""
     vae = config.vae
-    check_at_least(0, vae__beta=vae.beta)
+    check_at_least("vae.beta", vae.beta, 0)
     if vae.binarize and vae.likelihood != "bernoulli":
         raise ValueError(
             "vae.binarize draws pixels from a Bernoulli, which does not match "
@@ -319,5 +319,5 @@ def make_vae(config: ConfigDict, fields: Fields) -> VAE:
 
 
 TASKS = latent_tasks.TASKS | {"reconstruct": (NoOptions, make_reconstruct)}
-AUTOENCODER = Family(make_autoencoder, TASKS)
+AUTOENCODER_FAMILY = Family(make_autoencoder, TASKS)
 VAE_FAMILY = Family(make_vae, TASKS | {"elbo": (ELBOOptions, make_elbo)})

@@ -208,20 +208,10 @@ def scalar_fields(*names: str) -> dict[str, Field]:
     return {name: Field((), np.float32, "scalar") for name in names}
 
 
-def check_at_least(minimum: float, **values: float) -> None:
-    """Checks that config values are at least `minimum`.
-
-    Args:
-      minimum: the smallest valid value.
-      **values: values by config key, with __ in place of the dot.
-
-    Raises:
-      ValueError: a value is too small; the message names its key.
-    """
-    for key, value in values.items():
-        if value < minimum:
-            name = key.replace("__", ".")
-            raise ValueError(f"{name} must be at least {minimum}, not {value}.")
+def check_at_least(key: str, value: float, minimum: float) -> None:
+    """Raises ValueError if the value of a config key is below a minimum."""
+    if value < minimum:
+        raise ValueError(f"{key} must be at least {minimum}, not {value}.")
 
 
 DATA_KINDS = ("image", "points", "signal")

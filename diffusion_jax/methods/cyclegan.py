@@ -235,7 +235,7 @@ def make(config: ConfigDict, fields: Fields) -> CycleGAN:
     )
     del model.disc_channels, model.disc_layers
     for name in ("cycle_weight", "identity_weight", "pool_size"):
-        check_at_least(0, **{f"cyclegan__{name}": options[name]})
+        check_at_least(f"cyclegan.{name}", options[name], 0)
     if not {"image_a", "image_b"} <= fields.keys():
         raise ValueError(
             "CycleGAN needs two domains: set data.source_b and data.train_split_b."

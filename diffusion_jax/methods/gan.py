@@ -257,12 +257,10 @@ def make(config: ConfigDict, fields: Fields) -> GAN:
     """Builds a GAN from the groups model, gan and optim."""
     options, num_classes = config.gan, config.model.num_classes
     data, field = data_field(fields)
-    check_at_least(
-        1, gan__critic_steps=options.critic_steps, gan__num_latents=options.num_latents
-    )
-    check_at_least(
-        0, gan__gradient_penalty=options.gradient_penalty, gan__r1=options.r1
-    )
+    check_at_least("gan.critic_steps", options.critic_steps, 1)
+    check_at_least("gan.num_latents", options.num_latents, 1)
+    check_at_least("gan.gradient_penalty", options.gradient_penalty, 0)
+    check_at_least("gan.r1", options.r1, 0)
     if options.loss == "wasserstein" and not (options.gradient_penalty or options.r1):
         raise ValueError(
             "gan.loss wasserstein needs a Lipschitz critic: set gan.gradient_penalty "

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from families import config_of, fields_of
 
-from diffusion_jax import inference, methods, prng, runs
+from diffusion_jax import inference, methods, prng, task_runner
 from diffusion_jax.data import loader, sources
 from diffusion_jax.data.base import Range
 from diffusion_jax.diffusion import denoiser, guidance, losses, process, samplers
@@ -477,7 +477,7 @@ def test_samples_come_with_their_labels():
     method = make_method(classes, **values)
     for label, expected in ((-1, np.arange(12) % 10), (3, np.full(12, 3))):
         config = digits_config(**values, sample__label=label, sample__num_steps=2)
-        drawn = runs.make_task_runner(config, method, "sample").run(NONE)
+        drawn = task_runner.make(config, method, "sample").run(NONE)
         np.testing.assert_array_equal(drawn["label"], expected)
         np.testing.assert_allclose(drawn["image"][:, 0, 0, 0], 0.1 * expected, 1e-5)
 
@@ -585,7 +585,7 @@ def build(values):
     config = digits_config(**values)
     method = methods.make(config, fields_of(config))
     methods.make_task(config, method, "vlb")
-    runs.open_for_task(config, methods.make_task(config, method, "sample"))
+    task_runner.open_source(config, methods.make_task(config, method, "sample"))
 
 
 NO_SIGNAL = {"diffusion__schedule": "jsd", "diffusion__prediction": "v"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from families import compiled, config_of, images, make, task_of
 
-from diffusion_jax import prng, runs
+from diffusion_jax import prng, task_runner
 from diffusion_jax.methods import gan
 from diffusion_jax.objectives.adversarial import GAN_LOSSES, GANLoss
 from diffusion_jax.training import state as states
@@ -282,7 +282,7 @@ def test_labels():
     method = mlp(**values)
     variables = variables_of(method, 3.0)
     of_all, of_three, of_four = (
-        runs.make_task_runner(
+        task_runner.make(
             config_of("digits_gan", **values, sample__label=label), method, "sample"
         ).run(variables)
         for label in (-1, 3, 4)
@@ -401,4 +401,4 @@ def test_tasks_refuse(change, words):
     """Unknown tasks and labels are refused before anything is computed."""
     config = config_of("digits_gan", **change)
     with pytest.raises(ValueError, match=words):
-        runs.make_task_runner(config, mlp(**change), config.sample.task)
+        task_runner.make(config, mlp(**change), config.sample.task)

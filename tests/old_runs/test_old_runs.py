@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax import methods, runs
+from diffusion_jax import methods, renames, runs, task_runner
 from diffusion_jax.train import train
 from diffusion_jax.training.checkpoints import Checkpoints
 
@@ -66,11 +66,11 @@ def check_tasks(name, workdir, views=None):
     config = read_config(name, workdir, sample__num_images=6, sample__batch_size=4)
     run = runs.load(config, workdir, "last")
     assert run.step == 4
-    renamed = runs.RENAMED_VALUES["sample.task"]
+    renamed = renames.RENAMED_VALUES["sample.task"]
     there = {key.split("/")[0] for key in expected}
     for view in sorted(there & (views or there)):
         task = renamed.get(view, view)
-        outputs = runs.make_task_runner(config, run.method, task).run(run.variables)
+        outputs = task_runner.make(config, run.method, task).run(run.variables)
         images = "rows" if "rows" in outputs else run.method.data
         today = {"images": images, "labels": "label", "frames": "frames"}
         for key in [key for key in expected if key.startswith(f"{view}/")]:

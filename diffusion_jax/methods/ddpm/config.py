@@ -9,13 +9,14 @@ from diffusion_jax.diffusion import guidance, losses, process, schedules, time_s
 from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import config as common
 from diffusion_jax.methods.base import (
+    Family,
     Fields,
     check_at_least,
     data_field,
     make_network,
     single_phase,
 )
-from diffusion_jax.methods.ddpm import checks
+from diffusion_jax.methods.ddpm import checks, tasks
 from diffusion_jax.methods.ddpm.method import DDPM, Condition
 from diffusion_jax.models import MODELS
 
@@ -112,8 +113,8 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
         diffusion.timestep_sampler,
         "diffusion.timestep_sampler",
     )
-    check_at_least(2, diffusion__num_timesteps=diffusion.num_timesteps)
-    check_at_least(0, model__num_classes=num_classes)
+    check_at_least("diffusion.num_timesteps", diffusion.num_timesteps, 2)
+    check_at_least("model.num_classes", num_classes, 0)
     if diffusion.cond_dropout and not num_classes:
         raise ValueError(
             f"diffusion.cond_dropout = {diffusion.cond_dropout} drops labels, but "
@@ -156,3 +157,6 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
     )
     checks.check_training(method)
     return method
+
+
+FAMILY = Family(make, tasks.TASKS)

@@ -256,7 +256,7 @@ def make_inpaint(method: DDPM, options: InpaintOptions) -> Task:
     Source: Lugmayr et al. 2022 (RePaint), arXiv:2201.09865.
     """
     chain = Chain(method, options)
-    check_at_least(1, sample__num_resamplings=options.num_resamplings)
+    check_at_least("sample.num_resamplings", options.num_resamplings, 1)
 
     def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
         x_0, index = batch[method.data], batch["index"]
@@ -361,7 +361,7 @@ def make_log_likelihood(method: DDPM, options: LikelihoodOptions) -> Task:
     Source: Song et al. 2021, equation 39, arXiv:2011.13456.
     """
     schedule, size = method.schedule, math.prod(method.field.shape)
-    check_at_least(0, eval__num_probes=options.num_probes)
+    check_at_least("eval.num_probes", options.num_probes, 0)
     if not options.num_probes and size > MAX_EXACT_TRACE:
         raise ValueError(
             f"An exact trace of {size} values takes {size} network evaluations per "

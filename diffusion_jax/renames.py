@@ -1,0 +1,80 @@
+"""Names that older versions gave to config keys and their values."""
+
+import logging
+import re
+from typing import Any
+
+LOGGER = logging.getLogger(__name__)
+
+
+def rename_override(key: str, value: str) -> str:
+    """Returns the flag --config.KEY=VALUE with today's names.
+
+    Args:
+      key: dotted, perhaps an older version's.
+      value: "=VALUE", or "" for a flag whose value is the next argument.
+    """
+    new_key = RENAMED_KEYS.get(key) or key
+    names = RENAMED_VALUES.get(new_key, {})
+    new_value = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), value)
+    if (new_key, new_value) != (key, value):
+        LOGGER.warning(
+            "--config.%s%s is now called --config.%s%s.", key, value, new_key, new_value
+        )
+    return f"--config.{new_key}{new_value}"
+
+
+def rename_stored(stored: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the config.json of an older version with today's names.
+
+    Args:
+      stored: the config, or a group of it.
+      prefix: of the group's keys, such as "sample.".
+    """
+    new: dict[str, Any] = {}
+    for name, value in stored.items():
+        key = RENAMED_KEYS.get(prefix + name, prefix + name)
+        if key != prefix + name:
+            LOGGER.info("config.%s%s is now called %s.", prefix, name, key or "nothing")
+        if key is None:
+            continue
+        names = RENAMED_VALUES.get(key, {})
+        if isinstance(value, dict):
+            value = rename_stored(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            value = [names.get(x, x) if isinstance(x, str) else x for x in value]
+        elif isinstance(value, str):
+            value = names.get(value, value)
+        new[key.removeprefix(prefix)] = value
+    return new
+
+
+# Keys (None: dropped), and values by the key's new name.
+RENAMED_KEYS = {
+    "diffusion.zero_snr": "diffusion.zero_terminal_snr",
+    "diffusion.time_draw": "diffusion.timestep_sampler",
+    "diffusion.label_dropout": "diffusion.cond_dropout",
+    "optim.decay_steps": "optim.decay_end",
+    "sample.clip": "sample.thresholding",
+    "sample.view": "sample.task",
+    "sample.film": "sample.animation",
+    "sample.start": "sample.strength",
+    "sample.concepts": None,
+    "eval.measure": "eval.metric",
+}
+_SAMPLERS = {f"dpm_solver_pp_{x}": f"dpmpp_{x}" for x in ("1", "2m", "3m", "2s", "3s")}
+RENAMED_VALUES = {
+    "diffusion.loss": {"bound": "vlb"},
+    "eval.metric": {"bound": "vlb"},
+    "sample.sampler": _SAMPLERS,
+    "eval.sweep.sampler": _SAMPLERS,
+    "sample.task": {
+        "samples": "sample",
+        "reconstruction": "reconstruct",
+        "interpolation": "interpolate",
+        "inpainting": "inpaint",
+        "image_to_image": "img2img",
+        "traversal": "traverse",
+        "translations": "translate",
+    },
+}
