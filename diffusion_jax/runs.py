@@ -122,7 +122,7 @@ def write_config(
             )
     _write(path, new)
     described = {
-        name: field._replace(dtype=np.dtype(field.dtype).name)
+        name: field._replace(dtype=np.dtype(field.dtype).name)._asdict()
         for name, field in fields.items()
     }
     _write(workdir / FIELDS, described)
@@ -148,12 +148,11 @@ def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]
     path = workdir / FIELDS
     if path.exists():
         described = json.loads(path.read_text())
-        return {
-            name: Field(
-                tuple(shape), np.dtype(dtype), kind, size, bounds and (*bounds,)
-            )
-            for name, (shape, dtype, kind, size, bounds, _) in described.items()
-        }
+        for field in described.values():
+            field["dtype"] = np.dtype(field["dtype"])
+            for key in ("shape", "range", "axes"):
+                field[key] = field[key] and tuple(field[key])
+        return {name: Field(**field) for name, field in described.items()}
     data = config.data
     if data.source == "grid25":
         return {"points": Field((2,), np.float32, "points"), "label": label_field(25)}

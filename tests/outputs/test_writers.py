@@ -75,7 +75,7 @@ def test_rows_of_images(tmp_path):
     """With the axis "column" each example is one row of the grid, and the animation
     shows column by column."""
     rows = {"rows": draw_images(2, 5, *SIZE)}
-    fields = {"rows": image_field((5, *SIZE), axes=("column",))}
+    fields = {"rows": image_field((5, *SIZE))._replace(axes=("column",))}
     suffixes, arrays = write(tmp_path, rows, fields, animation=True)
     assert suffixes == {".npz", ".png", ".gif"}
     np.testing.assert_array_equal(cells(read_png(tmp_path)), arrays["rows"])
@@ -93,8 +93,8 @@ def test_frames(tmp_path):
         "image": draw_images(4, *SIZE),
     }
     fields = {
-        "frames": image_field((3, *SIZE), axes=("frame",)),
-        "rows": image_field((5, *SIZE), axes=("column",)),
+        "frames": image_field((3, *SIZE))._replace(axes=("frame",)),
+        "rows": image_field((5, *SIZE))._replace(axes=("column",)),
         "image": image_field(SIZE),
     }
     suffixes, arrays = write(tmp_path, outputs, fields, animation=True)
@@ -108,7 +108,7 @@ def test_frames(tmp_path):
 def test_no_animation_unless_requested(tmp_path):
     """Frames are in the npz file, but there is no GIF without `animation`."""
     frames = {"frames": draw_images(1, 2, *SIZE)}
-    fields = {"frames": image_field((2, *SIZE), axes=("frame",))}
+    fields = {"frames": image_field((2, *SIZE))._replace(axes=("frame",))}
     assert write(tmp_path, frames, fields)[0] == {".npz"}
 
 
@@ -175,7 +175,9 @@ def test_large_grids(tmp_path, monkeypatch, columns, rows):
     num, axes = (410, ()) if columns is None else (140, ("column",))
     shape = (2, 1, 1) if columns is None else (columns, 2, 1, 1)
     outputs = {"image": draw_images(num, *shape)}
-    _, arrays = write(tmp_path, outputs, {"image": image_field(shape, axes)})
+    _, arrays = write(
+        tmp_path, outputs, {"image": image_field(shape)._replace(axes=axes)}
+    )
     assert len(arrays["image"]) == num
     [(drawn, drawn_columns)] = shown
     assert drawn_columns == columns
