@@ -151,7 +151,7 @@ def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]
         for field in described.values():
             field["dtype"] = np.dtype(field["dtype"])
             for key in ("shape", "range", "axes"):
-                field[key] = field[key] and tuple(field[key])
+                field[key] = None if field[key] is None else tuple(field[key])
         return {name: Field(**field) for name, field in described.items()}
     data = config.data
     if data.source == "grid25":

@@ -10,6 +10,7 @@ import pytest
 from smoke import CONFIGS, load, restore
 
 from diffusion_jax import main, methods, renames, runs
+from diffusion_jax.data.base import Field, image_field, label_field
 from diffusion_jax.train import train
 from diffusion_jax.training import state as states
 
@@ -239,3 +240,17 @@ def test_init_from_refuses(init_from, error, words, trained):
     with pytest.raises(error, match=words) as raised:
         runs.copy_groups(state, init_from.format(trained))
     assert "\n" not in str(raised.value)
+
+
+def test_fields_are_read_as_they_were_written(tmp_path):
+    """fields.json gives back every field, hashable and equal."""
+    fields = {
+        "image": image_field((4, 8, 3)),
+        "label": label_field(10),
+        "points": Field((2,), np.float32, "points", axes=("frame",)),
+    }
+    config = load("digits")
+    runs.write_config(config, fields, tmp_path)
+    found = runs.stored_fields(config, tmp_path)
+    assert found == fields
+    assert set(found.values()) == set(fields.values())
