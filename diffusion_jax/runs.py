@@ -149,7 +149,7 @@ def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]
     if path.exists():
         described = json.loads(path.read_text())
         for field in described.values():
-            field["dtype"] = np.dtype(field["dtype"])
+            field["dtype"] = np.dtype(field["dtype"]).type
             for key in ("shape", "range", "axes"):
                 field[key] = None if field[key] is None else tuple(field[key])
         return {name: Field(**field) for name, field in described.items()}
