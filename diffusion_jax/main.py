@@ -12,7 +12,6 @@
 import logging
 import os
 import pathlib
-import re
 import sys
 
 import jax
@@ -66,19 +65,16 @@ def main(argv: list[str]) -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags, after renaming older config keys and checking them all."""
-    override = re.compile("--?config[.]([^=]+)(.*)", re.DOTALL).fullmatch
-    argv = [
-        renames.rename_override(*m.groups()) if (m := override(x)) else x for x in argv
-    ]
-    plain = [arg for arg in argv if not override(arg)]
-    known_flags = flags.FlagValues()
+    argv = [renames.rename_argument(argument) for argument in argv]
+    overrides = [m for m in map(renames.OVERRIDE.fullmatch, argv) if m]
+    plain = [x for x in argv if not renames.OVERRIDE.fullmatch(x)]
+    values = flags.FlagValues()
     define = config_flags.DEFINE_config_file
-    config = define("config", flag_values=known_flags, sys_argv=plain)
-    known_flags(plain, known_only=True)
+    config = define("config", flag_values=values, sys_argv=plain)
+    values(plain, known_only=True)
     try:
         if config.value is not None:
-            keys = [m[1] for m in map(override, argv) if m]
-            runs.check_keys(config.value, keys)
+            runs.check_keys(config.value, [match[1] for match in overrides])
     except ValueError as error:
         sys.exit(str(error))  # a typing error: no traceback
     return app.parse_flags_with_usage(argv)

@@ -7,21 +7,24 @@ from typing import Any
 LOGGER = logging.getLogger(__name__)
 
 
-def rename_override(key: str, value: str) -> str:
-    """Returns the flag --config.KEY=VALUE with today's names.
+OVERRIDE = re.compile("--?config[.]([^=]+)(.*)", re.DOTALL)  # --config.KEY=VALUE
 
-    Args:
-      key: dotted, perhaps an older version's.
-      value: "=VALUE", or "" for a flag whose value is the next argument.
+
+def rename_argument(argument: str) -> str:
+    """Returns a command line argument; an override gets today's key and value.
+
+    The value may also be the next argument, which then keeps its name.
     """
-    new_key = RENAMED_KEYS.get(key) or key
-    names = RENAMED_VALUES.get(new_key, {})
-    new_value = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), value)
-    if (new_key, new_value) != (key, value):
-        LOGGER.warning(
-            "--config.%s%s is now called --config.%s%s.", key, value, new_key, new_value
-        )
-    return f"--config.{new_key}{new_value}"
+    match = OVERRIDE.fullmatch(argument)
+    if not match:
+        return argument
+    key = RENAMED_KEYS.get(match[1]) or match[1]
+    names = RENAMED_VALUES.get(key, {})
+    value = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), match[2])
+    renamed = f"--config.{key}{value}"
+    if (key, value) != match.groups():
+        LOGGER.warning("%s is now called %s.", argument, renamed)
+    return renamed
 
 
 def rename_stored(stored: dict[str, Any], prefix: str = "") -> dict[str, Any]:

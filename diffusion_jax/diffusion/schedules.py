@@ -31,11 +31,13 @@ class Schedule:
       time: its inverse, log-SNR -> float time; values out of range map to the nearest
         time with a finite log-SNR, +inf to 0, and -inf to T.
       num_timesteps: T.
+      ends_in_noise: whether x_T is pure noise, logsnr(T) = -inf.
     """
 
     logsnr: Callable[[ArrayLike], Array]
     time: Callable[[ArrayLike], Array]
     num_timesteps: int
+    ends_in_noise: bool = False
 
     def __call__(self, t: ArrayLike) -> Array:
         """Returns the log-SNR at time t."""
@@ -213,7 +215,7 @@ def from_betas(betas: np.ndarray) -> Schedule:
         t = jnp.where(jnp.isneginf(logsnr), betas.size, t)
         return jnp.where(jnp.isposinf(logsnr), 0, t).astype(dtype)
 
-    return Schedule(logsnr, time, betas.size)
+    return Schedule(logsnr, time, betas.size, ends_in_noise=bool(betas[-1] == 1))
 
 
 def _curve(

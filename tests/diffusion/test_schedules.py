@@ -108,7 +108,7 @@ def test_log_snr(name, num_timesteps):
     np.testing.assert_allclose(
         np.exp(logsnr[1:]), alpha_bar / (1 - alpha_bar), rtol=1e-11
     )
-    assert np.isneginf(logsnr[-1]) == (betas[-1] == 1)
+    assert np.isneginf(logsnr[-1]) == (betas[-1] == 1) == schedule.ends_in_noise
 
 
 @pytest.mark.usefixtures("x64")

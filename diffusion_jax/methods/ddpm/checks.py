@@ -6,16 +6,10 @@ import numpy as np
 
 from diffusion_jax.diffusion import guidance, losses, process
 from diffusion_jax.diffusion.sampling import Sampler
-from diffusion_jax.diffusion.schedules import Schedule
 from diffusion_jax.lookup import lookup
 from diffusion_jax.methods.ddpm.method import DDPM
 
 WITH_SIGNAL = "a schedule with signal left at T (such as linear or cosine)"
-
-
-def ends_in_noise(schedule: Schedule) -> bool:
-    """Returns whether x_T is pure noise, logsnr(T) = -inf."""
-    return bool(np.isneginf(schedule(schedule.num_timesteps)))
 
 
 def check_training(method: DDPM) -> None:
@@ -29,13 +23,13 @@ def check_training(method: DDPM) -> None:
     learns_variance = method.loss_name in losses.LEARN_VARIANCE
     _raise_first(
         (
-            ends_in_noise(method.schedule) and prediction.needs_signal,
+            method.schedule.ends_in_noise and prediction.needs_signal,
             "The schedule leaves no signal at time T, where a network that predicts "
             f"{method.prediction} does not determine x_0: choose another "
             "diffusion.prediction (x0, v or mu).",
         ),
         (
-            ends_in_noise(method.schedule) and method.loss_name in losses.NEED_SIGNAL,
+            method.schedule.ends_in_noise and method.loss_name in losses.NEED_SIGNAL,
             "The schedule leaves no signal at time T, where the weight of "
             f"diffusion.loss {method.loss_name!r} is not defined: choose "
             f"{WITH_SIGNAL}.",
@@ -88,7 +82,7 @@ def check_sampling(
     lookup(guidance.THRESHOLDING, options.thresholding, "sample.thresholding")
     num_steps, discrete = len(timesteps), timesteps.dtype.kind == "i"
     starts_in_noise = timesteps[0] == method.num_timesteps
-    starts_in_noise = starts_in_noise and ends_in_noise(method.schedule)
+    starts_in_noise = starts_in_noise and method.schedule.ends_in_noise
     continuous = sampler.continuous_time or not discrete
     drops = any(condition.dropout for condition in method.conditions)
     _raise_first(

@@ -367,7 +367,7 @@ def make_log_likelihood(method: DDPM, options: LikelihoodOptions) -> Task:
             f"An exact trace of {size} values takes {size} network evaluations per "
             "step: set eval.num_probes to 1 or more."
         )
-    if checks.ends_in_noise(schedule):
+    if schedule.ends_in_noise:
         raise ValueError(
             "The schedule leaves no signal at time T, where the probability-flow ODE "
             "would start infinitely far away: ode_likelihood is not available."
