@@ -65,7 +65,8 @@ def main(argv: list[str]) -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags, after renaming older config keys and checking them all."""
-    argv = [renames.rename_argument(argument) for argument in argv]
+    # config_flags reads the overrides from sys.argv, not from what it is given.
+    sys.argv = argv = [renames.rename_argument(argument) for argument in argv]
     overrides = [m for m in map(renames.OVERRIDE.fullmatch, argv) if m]
     plain = [x for x in argv if not renames.OVERRIDE.fullmatch(x)]
     values = flags.FlagValues()

@@ -225,8 +225,8 @@ def _open_source(config: ConfigDict, split: str, split_b: str | None) -> Source:
     data = config.data
 
     def opened(source: str, split: str) -> Source:
-        shape = data.image_size, data.num_channels
-        return sources.make(source, split, *shape, data.data_dir)
+        size = data.image_size, data.image_width or data.image_size
+        return sources.make(source, split, size, data.num_channels, data.data_dir)
 
     if split_b is not None:
         return Unpaired(opened(data.source, split), opened(data.source_b, split_b))

@@ -375,6 +375,16 @@ def test_config_is_required(command):
     assert code != 0 and "--config" in stdout + stderr
 
 
+def test_names_of_older_versions(call, run, caplog, logger):
+    """A command with an older version's key and value does what it did."""
+    logger.propagate = True
+    (run[0] / "sample.npz").unlink(missing_ok=True)
+    options = ["--config.sample.view=samples", "--config.sample.film=False"]
+    call(f"--workdir={run[0]}", "--mode=sample", *options)
+    assert images(run[0]).shape == (16, 8, 8, 1)
+    assert "--config.sample.view=samples is now called" in caplog.text
+
+
 @pytest.mark.parametrize("mode", ["sample", "evaluate"])
 def test_no_run(refuse, mode, tmp_path):
     """Without a run there is nothing to sample from or to evaluate."""

@@ -254,3 +254,18 @@ def test_fields_are_read_as_they_were_written(tmp_path):
     found = runs.stored_fields(config, tmp_path)
     assert found == fields
     assert set(found.values()) == set(fields.values())
+
+
+def test_images_that_are_not_square(tmp_path):
+    """data.image_width is the width of images that are not square."""
+    images = np.zeros((4, 8, 16, 1), np.uint8)
+    np.savez(tmp_path / "wide.npz", images=images, test_images=images)
+    config = load("digits", data__source=f"npz:{tmp_path}/wide.npz")
+    with pytest.raises(ValueError, match="images are 8x16x1.*ask for 8x8x1"):
+        runs.open_train(config)
+    config.data.image_width = 16
+    for source in (runs.open_train(config), runs.open_held_out(config)):
+        assert source.fields["image"].shape == (8, 16, 1)
+    method = methods.make(config, source.fields)
+    variables, _ = jax.eval_shape(method.init, jax.random.key(0))
+    assert method.field.shape == (8, 16, 1) and variables.params

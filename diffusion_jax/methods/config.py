@@ -16,7 +16,8 @@ def defaults(method: str) -> ConfigDict:
         source="digits",  # see data.sources.make
         data_dir=config_dict.placeholder(str),  # of TFDS; None for its default
         train_split="train",
-        image_size=8,  # pixels: one side, or (height, width)
+        image_size=8,  # height, pixels
+        image_width=config_dict.placeholder(int),  # pixels; None: square images
         num_channels=1,  # 1 or 3
         batch_size=128,  # examples per step, over all devices
         flip=False,  # mirror images left to right with probability 1/2
