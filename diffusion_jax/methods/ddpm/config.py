@@ -17,7 +17,8 @@ from diffusion_jax.methods.base import (
     single_phase,
 )
 from diffusion_jax.methods.ddpm import checks, tasks
-from diffusion_jax.methods.ddpm.method import DDPM, Condition
+from diffusion_jax.methods.ddpm.conditions import Condition
+from diffusion_jax.methods.ddpm.method import DDPM
 from diffusion_jax.models import MODELS
 
 SIDE_OF_OTHERS = 64  # image side assumed for other data: no schedule is shifted

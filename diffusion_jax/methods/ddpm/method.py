@@ -1,39 +1,20 @@
 """Denoising diffusion probabilistic models (Ho et al. 2020)."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from diffusion_jax import prng
-from diffusion_jax.data.base import Field
 from diffusion_jax.diffusion import denoiser, guidance, losses, process
 from diffusion_jax.diffusion.denoiser import Denoiser
 from diffusion_jax.diffusion.schedules import Schedule
 from diffusion_jax.diffusion.time_samplers import TimestepSampler
 from diffusion_jax.methods.base import GROUP, Batch, PyTree, SingleNetwork
+from diffusion_jax.methods.ddpm import conditions
+from diffusion_jax.methods.ddpm.conditions import Cond, Condition
 from diffusion_jax.training.state import Loss, Variables
-
-Cond = dict[str, Array]  # a batch's conditions by name
-
-
-class Condition(NamedTuple):
-    """A field of the batch that the network is conditioned on.
-
-    Attributes:
-      name: the field's name: "label", "caption", "low_res", ...
-      field: its shape and dtype.
-      dropout: probability that training replaces it by `null`, in [0, 1). Conditions of
-        equal rate are dropped together, so that guidance has an unconditional model.
-      null: the value that means "no condition": num_classes, the padding token, 0.
-    """
-
-    name: str
-    field: Field
-    dropout: float = 0.0
-    null: float = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +92,8 @@ class DDPM(SingleNetwork):
         eps = prng.normal(prng.example_keys(noise_key, index), x_0.shape[1:])
         x_t = process.q_sample(x_0, logsnr_t, eps)
 
-        cond = self._drop_conditions(batch, cond_key)
+        cond_keys = prng.example_keys(cond_key, index)
+        cond = conditions.drop(self.conditions, self.cond_of(batch), cond_keys)
         self_cond = self._self_cond(variables, x_t, t, cond, self_key)
         prediction = process.PREDICTIONS[self.prediction]
         output = self._apply(
@@ -154,11 +136,6 @@ class DDPM(SingleNetwork):
         """Returns the conditions in a batch by name."""
         return {name: batch[name] for name in self.inputs}
 
-    def null_cond(self, cond: Cond) -> Cond:
-        """Replaces every condition that training drops by its null value."""
-        nulls = {c.name: c.null for c in self.conditions if c.dropout}
-        return cond | {name: jnp.full_like(cond[name], nulls[name]) for name in nulls}
-
     def denoiser(self, variables: Variables, cond: Cond) -> Denoiser:
         """Returns the network as a denoiser, without thresholding or guidance."""
 
@@ -175,18 +152,6 @@ class DDPM(SingleNetwork):
             x = jnp.concatenate([x, self_cond], axis=-1)
         params = {"params": variables.params[GROUP]}
         return self.network.apply(params, x, t, cond, **options)
-
-    def _drop_conditions(self, batch: Batch, key: Array) -> Cond:
-        """Replaces some conditions by their null values, with one draw per example."""
-        cond = self.cond_of(batch)
-        if not any(c.dropout for c in self.conditions):
-            return cond
-        u = prng.uniform(prng.example_keys(key, batch["index"]))
-        for c in self.conditions:
-            drop = process.align(u < c.dropout, cond[c.name])
-            null = jnp.asarray(c.null, c.field.dtype)
-            cond[c.name] = jnp.where(drop, null, cond[c.name])
-        return cond
 
     def _self_cond(self, variables, x_t, t, cond, key) -> Array | None:
         """The network's prediction of x_0 in half of the steps, otherwise 0.

@@ -34,8 +34,9 @@ from diffusion_jax.methods.base import (
     scalar_fields,
     with_axis,
 )
-from diffusion_jax.methods.ddpm import checks
-from diffusion_jax.methods.ddpm.method import DDPM, Cond
+from diffusion_jax.methods.ddpm import checks, conditions
+from diffusion_jax.methods.ddpm.conditions import Cond
+from diffusion_jax.methods.ddpm.method import DDPM
 from diffusion_jax.training.state import Variables
 
 WEIGHTS = np.linspace(0, 1, 7, dtype=np.float32)  # weights of the partner
@@ -435,7 +436,9 @@ class Chain:
         if options.guidance_scale != 1.0:
             denoise = guidance.classifier_free(
                 denoise,
-                method.denoiser(variables, method.null_cond(cond)),
+                method.denoiser(
+                    variables, conditions.drop_all(method.conditions, cond)
+                ),
                 options.guidance_scale,
                 method.schedule,
                 tuple(options.guidance_interval),
