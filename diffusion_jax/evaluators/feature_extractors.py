@@ -49,11 +49,9 @@ def open_feature_extractor(
     """
     folder = pathlib.Path(workdir)
     if not (folder / runs.CONFIG).exists():
-        # Images and their negatives share one config.
-        name = folder.name.removeprefix("inverted_")
         raise FileNotFoundError(
-            f"There is no classifier in {key} = {workdir}. Train it first: "
-            f"python -m diffusion_jax.main --config=configs/{name}.py "
+            f"There is no classifier in {key} = {workdir}. Train one first: "
+            "python -m diffusion_jax.main --config=configs/NAME_classifier.py "
             f"--config.data.source={source} --workdir={workdir} (or correct the path, "
             f"or evaluate without a classifier: --config.{key}=)."
         )
