@@ -29,7 +29,7 @@ MODES = {
     "train": train,
     "sample": sample,
     "evaluate": evaluate,
-    "config": lambda config, workdir: print(config),
+    "config": lambda config, workdir: print(config.to_json(indent=2)),
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment.")
