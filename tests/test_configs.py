@@ -11,18 +11,8 @@ import pytest
 from smoke import CONFIGS, load
 
 from diffusion_jax import main, methods, runs
-from diffusion_jax.methods import autoencoder, classifier, cyclegan, gan
-from diffusion_jax.methods.ddpm import config as ddpm
 from diffusion_jax.train import train
 
-DEFAULTS = {
-    "ddpm": ddpm.defaults,
-    "autoencoder": autoencoder.autoencoder_defaults,
-    "vae": autoencoder.vae_defaults,
-    "gan": gan.defaults,
-    "cyclegan": cyclegan.defaults,
-    "classifier": classifier.defaults,
-}
 GROUPS = ["data", "model", "optim", "train", "sample", "eval"]
 OWN_GROUP = {
     "ddpm": ["diffusion"],
@@ -213,7 +203,7 @@ def keys_set_by(path):
 def test_config_is_thin(name):
     """A config sets only what differs from its family's defaults, and nothing twice."""
     config, keys = load(name, ""), keys_set_by(CONFIGS[name])
-    defaults = DEFAULTS[config.method]()
+    defaults = methods.FAMILIES[config.method].defaults()
     assert "name" in keys and len(keys) > 3
     assert len(set(keys)) == len(keys)
     for key in keys:

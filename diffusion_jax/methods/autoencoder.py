@@ -319,5 +319,6 @@ def make_vae(config: ConfigDict, fields: Fields) -> VAE:
 
 
 TASKS = latent_tasks.TASKS | {"reconstruct": (NoOptions, make_reconstruct)}
-AUTOENCODER_FAMILY = Family(make_autoencoder, TASKS)
-VAE_FAMILY = Family(make_vae, TASKS | {"elbo": (ELBOOptions, make_elbo)})
+AUTOENCODER_FAMILY = Family(make_autoencoder, autoencoder_defaults, TASKS)
+VAE_TASKS = TASKS | {"elbo": (ELBOOptions, make_elbo)}
+VAE_FAMILY = Family(make_vae, vae_defaults, VAE_TASKS)

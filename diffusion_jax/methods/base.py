@@ -149,10 +149,12 @@ class Family(NamedTuple):
 
     Attributes:
       make: (config, fields of the data) -> method; validates the config.
+      defaults: () -> the family's config; configs/NAME.py changes values of it.
       tasks: name -> (dataclass of its options, (method, options) -> task).
     """
 
     make: Callable[[ml_collections.ConfigDict, Fields], Method]
+    defaults: Callable[[], ml_collections.ConfigDict]
     tasks: dict[str, tuple[type, Callable[[Any, Any], Task]]]
 
 

@@ -75,4 +75,5 @@ def make(config: ConfigDict, fields: base.Fields) -> Classifier:
     return Classifier(base.single_phase(config), network, *base.data_field(fields))
 
 
-FAMILY = base.Family(make, {"classify": (base.NoOptions, make_classify)})
+TASKS = {"classify": (base.NoOptions, make_classify)}
+FAMILY = base.Family(make, defaults, TASKS)

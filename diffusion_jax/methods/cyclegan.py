@@ -257,4 +257,4 @@ def make(config: ConfigDict, fields: Fields) -> CycleGAN:
     )
 
 
-FAMILY = Family(make, {"translate": (NoOptions, make_translate)})
+FAMILY = Family(make, defaults, {"translate": (NoOptions, make_translate)})

@@ -297,4 +297,4 @@ def make(config: ConfigDict, fields: Fields) -> GAN:
     )
 
 
-FAMILY = Family(make, latent_tasks.TASKS)
+FAMILY = Family(make, defaults, latent_tasks.TASKS)

@@ -52,7 +52,9 @@ def make(config, fields):
 def workdirs(tmp_path_factory):
     """The first stage, and the second one from it; both of three steps."""
     patch = pytest.MonkeyPatch()
-    patch.setitem(methods.FAMILIES, "stages", base.Family(make, {}))
+    patch.setitem(
+        methods.FAMILIES, "stages", base.Family(make, lambda: config_of("head"), {})
+    )
     first, second = (tmp_path_factory.mktemp(x) / "run" for x in ("first", "second"))
     train(config_of("encoder"), first)
     train(config_of("head", f"encoder={first}"), second)

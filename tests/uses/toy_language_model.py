@@ -54,4 +54,5 @@ def make(config, fields):
     return LanguageModel(base.single_phase(config), NETWORK, "tokens", TOKENS)
 
 
-FAMILY = base.Family(make, {"sample": (base.NoOptions, make_sample)})
+TASKS = {"sample": (base.NoOptions, make_sample)}
+FAMILY = base.Family(make, defaults, TASKS)

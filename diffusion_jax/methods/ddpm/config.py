@@ -160,4 +160,4 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
     return method
 
 
-FAMILY = Family(make, tasks.TASKS)
+FAMILY = Family(make, defaults, tasks.TASKS)
