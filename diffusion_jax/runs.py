@@ -251,7 +251,7 @@ def _open_source(config: ConfigDict, split: str, split_b: str | None) -> Source:
 
 def make_template(method: methods.Method) -> TrainState:
     """Returns the shapes of a method's state."""
-    initial = functools.partial(states.initial, phases=method.phases, init=method.init)
+    initial = functools.partial(states.initial, method)
     return jax.eval_shape(initial, jax.random.key(0))
 
 

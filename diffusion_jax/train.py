@@ -61,9 +61,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     state = checkpoints.restore_latest(template)
     if state is None:
         LOGGER.info("Starting from step 0 in %s.", workdir)
-        initial = functools.partial(
-            states.initial, phases=method.phases, init=method.init
-        )
+        initial = functools.partial(states.initial, method)
         state = jax.jit(initial)(jax.random.key(config.seed))
         state = runs.copy_groups(state, every.init_from)
     else:

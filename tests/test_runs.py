@@ -204,7 +204,7 @@ def initial(config):
     """A new state, on the host."""
     fields = runs.open_train(config).fields
     method = methods.make(config, fields)
-    new = functools.partial(states.initial, phases=method.phases, init=method.init)
+    new = functools.partial(states.initial, method)
     return jax.jit(new)(jax.random.key(config.seed))
 
 

@@ -1,6 +1,5 @@
 """Types shared by the trainer and the model families, and the training state."""
 
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -99,20 +98,15 @@ class TrainState:
         return Variables(self.ema, self.model_state)
 
 
-def initial(
-    key: Array,
-    phases: Sequence[Phase],
-    init: Callable[[Array], tuple[Variables, PyTree]],
-) -> TrainState:
+def initial(method: Any, key: Array) -> TrainState:
     """Returns the state before the first step.
 
     Args:
+      method: a `methods.base.Method`.
       key: typed key of the whole run.
-      phases: the method's phases.
-      init: the method's init, key -> (variables, aux).
     """
     init_key, run_key = jax.random.split(key)
-    (params, model_state), aux = init(init_key)
+    (params, model_state), aux = method.init(init_key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=run_key,
@@ -122,7 +116,7 @@ def initial(
             phase.name: phase.optimizer.tx.init(
                 {group: params[group] for group in phase.trains}
             )
-            for phase in phases
+            for phase in method.phases
         },
         # A copy: buffers shared with params could not both be donated.
         ema=jax.tree.map(jnp.copy, params),

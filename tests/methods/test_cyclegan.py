@@ -148,9 +148,9 @@ def test_discriminators_see_the_pools_output(first):
 def stepped(names=("gen", "disc")):
     """The states before and after one step of those phases on two devices."""
     method = method_of(0.0)
-    init = lambda key: (VARIABLES, method.init(key)[1])  # noqa: E731
     phases = tuple(phase for phase in method.phases if phase.name in names)
-    before = states.initial(KEY, method.phases, init)
+    params = VARIABLES.params
+    before = states.initial(method, KEY).replace(params=params, ema=params)
     step = make_train_step(dataclasses.replace(method, phases=phases), parallel.AXIS)
     shards = {
         k: x.reshape(NUM_DEVICES, -1, *x.shape[1:]) for k, x in batch_of().items()

@@ -374,7 +374,7 @@ def test_samples_do_not_depend_on_their_place(sampler):
 def test_samples_use_the_average():
     """Averaged parameters are used for sampling, not the last ones."""
     method = make_method()
-    state = states.initial(KEY, method.phases, method.init)
+    state = states.initial(method, KEY)
     state = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
     variables = method.for_inference(state.averaged)
     drawn = sample_of(method, range(8), variables, num_steps=5)["image"]
@@ -408,7 +408,7 @@ def test_eight_digits_are_overfitted():
 
     @jax.jit
     def train_and_sample(key):
-        state = states.initial(key, method.phases, method.init)
+        state = states.initial(method, key)
         state, history = jax.lax.scan(step, state, jnp.arange(600))
         drawn = sampling.run(state.averaged, {"index": jnp.arange(32)}, key)
         return history, drawn["image"]

@@ -39,7 +39,7 @@ mlp = functools.partial(make, "digits_gan")
 @functools.cache
 def initial(method):
     """The state before the first step."""
-    return jax.jit(lambda key: states.initial(key, method.phases, method.init))(KEY)
+    return jax.jit(lambda key: states.initial(method, key))(KEY)
 
 
 def variables_of(method, scale=1.0):
@@ -106,7 +106,7 @@ def test_critic_steps_see_other_examples():
     method = mlp(gan__critic_steps=2, data__batch_size=16)
     assert [phase.name for phase in method.phases] == ["disc", "disc", "gen"]
     record = Record(method.phases)
-    state = states.initial(KEY, record.phases, record.init)
+    state = states.initial(record, KEY)
     state, _ = make_train_step(record, None)(state, {"index": jnp.arange(8)})
     seen = [index.tolist() for index in state.aux]
     assert seen == [[0, 2, 4, 6], [1, 3, 5, 7], [0, 2, 4, 6]]

@@ -57,7 +57,7 @@ def noise(num_examples, size):
 @functools.cache
 def initial_state(method):
     """The state before the first step."""
-    make = functools.partial(states.initial, phases=method.phases, init=method.init)
+    make = functools.partial(states.initial, method)
     return jax.jit(make)(jax.random.key(1))
 
 

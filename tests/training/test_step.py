@@ -62,7 +62,7 @@ class Game:
 @functools.cache
 def compiled(game):
     """The initial state and the step on two devices."""
-    initial = functools.partial(states.initial, phases=game.phases, init=game.init)
+    initial = functools.partial(states.initial, game)
     step = jax.pmap(
         make_train_step(game, parallel.AXIS),
         parallel.AXIS,
@@ -183,7 +183,7 @@ def test_a_state_keeps_its_structure(statistics, axis):
     game = Game((DISC, GEN), statistics=statistics)
 
     def one_device(key):
-        state = states.initial(key, game.phases, game.init)
+        state = states.initial(game, key)
         step = make_train_step(game, axis)
         if axis is None:
             return state, step(state, {"x": X})[0]
@@ -258,7 +258,7 @@ def test_a_masked_loss_is_exact_on_any_number_of_devices():
     and 8 devices, also without an axis, however many tokens each shard has (none on the
     first of eight), for random masks."""
     method = Masked((Phase("net", ("net",), PLAIN),))
-    state = states.initial(jax.random.key(0), method.phases, method.init)
+    state = states.initial(method, jax.random.key(0))
     one = jax.jit(make_train_step(method, None))
     many = jax.jit(
         jax.vmap(make_train_step(method, "i"), (None, 0), None, axis_name="i")
@@ -294,7 +294,7 @@ def test_replica_clipping_of_a_masked_loss():
     )
     optimizer = made._replace(tx=optax.sgd(1.0))
     method = Masked((Phase("net", ("net",), optimizer),))
-    state = states.initial(jax.random.key(0), method.phases, method.init)
+    state = states.initial(method, jax.random.key(0))
     step = jax.vmap(make_train_step(method, "i"), (None, 0), None, axis_name="i")
     x = np.array([[9.0, 1], [8, 2], [7, 1], [1, -2.1], [5, 5], [3, 3]], np.float32)
     mask = np.array([1.0, 1, 1, 1, 0, 0], np.float32)

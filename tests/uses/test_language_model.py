@@ -49,9 +49,7 @@ def test_masked_loss_on_devices():
     """Lines of different length: the loss and update of 8 devices are those of one."""
     config = toy.defaults()
     method = methods.make(config, {"tokens": toy.TOKENS})
-    state = jax.jit(lambda key: states.initial(key, method.phases, method.init))(
-        jax.random.key(0)
-    )
+    state = jax.jit(lambda key: states.initial(method, key))(jax.random.key(0))
     generator = np.random.default_rng(0)
     tokens = generator.integers(1, toy.VOCABULARY, (16, toy.LENGTH)).astype(np.int32)
     lengths = generator.integers(2, toy.LENGTH + 1, (16, 1))
