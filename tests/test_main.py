@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-import yaml
 from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
@@ -316,7 +315,8 @@ def test_mode_config(refuse, tmp_path, capsys):
     """--mode=config prints every value, after all overrides, and runs nothing."""
     refuse(f"--workdir={tmp_path}/run", "--mode=config", *ARGUMENTS)
     expected = load().copy_and_resolve_references().to_dict()
-    assert yaml.unsafe_load(capsys.readouterr().out) == expected
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads(json.dumps(expected))
     assert not (tmp_path / "run").exists()
 
 
