@@ -19,7 +19,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from diffusion_jax import renames, runs
+from diffusion_jax import renames, run_config
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.sample import sample
 from diffusion_jax.train import train
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.name}")
     if _MODE.value in ("sample", "evaluate"):
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
-        config = runs.read_config(workdir, config, overrides)
+        config = run_config.read_config(workdir, config, overrides)
     MODES[_MODE.value](config, workdir)
 
 
@@ -75,7 +75,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     values(plain, known_only=True)
     try:
         if config.value is not None:
-            runs.check_keys(config.value, [match[1] for match in overrides])
+            run_config.check_keys(config.value, [match[1] for match in overrides])
     except ValueError as error:
         sys.exit(str(error))  # a typing error: no traceback
     return app.parse_flags_with_usage(argv)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import inference, methods, runs
+from diffusion_jax import inference, methods, run_data
 from diffusion_jax.data.base import (
     ArraySource,
     Field,
@@ -78,7 +78,7 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
     inputs = {name.removeprefix("partner_") for name in task.inputs}
     reads_data = not inputs <= {"index", "label"}
     if reads_data:
-        source = runs.open_held_out(config)
+        source = run_data.open_held_out(config)
     elif "label" in inputs:
         labels = np.arange(number) % num_classes if label < 0 else [label] * number
         arrays = {"label": np.array(labels, np.int32)}

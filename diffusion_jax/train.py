@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from diffusion_jax import evaluators, methods, runs, task_runner
+from diffusion_jax import evaluators, methods, run_config, run_data, runs, task_runner
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import parallel
@@ -39,7 +39,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """
     # 1. Validate the config and the data before anything is compiled.
     num_steps, every = config.train.num_steps, config.train
-    source = runs.open_train(config)
+    source = run_data.open_train(config)
     method = methods.make(config, source.fields)
     num_slices = max(phase.batch_slice[1] for phase in method.phases)
     parallel.check_batch_size(config.data.batch_size, "data.batch_size", num_slices)
@@ -54,7 +54,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     evaluate = make_evaluate(config, method, workdir) if every.evaluate_every else None
     draw = make_draw(config, method, workdir) if every.sample_every else None
     template = runs.make_template(method)
-    runs.write_config(config, source.fields, workdir)
+    run_config.write_config(config, source.fields, workdir)
 
     # 2. Restore the last checkpoint, or initialise a new state.
     checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, every.keep)

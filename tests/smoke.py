@@ -8,7 +8,7 @@ import runpy
 import jax
 from ml_collections import ConfigDict
 
-from diffusion_jax import methods, runs
+from diffusion_jax import methods, run_config, runs
 from diffusion_jax.training.checkpoints import Checkpoints
 from diffusion_jax.training.state import TrainState
 
@@ -41,7 +41,9 @@ def restore(
 @functools.cache
 def _template(config: str, workdir: pathlib.Path) -> TrainState:
     config = ConfigDict(json.loads(config))
-    return runs.make_template(methods.make(config, runs.stored_fields(config, workdir)))
+    return runs.make_template(
+        methods.make(config, run_config.stored_fields(config, workdir))
+    )
 
 
 class Compiled(list):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from smoke import CONFIGS, load
 
-from diffusion_jax import main, methods, runs
+from diffusion_jax import main, methods, run_config
 from diffusion_jax.train import train
 
 GROUPS = ["data", "model", "optim", "train", "sample", "eval"]
@@ -165,7 +165,9 @@ def keys_of(node, prefix=""):
 
 def make(config):
     """The method of a config, without its data."""
-    return methods.make(config, runs.stored_fields(config, pathlib.Path("nosuch")))
+    return methods.make(
+        config, run_config.stored_fields(config, pathlib.Path("nosuch"))
+    )
 
 
 @each_config
@@ -180,7 +182,7 @@ def test_form(name):
         assert config.is_type_safe
         groups = [*GROUPS, *OWN_GROUP[config.method]]
         assert sorted(config) == sorted(["name", "seed", "method", *groups])
-        runs.check_keys(config, ALL_HAVE)
+        run_config.check_keys(config, ALL_HAVE)
     assert keys_of(full) == keys_of(tiny)  # a variant changes values, not keys
     with pytest.raises(ValueError, match="'huge'.*tiny"):
         load(name, "huge")

@@ -16,7 +16,7 @@ from PIL import Image
 from smoke import CONFIGS, ROOT, Compiled, last_line
 from smoke import load as load_config
 
-from diffusion_jax import main, methods, runs
+from diffusion_jax import main, methods, run_config
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.sample import sample
 from diffusion_jax.train import train
@@ -64,7 +64,7 @@ def run(argv):
     print("TRAINED")
     workdir = pathlib.Path(flags.FLAGS.workdir)
     for command in (sample, evaluate):
-        command(runs.stored_config(workdir), workdir)
+        command(run_config.stored_config(workdir), workdir)
     assert "diffusion_jax.training.logs" in sys.modules
     print("IMPORTED", sorted({"torch", "tensorflow"} & set(sys.modules)))
 app.run(run, flags_parser=main.parse_flags)
@@ -145,7 +145,7 @@ def images(workdir):
 
 
 def override(workdir, **changes):
-    return runs.read_config(workdir, load(), changes)
+    return run_config.read_config(workdir, load(), changes)
 
 
 def test_train(run):
@@ -456,7 +456,7 @@ def test_prior(run, record):
     """The prior lies between that of x_0^2 = 0 and of x_0^2 = 1."""
     workdir, _ = run
     config = override(workdir)
-    method = methods.make(config, runs.stored_fields(config, workdir))
+    method = methods.make(config, run_config.stored_fields(config, workdir))
     logsnr = float(method.schedule(np.asarray(20)))
     alpha2, sigma2 = 1 / (1 + np.exp(-logsnr)), 1 / (1 + np.exp(logsnr))
     low, high = (  # KL(N(alpha x, sigma^2) || N(0, 1)), in bits

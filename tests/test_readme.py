@@ -15,7 +15,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from diffusion_jax import evaluators, main, methods, runs
+from diffusion_jax import evaluators, main, methods, run_config
 from diffusion_jax.data.base import image_field, label_field
 from diffusion_jax.diffusion import (
     guidance,
@@ -104,7 +104,7 @@ def check_arguments(words):
     for word in words:
         name, _, value = word.partition("=")
         if name.startswith("--config."):
-            runs.check_keys(config, [name.removeprefix("--config.")])
+            run_config.check_keys(config, [name.removeprefix("--config.")])
         elif name.startswith("--"):
             assert name[2:] in flags.FLAGS, f"{name} is not a flag"
             assert name != "--mode" or value in main.MODES

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from smoke import CONFIGS, load, restore
 
-from diffusion_jax import main, methods, renames, runs
+from diffusion_jax import main, methods, renames, run_config, run_data, runs
 from diffusion_jax.data.base import Field, image_field, label_field
 from diffusion_jax.train import train
 from diffusion_jax.training import state as states
@@ -41,7 +41,7 @@ def value(config, key):
 
 def set_stored(workdir, key, *new):
     """Takes a key out of config.json, or sets it, as an older version wrote it."""
-    path = workdir / runs.CONFIG
+    path = workdir / run_config.CONFIG
     stored = json.loads(path.read_text())
     *groups, name = key.split(".")
     node = value(stored, ".".join(groups)) if groups else stored
@@ -52,7 +52,7 @@ def set_stored(workdir, key, *new):
 
 
 def store(config, workdir):
-    runs.write_config(config, runs.stored_fields(config, workdir), workdir)
+    run_config.write_config(config, run_config.stored_fields(config, workdir), workdir)
 
 
 def test_older_configs_are_completed(tmp_path):
@@ -61,12 +61,12 @@ def test_older_configs_are_completed(tmp_path):
     for key in ("eval.classifier", "sample.animation", "diffusion.self_condition"):
         set_stored(tmp_path, key)
     now = load("digits", sample__num_images=3, eval__classifier="somewhere")
-    found = runs.read_config(tmp_path, now, {})
+    found = run_config.read_config(tmp_path, now, {})
     assert found.eval.classifier == "somewhere" and found.sample.animation is False
     assert found.diffusion.self_condition is False
     assert found.sample.num_images == 7
     store(now, tmp_path)  # and training goes on
-    stored = json.loads((tmp_path / runs.CONFIG).read_text())
+    stored = json.loads((tmp_path / run_config.CONFIG).read_text())
     assert stored["sample"]["animation"] is False
 
 
@@ -94,7 +94,7 @@ def test_old_keys_of_stored_configs(key, tmp_path, caplog):
         set_stored(tmp_path, new)
     set_stored(tmp_path, key, old_value)
     with caplog.at_level(logging.INFO):
-        found = runs.read_config(tmp_path, config, {})
+        found = run_config.read_config(tmp_path, config, {})
     assert f"config.{key} is now called {new or 'nothing'}." in caplog.text
     old_group, old_name = key.split(".")
     assert old_name not in found[old_group]
@@ -111,7 +111,7 @@ def test_old_values_of_stored_configs(key, old, new, tmp_path):
     store(config, tmp_path)
     is_swept = key.startswith("eval.sweep.")
     set_stored(tmp_path, key, ["ddim", old] if is_swept else old)
-    found = value(runs.read_config(tmp_path, config, {}), key)
+    found = value(run_config.read_config(tmp_path, config, {}), key)
     assert list(found) == ["ddim", new] if is_swept else found == new
 
 
@@ -166,7 +166,7 @@ def test_splits_of_two_domains():
         eval__split_b="test",
         data__train_split_b="train_odd",
     )
-    train_on, held_out = runs.open_train(config), runs.open_held_out(config)
+    train_on, held_out = run_data.open_train(config), run_data.open_held_out(config)
     assert (len(train_on.a), len(train_on.b)) == (719, 719)
     assert (len(held_out.a), len(held_out.b)) == (719, 359)
     np.testing.assert_array_equal(
@@ -202,7 +202,7 @@ def trained(tmp_path_factory):
 
 def initial(config):
     """A new state, on the host."""
-    fields = runs.open_train(config).fields
+    fields = run_data.open_train(config).fields
     method = methods.make(config, fields)
     new = functools.partial(states.initial, method)
     return jax.jit(new)(jax.random.key(config.seed))
@@ -250,8 +250,8 @@ def test_fields_are_read_as_they_were_written(tmp_path):
         "points": Field((2,), np.float32, "points", axes=("frame",)),
     }
     config = load("digits")
-    runs.write_config(config, fields, tmp_path)
-    found = runs.stored_fields(config, tmp_path)
+    run_config.write_config(config, fields, tmp_path)
+    found = run_config.stored_fields(config, tmp_path)
     assert found == fields
     assert set(found.values()) == set(fields.values())
 
@@ -262,9 +262,9 @@ def test_images_that_are_not_square(tmp_path):
     np.savez(tmp_path / "wide.npz", images=images, test_images=images)
     config = load("digits", data__source=f"npz:{tmp_path}/wide.npz")
     with pytest.raises(ValueError, match="images are 8x16x1.*ask for 8x8x1"):
-        runs.open_train(config)
+        run_data.open_train(config)
     config.data.image_width = 16
-    for source in (runs.open_train(config), runs.open_held_out(config)):
+    for source in (run_data.open_train(config), run_data.open_held_out(config)):
         assert source.fields["image"].shape == (8, 16, 1)
     method = methods.make(config, source.fields)
     variables, _ = jax.eval_shape(method.init, jax.random.key(0))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from smoke import last_line, load
 
-from diffusion_jax import methods, runs
+from diffusion_jax import methods, run_config, runs
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.methods.ddpm.tasks import TASKS
 from diffusion_jax.sample import sample
@@ -36,7 +36,7 @@ def shrunk(monkeypatch):
     """Runs are loaded with a network that needs no training."""
 
     def load(config, workdir, checkpoint):
-        method = methods.make(config, runs.stored_fields(config, workdir))
+        method = methods.make(config, run_config.stored_fields(config, workdir))
         method = dataclasses.replace(method, network=Shrink())
         return runs.Run(method, Variables({"net": np.float32(0.3)}, {}), 2)
 
@@ -95,10 +95,10 @@ def test_trained_run(tmp_path):
     """All tasks with rows and all metrics of a run of two steps."""
     train(config_of(), tmp_path)
     for task in TASKS.keys() - {"sample", "vlb", "log_likelihood"}:
-        config = runs.read_config(tmp_path, config_of(), {"sample.task": task})
+        config = run_config.read_config(tmp_path, config_of(), {"sample.task": task})
         sample(config, tmp_path)
         check_task(tmp_path, task)
     for metric in ("rate_distortion", "ode_likelihood"):
-        config = runs.read_config(tmp_path, config_of(), {"eval.metric": metric})
+        config = run_config.read_config(tmp_path, config_of(), {"eval.metric": metric})
         evaluate(config, tmp_path)
         assert last_line(tmp_path)["metric"] == metric

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import inference, methods, runs
+from diffusion_jax import inference, methods, run_data
 from diffusion_jax.data import loader
 from diffusion_jax.data.base import Source
 from diffusion_jax.evaluators.base import (
@@ -71,7 +71,7 @@ def make_reconstruction(
     if math.prod(method.field.shape) <= MAX_VALUES:
         train, test = (
             _vectors(source, method.data)
-            for source in (runs.open_train(config), runs.open_held_out(config))
+            for source in (run_data.open_train(config), run_data.open_held_out(config))
         )
         num = min(method.num_latents, train.shape[1])
         pca = {"squared_error_of_pca": latents.pca_mse(train, test, num)}

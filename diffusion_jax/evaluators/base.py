@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from diffusion_jax import inference, methods, runs
+from diffusion_jax import inference, methods, run_data
 from diffusion_jax.inference import Arrays
 from diffusion_jax.training.state import Variables
 
@@ -37,7 +37,7 @@ def over_held_out(
       FileNotFoundError: the data are missing.
       ValueError: the data do not match the config, or an option is invalid.
     """
-    source = runs.open_held_out(config)
+    source = run_data.open_held_out(config)
     task = methods.make_task(config, method, task_name)
     stream = inference.make_stream(task, config.eval.batch_size, config.eval.seed)
     return lambda variables: stream(variables, source, len(source))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_jax import inference, methods, runs
+from diffusion_jax import inference, methods, run_config, runs
 from diffusion_jax.data.base import ArraySource
 
 BATCH_SIZE = 500
@@ -48,14 +48,14 @@ def open_feature_extractor(
       ValueError: the run is not a classifier, or was trained on another shape.
     """
     folder = pathlib.Path(workdir)
-    if not (folder / runs.CONFIG).exists():
+    if not (folder / run_config.CONFIG).exists():
         raise FileNotFoundError(
             f"There is no classifier in {key} = {workdir}. Train one first: "
             "python -m diffusion_jax.main --config=configs/NAME_classifier.py "
             f"--config.data.source={source} --workdir={workdir} (or correct the path, "
             f"or evaluate without a classifier: --config.{key}=)."
         )
-    config = runs.stored_config(folder)
+    config = run_config.stored_config(folder)
     if config.method != "classifier":
         raise ValueError(
             f"The run in {key} = {workdir} is a {config.method}, not a classifier."

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import methods, runs, task_runner
+from diffusion_jax import methods, run_data, task_runner
 from diffusion_jax.data import loader, points
 from diffusion_jax.evaluators.base import (
     MAX_VALUES,
@@ -142,7 +142,7 @@ def _real(
     config: ConfigDict, name: str, extractor: FeatureExtractor | None, num: int
 ) -> Real:
     """Features of real images of both splits, and their baselines."""
-    train, test = runs.open_train(config), runs.open_held_out(config)
+    train, test = run_data.open_train(config), run_data.open_held_out(config)
     order = np.random.default_rng(0).permutation(len(train) + len(test))[:MAX_REAL]
     is_train = order < len(train)
     images = np.empty((len(order), *train.fields[name].shape), np.float32)

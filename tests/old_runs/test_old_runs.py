@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax import methods, renames, runs, task_runner
+from diffusion_jax import methods, renames, run_config, runs, task_runner
 from diffusion_jax.train import train
 from diffusion_jax.training.checkpoints import Checkpoints
 
@@ -44,7 +44,7 @@ def read_config(name, workdir, **overrides):
     path = HERE.parents[1] / f"configs/{FAMILIES[name]}.py"
     config = runpy.run_path(str(path))["get_config"]("tiny")
     overrides = {key.replace("__", "."): value for key, value in overrides.items()}
-    return runs.read_config(workdir, config, overrides)
+    return run_config.read_config(workdir, config, overrides)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -84,7 +84,7 @@ def test_training_goes_on_where_it_would_have(name, folder):
     workdir = folder / name
     config = read_config(name, workdir, train__num_steps=6, train__save_every=6)
     train(config, workdir)
-    method = methods.make(config, runs.stored_fields(config, workdir))
+    method = methods.make(config, run_config.stored_fields(config, workdir))
     checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, read_only=True)
     state = checkpoints.restore(runs.make_template(method), 6)
     leaves = jax.tree_util.tree_flatten_with_path((state.params, state.ema))[0]

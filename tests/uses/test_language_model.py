@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toy_language_model as toy
 
-from diffusion_jax import methods, runs
+from diffusion_jax import methods, run_data
 from diffusion_jax.data import sources
 from diffusion_jax.sample import sample
 from diffusion_jax.train import train
@@ -39,7 +39,7 @@ def test_it_trains_and_continues_prompts(tmp_path):
     sample(config, tmp_path)
     with np.load(tmp_path / "sample.npz") as file:
         tokens = file["tokens"]
-    held_out = runs.open_held_out(config).arrays["tokens"][:9]
+    held_out = run_data.open_held_out(config).arrays["tokens"][:9]
     np.testing.assert_array_equal(tokens, held_out)
     lines = (tmp_path / "sample.txt").read_text().splitlines()
     assert lines == [" ".join(map(str, row)) for row in held_out]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax import methods, runs
+from diffusion_jax import methods, run_config, runs
 from diffusion_jax.methods import base
 from diffusion_jax.methods import config as common
 from diffusion_jax.train import train
@@ -72,7 +72,7 @@ def config_of(trains, init_from=""):
 
 
 def state_of(config, workdir, step):
-    method = methods.make(config, runs.stored_fields(config, workdir))
+    method = methods.make(config, run_config.stored_fields(config, workdir))
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     return checkpoints.restore(runs.make_template(method), step)
 

@@ -1,0 +1,58 @@
+"""Opens the data that a config names, for training and for evaluation."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax.data import sources
+from diffusion_jax.data.base import ArraySource, Source, Unpaired
+
+
+def open_train(config: ConfigDict) -> Source:
+    """Opens the training data: data.train_split, of both domains if there are two.
+
+    Raises:
+      FileNotFoundError: the data are missing.
+      ValueError: they are not what the config says.
+    """
+    data = config.data
+    split_b = data.train_split_b if "source_b" in data else None
+    return _open_source(config, data.train_split, split_b)
+
+
+def open_held_out(config: ConfigDict) -> Source:
+    """Opens the evaluation data: eval.split, of both domains if there are two.
+
+    Raises:
+      FileNotFoundError: the data are missing.
+      ValueError: they are not what the config says.
+    """
+    split_b = config.eval.split_b if "source_b" in config.data else None
+    return _open_source(config, config.eval.split, split_b)
+
+
+def _open_source(config: ConfigDict, split: str, split_b: str | None) -> Source:
+    data = config.data
+
+    def opened(source: str, split: str) -> Source:
+        size = data.image_size, data.image_width or data.image_size
+        return sources.make(source, split, size, data.num_channels, data.data_dir)
+
+    if split_b is not None:
+        return Unpaired(opened(data.source, split), opened(data.source_b, split_b))
+    source = opened(data.source, split)
+    num_classes = config.model.get("num_classes", 0)
+    if not num_classes:
+        return source
+    found = source.fields["label"].size
+    if (found or 0) > num_classes:
+        raise ValueError(
+            f"{data.source} has {found} classes, and model.num_classes is "
+            f"{num_classes}: make them equal, or use 0 for an unconditional network."
+        )
+    if isinstance(source, ArraySource) and np.ptp(source.arrays["label"]) == 0:
+        raise ValueError(
+            f"Every label of {data.source} is {source.arrays['label'][0]}, and "
+            f"model.num_classes is {num_classes}: there is nothing to learn. Choose "
+            "data with labels."
+        )
+    return source
