@@ -13,21 +13,26 @@ PACKAGE = sorted(ROOT.glob("diffusion_jax/**/*.py"))
 FILES = [*PACKAGE, *sorted(ROOT.glob("configs/*.py")), *ROOT.glob("examples/*.py")]
 
 # main -> train, sample, evaluate -> evaluators -> outputs, task_runner
-#      -> inference, runs -> methods, renames
-#      -> models, diffusion, objectives, data, training, metrics -> prng, lookup
-ANYONE = {"prng", "lookup"}
+#      -> inference, runs, run_config, run_data -> methods, renames
+#      -> models, diffusion, objectives, data, training, metrics
+#      -> prng, lookup, paths, strict_json
+ANYONE = {"prng", "lookup", "paths", "strict_json"}
 LEAVES = {"models", "diffusion", "objectives", "data", "training", "metrics"}
 BELOW_RUNS = LEAVES | ANYONE | {"methods", "renames"}
-COMMAND = BELOW_RUNS | {"inference", "runs", "task_runner", "outputs", "evaluators"}
+RUNS = {"inference", "runs", "run_config", "run_data"}
+COMMAND = BELOW_RUNS | RUNS | {"task_runner", "outputs", "evaluators"}
 WITHIN = {
-    "main": {"train", "sample", "evaluate", "renames", "runs", "training"},
+    "main": COMMAND | {"train", "sample", "evaluate", "command_line"},
+    "command_line": {"renames", "run_config"} | ANYONE,
     "train": COMMAND,
     "sample": COMMAND,
     "evaluate": COMMAND,
     "evaluators": COMMAND - {"evaluators"},
-    "outputs": {"data", "training"},
-    "task_runner": BELOW_RUNS | {"inference", "runs"},
-    "runs": BELOW_RUNS,
+    "outputs": {"data", "training"} | ANYONE,
+    "task_runner": BELOW_RUNS | RUNS,
+    "runs": BELOW_RUNS | {"run_config"},
+    "run_config": BELOW_RUNS,
+    "run_data": BELOW_RUNS,
     "renames": set(),
     "inference": {"methods", "data", "training"},
     "methods": LEAVES | ANYONE,
@@ -40,7 +45,7 @@ MATHEMATICS = {"jax", "numpy", "chex"}
 FLAGS = {"jax", "numpy", "absl", "ml_collections"}
 OUTSIDE = {
     "prng": {"jax"},
-    "lookup": set(),
+    **dict.fromkeys("lookup paths strict_json renames".split(), set()),
     "diffusion": MATHEMATICS,
     "objectives": MATHEMATICS,
     "models": MATHEMATICS | {"flax"},
@@ -51,9 +56,9 @@ OUTSIDE = {
     "outputs": {"numpy", "PIL", "matplotlib"},
     "configs": {"ml_collections"},
     "examples": MATHEMATICS | {"flax", "optax", "matplotlib"},
-    **dict.fromkeys("main train sample evaluate".split(), FLAGS),
+    **dict.fromkeys("main command_line train sample evaluate".split(), FLAGS),
     **dict.fromkeys("evaluators task_runner inference runs".split(), FLAGS),
-    "renames": set(),
+    **dict.fromkeys("run_config run_data".split(), FLAGS),
 }
 # Slow to import and needed by few: inside the function that needs them.
 LAZY = {"sklearn", "tensorflow_datasets", "tensorboard", "matplotlib"}
