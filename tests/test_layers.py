@@ -23,7 +23,7 @@ RUNS = {"inference", "runs", "run_config", "run_data"}
 COMMAND = BELOW_RUNS | RUNS | {"task_runner", "outputs", "evaluators"}
 WITHIN = {
     "main": COMMAND | {"train", "sample", "evaluate", "command_line"},
-    "command_line": {"renames", "run_config"} | ANYONE,
+    "command_line": {"renames", "run_config", "training"} | ANYONE,
     "train": COMMAND,
     "sample": COMMAND,
     "evaluate": COMMAND,

@@ -2,9 +2,11 @@
 
 import logging
 import pathlib
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from diffusion_jax import inference, methods, run_config, runs
@@ -22,11 +24,13 @@ class FeatureExtractor(NamedTuple):
       extract: images f32[N, H, W, C] in [-1, 1] -> "features" f32[N, F] and
         "probabilities" f32[N, K].
       num_classes: K.
+      id: changes with the weights.
     """
 
     name: str
     extract: Callable[[np.ndarray], dict[str, np.ndarray]]
     num_classes: int
+    id: str
 
 
 def open_feature_extractor(
@@ -79,4 +83,9 @@ def open_feature_extractor(
         rows = stream(run.variables, source, len(images))
         return inference.collect(rows, "features", "probabilities")
 
-    return FeatureExtractor(config.name, extract, config.model.num_classes)
+    number = 0
+    for array in jax.tree.leaves(run.variables):
+        number = zlib.crc32(np.ascontiguousarray(array), number)
+    return FeatureExtractor(
+        config.name, extract, config.model.num_classes, f"{number:08x}"
+    )

@@ -78,6 +78,7 @@ def make_translation(
             "splits": [options.split, options.split_b],
             "num_pairs": len(columns["cycle_a"]),
             "classifiers": [options.classifier, options.classifier_b],
+            "classifier_ids": [extractor.id for extractor in extractors.values()],
         }
         yield Record(metrics | by_domain, settings)
 

@@ -1,11 +1,13 @@
 """Checkpoints: the only file that uses Orbax."""
 
+import contextlib
 import json
 import logging
 import math
 import os
 import pathlib
 import re
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -58,6 +60,9 @@ class Checkpoints:
       directory: absolute, or relative to the current directory.
       keep: number of latest checkpoints to keep; the best one is kept as well.
       read_only: change nothing on disk, so that a run may be training there.
+
+    Raises:
+      SaveError: the directory cannot be written.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Checkpoints:
         if not read_only:
             for path in sorted(self.directory.glob(f"*{HALF_WRITTEN}*")):
                 LOGGER.warning("Half-written checkpoint %s: it is not used.", path)
+            self._check_writable()
         self._manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={
@@ -162,7 +168,8 @@ class Checkpoints:
         Raises:
           SaveError: the checkpoint or the score cannot be written.
         """
-        self.wait()
+        self.wait()  # its folder appears when it is complete
+        score = score._replace(measures=json.loads(strict_json.dumps(score.measures)))
         others = [x.measures for x in self._scores.values()]
         if others and score.measures not in others:
             old = others[-1]
@@ -190,11 +197,27 @@ class Checkpoints:
                 raise self._save_error(error) from error
 
     def last_good(self) -> str:
-        """Returns the path of the last complete checkpoint, for messages."""
+        """Returns the path of the last complete checkpoint, for messages.
+
+        It waits for a save that is running, whose error is of no interest here.
+        """
+        with contextlib.suppress(SaveError):
+            self.wait()
         steps = [int(x.name) for x in self.directory.glob("*") if x.name.isdigit()]
         if not steps:
             return "none was saved yet"
         return str(self.directory / str(max(steps)))
+
+    def _check_writable(self) -> None:
+        """Raises SaveError if nothing can be written."""
+        if parallel.process_index() != 0:
+            return
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.directory) as file:
+                file.write(b"x")
+        except OSError as error:
+            raise self._save_error(error) from error
 
     def _save_error(self, error: Exception) -> SaveError:
         return SaveError(

@@ -85,7 +85,7 @@ def test_training_goes_on_where_it_would_have(name, folder):
     config = read_config(name, workdir, train__num_steps=6, train__save_every=6)
     train(config, workdir)
     method = methods.make(config, run_config.stored_fields(config, workdir))
-    checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, read_only=True)
+    checkpoints = Checkpoints(workdir / run_config.CHECKPOINTS, read_only=True)
     state = checkpoints.restore(runs.make_template(method), 6)
     leaves = jax.tree_util.tree_flatten_with_path((state.params, state.ema))[0]
     expected = dict(np.load(workdir / "resumed.npz"))
