@@ -22,7 +22,7 @@ END_WITHIN = 20.0  # seconds
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags, after renaming older config keys and checking them all.
 
-    Exits with a sentence and code 2 if there is no such config, key or flag, or a value
+    It exits with a sentence and code 2 if there is no such config, key or flag, or a value
     has another type.
     """
     # config_flags reads the overrides from sys.argv, not from what it is given.
@@ -46,7 +46,12 @@ def parse_flags(argv: list[str]) -> list[str]:
             raise ValueError(f"Unknown arguments: {' '.join(rest[1:])}.")
         return rest
     except (flags.Error, ValueError, FileNotFoundError) as error:
-        print(_sentence(error), file=sys.stderr)
+        if "--traceback" in argv:
+            raise
+        lines = str(error).splitlines()
+        is_traceback = any(line.startswith("Traceback") for line in lines)
+        sentence = f"{lines[0].partition(':')[0]}: {lines[-1]}"  # of a config file
+        print(sentence if is_traceback else _sentence(error), file=sys.stderr)
         sys.exit(MISUSED)
 
 

@@ -4,10 +4,12 @@ import functools
 import json
 import logging
 import re
+import types
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from smoke import CONFIGS, load, restore
 
 from diffusion_jax import command_line, methods, renames, run_config, run_data, runs
@@ -122,8 +124,9 @@ def parse(key, text, caplog):
     argv = ["main.py", f"--config={CONFIGS['digits']}:tiny", f"--config.{key}={text}"]
     parsed = []
     with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING):
-        parse_all = lambda argv: parsed.extend(argv) or argv[:1]  # noqa: E731
-        patch.setattr(command_line.flags, "FLAGS", parse_all)
+        names = {name: getattr(flags, name) for name in flags.__all__}
+        names["FLAGS"] = lambda argv: parsed.extend(argv) or argv[:1]
+        patch.setattr(command_line, "flags", types.SimpleNamespace(**names))
         patch.setattr(logging.getLogger("diffusion_jax"), "propagate", True)
         command_line.parse_flags(argv)
     assert parsed[:2] == argv[:2]

@@ -327,6 +327,16 @@ class Checkpoints:
             for name in metadata.tree
             if wanted(*name.split(".")[:2])
         }
+        for name in expected.keys() ^ stored.keys():
+            for pattern, equal in EQUAL.items():
+                other = re.sub(pattern, equal, name)
+                if other == name or other not in stored:
+                    continue
+                if name in expected:  # the schedule is new: the counts agree
+                    stored[name] = stored[other]
+                    LOGGER.warning("%s starts as %s, %s.", name, other, path)
+                else:
+                    del stored[name]  # the learning rate is constant now
         _check_match({x: metadata.tree[stored[x]] for x in stored}, expected, path)
         item = {stored[name]: x for name, x in expected.items()}
         arrays = self._manager.restore(
@@ -343,7 +353,7 @@ class Checkpoints:
             x = parallel.to_host(x) if isinstance(x, Array) else x
             if checksums[name] != _checksum(x):
                 raise OSError(f"{path}: the checksum of {name} is wrong")
-        leaves = [arrays[name] for name in item]
+        leaves = [arrays[stored[name]] for name in expected]
         return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
     def _latest(self, read: Callable[[int], T]) -> T | None:
@@ -462,3 +472,6 @@ RENAMED = {
     r"^(opt_state\.[^.]+)\.(1\.)?0\.": r"\1.adam.",
     r"^(opt_state\.[^.]+)\.(1\.)?1\.count$": r"\1.learning_rate.count",
 }
+# Arrays that a state may have or not -> arrays that always have the same value. A
+# learning rate schedule, unlike a constant rate, counts the updates, as Adam does.
+EQUAL = {r"^(opt_state\.[^.]+)\.learning_rate\.count$": r"\1.adam.count"}

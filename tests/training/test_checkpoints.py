@@ -199,6 +199,26 @@ def test_names_of_earlier_versions(tmp_path):
     assert leaves(found) == leaves(expected)
 
 
+def test_a_new_learning_rate_schedule(tmp_path):
+    """Point 1: a schedule that is introduced on resume goes on from the number of
+    updates done, as Adam counts them; one that is removed is forgotten."""
+    counted = {
+        "adam": {"count": jnp.int32(5)},
+        "learning_rate": {"count": jnp.int32(5)},
+    }
+    constant = counted | {"learning_rate": ()}
+    states = {
+        name: make_state(5).replace(opt_state={"disc": opt_state})
+        for name, opt_state in (("counted", counted), ("constant", constant))
+    }
+    for before, after in (("counted", "constant"), ("constant", "counted")):
+        checkpoints = Checkpoints(tmp_path / before)
+        checkpoints.save(states[before])
+        checkpoints.wait()
+        template = jax.eval_shape(lambda after=after: states[after])
+        assert leaves(checkpoints.restore(template, 5)) == leaves(states[after])
+
+
 def test_nothing_saved(tmp_path):
     """Without a checkpoint a run starts from the beginning, and sampling is refused."""
     checkpoints = Checkpoints(tmp_path / "none")
