@@ -22,8 +22,8 @@ END_WITHIN = 20.0  # seconds
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags, after renaming older config keys and checking them all.
 
-    It exits with a sentence and code 2 if there is no such config, key or flag, or a value
-    has another type.
+    It exits with a sentence and code 2 if there is no such config, key or flag, or if a
+    value has another type.
     """
     # config_flags reads the overrides from sys.argv, not from what it is given.
     sys.argv = argv = [renames.rename_argument(argument) for argument in argv]

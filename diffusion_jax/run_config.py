@@ -72,11 +72,8 @@ def read_config(
     kept = _changes(config.to_dict(), before | {"name": config.name})
     kept = {key: kept[key] for key in kept if key not in overrides}
     if kept:
-        LOGGER.info(
-            "The run in %s keeps its own values where the config file has others: %s.",
-            workdir,
-            ", ".join(f"{key} = {own} ({file})" for key, (file, own) in kept.items()),
-        )
+        own = [f"{key} = {x} (file: {file})" for key, (file, x) in kept.items()]
+        LOGGER.info("The run in %s keeps its own values: %s.", workdir, ", ".join(own))
     found.update_from_flattened_dict(overrides)
     _refuse_fixed(_changes(before, found.to_dict()), workdir)
     return found

@@ -122,8 +122,9 @@ def check_sampling(
             "diffusion.cond_dropout above 0, or the scale to 1 for no guidance.",
         ),
         (
-            len(options.guidance_interval) != 2
-            or not options.guidance_interval[0] < options.guidance_interval[-1],
+            len(options.guidance_interval) not in (0, 2)
+            or len(options.guidance_interval) == 2
+            and not options.guidance_interval[0] < options.guidance_interval[-1],
             f"sample.guidance_interval = {tuple(options.guidance_interval)} must be "
             "two log-SNRs, the smaller one first.",
         ),

@@ -64,7 +64,7 @@ def defaults() -> ConfigDict:
         churn=0.0,  # of euler and heun, in [0, sqrt(2) - 1]
         thresholding="static",  # none, static, dynamic
         guidance_scale=1.0,  # 1: none
-        guidance_interval=(-math.inf, math.inf),  # log-SNR
+        guidance_interval=(),  # (lowest, highest) log-SNR; (): everywhere
         label=-1,  # the class to draw; -1: all in turn
         num_frames=0,  # predictions of x_0 to keep along the way
         strength=0.5,  # of img2img and interpolate: share of T, in (0, 1]

@@ -67,7 +67,7 @@ class SampleOptions:
     churn: float = 0.0
     thresholding: str = "static"
     guidance_scale: float = 1.0
-    guidance_interval: tuple[float, float] = (-math.inf, math.inf)
+    guidance_interval: tuple[float, ...] = ()
     num_frames: int = 0
 
 
@@ -441,7 +441,7 @@ class Chain:
                 ),
                 options.guidance_scale,
                 method.schedule,
-                tuple(options.guidance_interval),
+                tuple(options.guidance_interval) or (-math.inf, math.inf),
             )
         denoise = guidance.THRESHOLDING[options.thresholding](denoise)
         return self._sampler, denoise, method.schedule, self._timesteps
