@@ -161,14 +161,14 @@ def loop(
         if draw and is_due(done, every.sample_every, num_steps):
             draw(done, for_inference(state.averaged))
 
+    if parallel.process_count() == 1:  # several ones agree with the first step
+        interrupts.check()
+    done = start
     try:
         if start:
             look(start, state)  # an earlier session may have been stopped before that
         if start >= num_steps:
             LOGGER.warning("Nothing is left to do: train.num_steps is %d.", num_steps)
-            return
-        if parallel.process_count() == 1:  # several ones agree with the first step
-            interrupts.check()
         for step, batch in batches.iterate(start, num_steps):
             stop = interrupts.requested()
             state, metrics = run_step(state, parallel.shard(batch), stop)
@@ -193,7 +193,8 @@ def loop(
         checkpoints.save(state)  # unless it has been
         raise
     except Exception:
-        rescue(state, logger, checkpoints)
+        if done > start:
+            rescue(state, logger, checkpoints)
         raise
 
 
