@@ -50,7 +50,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
         try:
             _train(config, workdir)
         except interrupts.Stopped as stopped:
-            LOGGER.warning("%s Nothing is lost; the same command goes on.", stopped)
+            LOGGER.warning("%s The same command resumes the run.", stopped)
 
 
 def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -120,6 +120,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
             checkpoints.close()
         except interrupts.Stopped:
             checkpoints.close()
+            LOGGER.warning("Saved: %s.", checkpoints.last_good())
             raise
         except Exception as error:
             error.add_note(f"Last good checkpoint: {checkpoints.last_good()}.")
@@ -184,8 +185,7 @@ def loop(
                 if save_now or logger.stop_requested:
                     checkpoints.save(state)
                 if logger.stop_requested:
-                    LOGGER.warning("Stopped by request after step %d, saved.", done)
-                    return
+                    raise interrupts.Stopped(logger.stop_requested)
                 look(done, state)
     except (FloatingPointError, SaveError):
         raise  # there is nothing good to save, or nowhere to save it

@@ -146,7 +146,7 @@ def test_a_signal_saves_the_step(
     assert signal.getsignal(number) is handler
     stopped = int(saved_state(config, tmp_path)[".step"])
     assert stopped in (2, 3)
-    assert f"after step {stopped}, saved" in caplog.text
+    assert f"checkpoints/{stopped}." in caplog.text
     train(config, tmp_path)
     assert_same_states(saved_state(config, tmp_path), expected)
 
@@ -213,7 +213,8 @@ def test_the_end_of_the_command(commands, tmp_path):
     code, output = commands.finish(process)
     assert code == 0, output
     state = saved_state(config, tmp_path)
-    assert f"Stopped by request after step {state['.step']}, saved." in output
+    assert f"Saved: {tmp_path}/checkpoints/{state['.step']}." in output
+    assert "Stopped by SIGINT. The same command resumes the run." in output
     assert "IMPORTED []" in output
 
     values["optim__learning_rate"] = "1e38"
