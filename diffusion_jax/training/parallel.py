@@ -5,8 +5,15 @@ devices. A batch is split evenly over all devices, in order of process and devic
 everything else, such as a training state, is replicated.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,9 +22,23 @@ import numpy as np
 from jax import Array, lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import multihost
 
 PyTree = Any
 AXIS = "batch"
+
+# Seconds. While a command runs together(), its processes meet every ROUND; a process
+# that has failed is noticed within one round, one that is dead within ROUND + DEAD.
+ROUND = 2
+DEAD = 20
+# Other limits, of jax.distributed: for all processes to start; until JAX itself aborts
+# the others of a dead process (later than DEAD, since it prints a stack dump); for all
+# processes to leave, once all of them have finished.
+START = 120
+HEARTBEAT = 60
+SHUTDOWN = 30
+# Longer than whatever one process does while the others wait for it at a barrier.
+LONGEST_WAIT = 6 * 60 * 60
 
 
 def initialize(
@@ -26,7 +47,8 @@ def initialize(
     """Connects this process to the others of the run.
 
     Without a coordinator, JAX detects the cluster (Cloud TPU pods, SLURM, Open MPI,
-    Kubernetes).
+    Kubernetes). A process that has a host for itself uses all devices that it sees;
+    processes that share one use a device each.
 
     Args:
       coordinator: "address:port" of process 0, or None.
@@ -40,7 +62,132 @@ def initialize(
         raise ValueError(
             "--coordinator also requires --num_processes and --process_id."
         )
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    with _last_words(
+        f"The processes of this run did not all connect within {START} s: start every "
+        "one of them, and check that they can reach the address of process 0"
+        f"{f' ({coordinator})' if coordinator else ''}."
+    ):
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            # JAX's own choice under SLURM and Open MPI is one device a process.
+            local_device_ids=None if _shares_host() else [],
+            initialization_timeout=START,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=SHUTDOWN,
+        )
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Makes all processes of the run end if one of them fails or dies.
+
+    Wrap a whole command in it, after `initialize`. If the command raises, its error is
+    printed as the interpreter does (SystemExit has its exit code), and the process
+    exits at once, without waiting for the others at JAX's exit. The others exit with
+    code 1, and the last thing they print is a sentence that says why. A single process
+    is not affected.
+
+    Raises:
+      ValueError: SLURM has given this host more devices than JAX sees.
+    """
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        _check_devices()
+        yield
+        return
+    leaving = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(leaving,), daemon=True)
+    watcher.start()
+    try:
+        with _last_words(
+            "A process of this run has failed or was killed, so all of them end: see "
+            "what it printed, and start all of them again with the same command; "
+            "training resumes from the last checkpoint."
+        ):
+            try:
+                _check_devices()
+                yield
+                barrier("end")
+            except jax.errors.JaxRuntimeError:
+                # Perhaps the end of another process, which the watcher will notice.
+                watcher.join(ROUND + DEAD + 1)
+                raise
+        leaving.set()
+        watcher.join()
+    except BaseException as error:
+        code = _print_error(error)
+        leaving.set()
+        watcher.join()
+        if jax.process_index() == 0:
+            time.sleep(2 * ROUND)  # without process 0 the others would be aborted
+        os._exit(code)
+
+
+def _watch(leaving: threading.Event) -> None:
+    """Meets the other processes in rounds; exits if one of them does not come."""
+    meet = multihost.get_barrier_sync_fn()
+    try:
+        while not leaving.wait(ROUND):
+            meet(key="alive", timeout_ms=DEAD * 1000)
+    except jax.errors.JaxRuntimeError:
+        if not leaving.wait(1):  # the end of all, a little later in this process
+            sys.stdout.flush()
+            os._exit(1)
+    # The next round fails for those that do not leave as well.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        meet(key="alive", timeout_ms=1)
+
+
+@contextlib.contextmanager
+def _last_words(sentence: str) -> Iterator[None]:
+    """Has a sentence printed if the process ends within the block.
+
+    JAX's runtime aborts processes without an exception, and so does SIGKILL. A shell
+    prints the sentence when its input is closed before it has got a line.
+    """
+    script = 'trap "" HUP INT TERM; read -r _ || printf "%s\\n" "$0" >&2'
+    shell = subprocess.Popen(["sh", "-c", script, sentence], stdin=subprocess.PIPE)
+    try:
+        yield
+    finally:
+        shell.communicate(b"\n")
+
+
+def _print_error(error: BaseException) -> int:
+    """Prints an error as the interpreter does; returns the exit code."""
+    code = error.code if isinstance(error, SystemExit) else 1
+    if not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    elif code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code or 0
+
+
+def _shares_host() -> bool:
+    """Returns whether SLURM or Open MPI runs several processes on this host."""
+    env = os.environ
+    tasks = int(env.get("SLURM_NTASKS", 1))
+    nodes = int(env.get("SLURM_STEP_NUM_NODES", env.get("SLURM_NNODES", 1)))
+    return tasks > nodes or int(env.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1)) > 1
+
+
+def _check_devices() -> None:
+    """Raises ValueError if JAX does not see all GPUs that SLURM gave to this host."""
+    asked = int(os.environ.get("SLURM_GPUS_ON_NODE", 0))
+    if not jax.distributed.is_initialized() or not asked or _shares_host():
+        return
+    seen = jax.local_devices()
+    if len(seen) < asked or seen[0].platform == "cpu":
+        raise ValueError(
+            f"SLURM gave {socket.gethostname()} {asked} GPUs, but JAX sees {len(seen)} "
+            f"{seen[0].device_kind} device{'' if len(seen) == 1 else 's'} there: "
+            "install JAX for the node's driver (EXTRAS=cuda12 or cuda13), or ask for "
+            "as many GPUs as the node has (--gpus-per-node)."
+        )
 
 
 def on_pod() -> bool:
@@ -89,8 +236,13 @@ def round_up(batch_size: int) -> int:
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has reached this point."""
-    multihost_utils.sync_global_devices(name)
+    """Waits until every process has reached this point.
+
+    The processes meet at process 0's coordination service. No device takes part, so
+    that there is no collective whose few seconds of patience could run out.
+    """
+    meet = multihost.get_barrier_sync_fn()
+    meet(key=name, timeout_ms=LONGEST_WAIT * 1000)
 
 
 def mean(tree: PyTree, axis: str | None) -> PyTree:
@@ -153,7 +305,29 @@ def all_rows(tree: PyTree) -> PyTree:
     """Concatenates the rows of host arrays [b, ...] of all processes, in order."""
     if jax.process_count() == 1:
         return tree
+    barrier("all rows are computed")
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def _compile_together(on_devices: Callable) -> Callable:
+    """Lets no process run a function before all of them have compiled it.
+
+    A collective waits for the other processes only for a while (on CPUs 30 s), and with
+    a warm compilation cache one process is ready long before the others.
+    """
+    if jax.process_count() == 1:
+        return on_devices
+    compiled = False
+
+    def run(*args):
+        nonlocal compiled
+        if not compiled:
+            on_devices.lower(*args).compile()  # the call below finds it in JAX's cache
+            barrier("compiled")
+            compiled = True
+        return on_devices(*args)
+
+    return run
 
 
 def train_step_on_devices(step: Callable) -> Callable:
@@ -175,8 +349,14 @@ def train_step_on_devices(step: Callable) -> Callable:
         state, metrics = step(state, batch)
         return state, metrics | {"stop": lax.pmax(stop, AXIS)}
 
-    on_devices = jax.pmap(
-        with_stop, AXIS, in_axes=(None, 0, 0), out_axes=(None, None), donate_argnums=0
+    on_devices = _compile_together(
+        jax.pmap(
+            with_stop,
+            AXIS,
+            in_axes=(None, 0, 0),
+            out_axes=(None, None),
+            donate_argnums=0,
+        )
     )
 
     def run(state, batch, stop: bool):
@@ -197,7 +377,7 @@ def map_on_devices(function: Callable) -> Callable:
       (variables, batch, key) -> host arrays; batch and result are this process's rows,
       a multiple of the number of its devices.
     """
-    on_devices = jax.pmap(function, in_axes=(None, 0, None))
+    on_devices = _compile_together(jax.pmap(function, in_axes=(None, 0, None)))
 
     def run(variables: PyTree, batch: PyTree, key: Array) -> PyTree:
         result = jax.device_get(on_devices(variables, shard(batch), key))
