@@ -31,11 +31,11 @@ AXIS = "batch"
 # that has failed is noticed within one round, one that is dead within ROUND + DEAD.
 ROUND = 2
 DEAD = 20
-# Other limits, of jax.distributed: for all processes to start; until JAX itself aborts
-# the others of a dead process (later than DEAD, since it prints a stack dump); for all
-# processes to leave, once all of them have finished.
+# Seconds, limits of jax.distributed: until all processes have started; until JAX aborts
+# the processes that a dead one leaves (with a stack dump, hence later than the above);
+# until all processes have left, once all of them have finished.
 START = 120
-HEARTBEAT = 60
+HEARTBEAT = 40
 SHUTDOWN = 30
 # Longer than whatever one process does while the others wait for it at a barrier.
 LONGEST_WAIT = 6 * 60 * 60
@@ -72,7 +72,7 @@ def initialize(
             num_processes,
             process_id,
             # JAX's own choice under SLURM and Open MPI is one device a process.
-            local_device_ids=None if _shares_host() else [],
+            local_device_ids=[] if _processes_here() == 1 else None,
             initialization_timeout=START,
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=SHUTDOWN,
@@ -90,7 +90,8 @@ def together() -> Iterator[None]:
     is not affected.
 
     Raises:
-      ValueError: SLURM has given this host more devices than JAX sees.
+      ValueError: JAX does not use as many GPUs as SLURM gave to this host; with
+        several processes this ends them as other errors do.
     """
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         _check_devices()
@@ -167,26 +168,29 @@ def _print_error(error: BaseException) -> int:
     return code or 0
 
 
-def _shares_host() -> bool:
-    """Returns whether SLURM or Open MPI runs several processes on this host."""
+def _processes_here() -> int:
+    """Returns how many processes Open MPI or SLURM has started on this host."""
     env = os.environ
-    tasks = int(env.get("SLURM_NTASKS", 1))
-    nodes = int(env.get("SLURM_STEP_NUM_NODES", env.get("SLURM_NNODES", 1)))
-    return tasks > nodes or int(env.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1)) > 1
+    if "OMPI_COMM_WORLD_LOCAL_SIZE" in env:
+        return int(env["OMPI_COMM_WORLD_LOCAL_SIZE"])
+    nodes = int(env.get("SLURM_STEP_NUM_NODES") or env.get("SLURM_NNODES") or 1)
+    return -(-int(env.get("SLURM_NTASKS") or 1) // nodes)
 
 
 def _check_devices() -> None:
-    """Raises ValueError if JAX does not see all GPUs that SLURM gave to this host."""
-    asked = int(os.environ.get("SLURM_GPUS_ON_NODE", 0))
-    if not jax.distributed.is_initialized() or not asked or _shares_host():
+    """Raises ValueError unless JAX uses all GPUs that SLURM gave to this host."""
+    given = int(os.environ.get("SLURM_GPUS_ON_NODE") or 0)
+    if not given or not jax.distributed.is_initialized():
         return
-    seen = jax.local_devices()
-    if len(seen) < asked or seen[0].platform == "cpu":
+    devices, processes = jax.local_devices(), _processes_here()
+    if devices[0].platform != "gpu" or len(devices) * processes != given:
         raise ValueError(
-            f"SLURM gave {socket.gethostname()} {asked} GPUs, but JAX sees {len(seen)} "
-            f"{seen[0].device_kind} device{'' if len(seen) == 1 else 's'} there: "
-            "install JAX for the node's driver (EXTRAS=cuda12 or cuda13), or ask for "
-            "as many GPUs as the node has (--gpus-per-node)."
+            f"SLURM gave {socket.gethostname()} {given} GPUs for {processes} "
+            f"process{'' if processes == 1 else 'es'}, but JAX sees {len(devices)} "
+            f"{devices[0].platform} device{'' if len(devices) == 1 else 's'} in this "
+            "one: install JAX for the node's driver (EXTRAS=cuda12 or cuda13), or ask "
+            "for as many GPUs as the node has (--gpus-per-node), with one process for "
+            "all of them or one for each (--ntasks-per-node)."
         )
 
 
