@@ -7,6 +7,7 @@ everything else, such as a training state, is replicated.
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -56,27 +57,44 @@ def initialize(
       process_id: 0..num_processes-1; required with a coordinator.
 
     Raises:
-      ValueError: there is a coordinator, but one of the other two is missing.
+      ValueError: there is a coordinator, but it has no port, or one of the other two is
+        missing or out of range; there is none, and no cluster is detected.
     """
     if coordinator and (num_processes is None or process_id is None):
         raise ValueError(
             "--coordinator also requires --num_processes and --process_id."
         )
-    with _last_words(
-        f"The processes of this run did not all connect within {START} s: start every "
-        "one of them, and check that they can reach the address of process 0"
-        f"{f' ({coordinator})' if coordinator else ''}."
-    ):
-        jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
-            # JAX's own choice under SLURM and Open MPI is one device a process.
-            local_device_ids=[] if _processes_here() == 1 else None,
-            initialization_timeout=START,
-            heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=SHUTDOWN,
+    if coordinator and not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"--process_id={process_id} is not in 0..{num_processes - 1} "
+            f"(--num_processes={num_processes}): give each process its own number."
         )
+    if coordinator and not re.fullmatch(r".+:\d+", coordinator):
+        raise ValueError(
+            f"--coordinator={coordinator} has no port: give ADDRESS:PORT of process 0."
+        )
+    with _last_words(
+        f"The processes of this run did not all connect within {START} s, or one of "
+        "them has ended: start every one, and check that they can reach process 0"
+        f"{f' at {coordinator}' if coordinator else ''}."
+    ):
+        try:
+            jax.distributed.initialize(
+                coordinator,
+                num_processes,
+                process_id,
+                # JAX's own choice under SLURM and Open MPI is one device a process.
+                local_device_ids=[] if _processes_here() == 1 else None,
+                initialization_timeout=START,
+                heartbeat_timeout_seconds=HEARTBEAT,
+                shutdown_timeout_seconds=SHUTDOWN,
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"This is no cluster that JAX knows ({error}): give --coordinator, "
+                "--num_processes and --process_id instead of --distributed."
+            ) from error
+        jax.devices()  # the processes tell each other about theirs
 
 
 @contextlib.contextmanager

@@ -3,8 +3,11 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 import runpy
+import subprocess
+import sys
 import types
 
 import chex
@@ -376,6 +379,20 @@ def test_coordinator_needs_the_other_two():
         parallel.initialize("127.0.0.1:1", None, 0)
 
 
+@pytest.mark.parametrize(
+    "cluster,expected",
+    [
+        (("127.0.0.1:1", 2, 2), "--process_id=2 is not in 0..1 "),
+        (("127.0.0.1:1", 2, -1), "--process_id=-1 is not in 0..1 "),
+        (("127.0.0.1", 2, 0), "--coordinator=127.0.0.1 has no port"),
+    ],
+)
+def test_impossible_processes(cluster, expected):
+    """Point 22: processes that the run cannot have are refused, not waited for."""
+    with pytest.raises(ValueError, match=expected):
+        parallel.initialize(*cluster)
+
+
 ONE_A_NODE = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "2"}
 SHARED_NODE = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2"}
 CLUSTER = ["SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_NTASKS", "SLURM_GPUS_ON_NODE"]
@@ -393,6 +410,22 @@ def cluster(monkeypatch):
             monkeypatch.setenv(name, value)
 
     return set_variables
+
+
+def test_no_cluster():
+    """Point 22: --distributed without a cluster is refused, with what to give."""
+    start = "parallel.initialize(None, None, None)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"from diffusion_jax.training import parallel; {start}"],
+        cwd=ROOT,
+        env={name: os.environ[name] for name in os.environ if name not in CLUSTER},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("ValueError: This is no cluster")
+    assert "give --coordinator" in last
 
 
 @pytest.mark.parametrize(
