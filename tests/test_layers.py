@@ -62,7 +62,8 @@ OUTSIDE = {
 }
 # Slow to import and needed by few: inside the function that needs them.
 LAZY = {"sklearn", "tensorflow_datasets", "tensorboard", "matplotlib"}
-PARALLEL = "diffusion_jax/training/parallel.py"
+TRAINING = "diffusion_jax/training"
+PLACES = {f"{TRAINING}/parallel.py", f"{TRAINING}/processes.py"}
 PLACEMENT = set(
     "pmap shard_map Mesh mesh make_mesh NamedSharding PartitionSpec pmean psum pmax "
     "all_gather devices local_devices device_count local_device_count device_put "
@@ -179,14 +180,14 @@ def test_nothing_private_of_others(path):
 
 @each_file(PACKAGE)
 def test_placement_has_its_files(path):
-    """Only training/parallel.py places work on devices, only it (for its barrier) and
-    training/checkpoints.py use Orbax, and no import is hidden from the interpreter."""
+    """Only training/parallel.py places work on devices, which training/processes.py
+    counts; only they (for a barrier) and training/checkpoints.py use Orbax; and no
+    import is hidden from the interpreter."""
     tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
     names = {token.string for token in tokens if token.type == tokenize.NAME}
-    if name(path) != PARALLEL:
+    if name(path) not in PLACES:
         assert not names & PLACEMENT
-    orbax = ("diffusion_jax/training/checkpoints.py", PARALLEL)
-    if name(path) not in orbax:
+    if name(path) not in PLACES | {f"{TRAINING}/checkpoints.py"}:
         assert not names & {"orbax", "ocp"}
     assert "TYPE_CHECKING" not in names
 

@@ -1,14 +1,9 @@
 """Laws of devices: their number changes nothing."""
 
-import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
 import runpy
-import subprocess
-import sys
-import types
 
 import chex
 import flax.linen as nn
@@ -371,123 +366,3 @@ def test_uneven_batch_is_refused():
         parallel.check_batch_size(12, "data.batch_size")
     with pytest.raises(ValueError, match="8 devices in 2 parts.* multiple of 16"):
         parallel.check_batch_size(24, "data.batch_size", 2)
-
-
-def test_coordinator_needs_the_other_two():
-    """A coordinator without the other two flags is refused before it is waited for."""
-    with pytest.raises(ValueError, match="--num_processes and --process_id"):
-        parallel.initialize("127.0.0.1:1", None, 0)
-
-
-@pytest.mark.parametrize(
-    "cluster,expected",
-    [
-        (("127.0.0.1:1", 2, 2), "--process_id=2 is not in 0..1 "),
-        (("127.0.0.1:1", 2, -1), "--process_id=-1 is not in 0..1 "),
-        (("127.0.0.1", 2, 0), "--coordinator=127.0.0.1 has no port"),
-    ],
-)
-def test_impossible_processes(cluster, expected):
-    """Point 22: processes that the run cannot have are refused, not waited for."""
-    with pytest.raises(ValueError, match=expected):
-        parallel.initialize(*cluster)
-
-
-ONE_A_NODE = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "2"}
-SHARED_NODE = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2"}
-CLUSTER = ["SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_NTASKS", "SLURM_GPUS_ON_NODE"]
-CLUSTER += ["OMPI_COMM_WORLD_LOCAL_SIZE"]
-
-
-@pytest.fixture
-def cluster(monkeypatch):
-    """Returns set(**variables), which sets those of a cluster and unsets the others."""
-
-    def set_variables(**variables):
-        for name in CLUSTER:
-            monkeypatch.delenv(name, raising=False)
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-
-    return set_variables
-
-
-def test_no_cluster():
-    """Point 22: --distributed without a cluster is refused, with what to give."""
-    start = "parallel.initialize(None, None, None)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"from diffusion_jax.training import parallel; {start}"],
-        cwd=ROOT,
-        env={name: os.environ[name] for name in os.environ if name not in CLUSTER},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1 and last.startswith("ValueError: This is no cluster")
-    assert "give --coordinator" in last
-
-
-@pytest.mark.parametrize(
-    "variables,expected",
-    [
-        ({}, []),
-        (ONE_A_NODE, []),
-        (SHARED_NODE, None),
-        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1", **SHARED_NODE}, []),
-        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "2", **ONE_A_NODE}, None),
-    ],
-)
-def test_all_devices_of_a_host(monkeypatch, cluster, variables, expected):
-    """Point 21: a process that has a host for itself is not restricted to one of its
-    devices, with a coordinator of its own either; one that shares it is by JAX."""
-    cluster(**variables)
-    calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: calls.append(k))
-    parallel.initialize(None, None, None)
-    parallel.initialize("127.0.0.1:1", 2, 0)
-    assert [call["local_device_ids"] for call in calls] == [expected] * 2
-
-
-@pytest.mark.parametrize(
-    "variables,platform,count,fits",
-    [
-        (ONE_A_NODE, "gpu", 8, True),
-        (ONE_A_NODE, "gpu", 1, False),
-        (ONE_A_NODE, "cpu", 8, False),
-        ({"SLURM_NTASKS": "8", "SLURM_NNODES": "1"}, "gpu", 1, True),
-        (SHARED_NODE, "gpu", 1, False),
-    ],
-)
-def test_devices_that_slurm_gave(
-    monkeypatch, cluster, variables, platform, count, fits
-):
-    """Point 21: 8 GPUs of a node are all used by its processes, or the run stops with a
-    sentence that has both numbers; without GPUs, or SLURM, nothing is checked."""
-    devices = [types.SimpleNamespace(platform=platform)] * count
-    monkeypatch.setattr(jax, "local_devices", lambda: devices)
-    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
-    cluster(**variables)
-    with parallel.together():
-        pass
-    cluster(SLURM_GPUS_ON_NODE="8", **variables)
-    expected = f"gave .* 8 GPUs for .* JAX sees {count} {platform} device"
-    refusal = pytest.raises(ValueError, match=expected)
-    with contextlib.nullcontext() if fits else refusal, parallel.together():
-        pass
-
-
-def test_limits_of_processes():
-    """Point 22: a dead process is noticed within 30 s, before JAX aborts the others,
-    which is within 40 s, so that the last words are ours."""
-    assert parallel.ROUND + parallel.DEAD <= 30 < parallel.HEARTBEAT <= 40
-    assert parallel.SHUTDOWN <= 30 and parallel.START <= 120
-
-
-@pytest.mark.parametrize("names,expected", [(None, False), ("a", False), ("a,b", True)])
-def test_on_pod(monkeypatch, names, expected):
-    """A pod is what lists several workers."""
-    monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
-    if names:
-        monkeypatch.setenv("TPU_WORKER_HOSTNAMES", names)
-    assert parallel.on_pod() is expected
