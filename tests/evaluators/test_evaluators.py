@@ -216,7 +216,7 @@ def test_reconstruction_next_to_principal_components(records):
     train, test = (((digits(s)[0] + 1) / 2).reshape(-1, 64) for s in ("train", "test"))
     squared = np.arange(359) / 100
     assert found["squared_error"] == pytest.approx(squared.mean(), rel=1e-5)
-    expected = np.std(squared) / np.sqrt(359)
+    expected = np.std(squared) / np.sqrt(358)
     assert found["standard_error"] == pytest.approx(expected, rel=1e-5)
     expected = latents.pca_mse(train, test, 3)
     assert found["squared_error_of_pca"] == pytest.approx(expected, rel=1e-12)
