@@ -60,22 +60,6 @@ class Range(NamedTuple):
         return f"be at most {self.maximum:.10g}"
 
 
-class OneOf(NamedTuple):
-    """Some numbers, like the numbers of a `Range`.
-
-    Attributes:
-      values: the numbers.
-    """
-
-    values: tuple[int, ...]
-
-    def problem(self, value: Any) -> str:
-        """See `Range.problem`."""
-        if value in self.values and not isinstance(value, bool):
-            return ""
-        return f"be {' or '.join(map(str, self.values))}"
-
-
 def check(config: ConfigDict) -> None:
     """Checks every number of a config, and the numbers that limit each other.
 
@@ -144,11 +128,11 @@ NOT_NEGATIVE = Range(0)
 SHARE = Range(0, 1, below=True)  # of a decay, a dropout rate or held-out data
 SEED = _count(0, 2**32 - 1)  # jax.random.key drops higher bits
 SIZE = _count(1, 2**20)  # of a batch, a layer or an image's side
-RANGES: dict[str, Range | OneOf] = {
+RANGES: dict[str, Range] = {
     "seed": SEED,
     "data.image_size": SIZE,
     "data.image_width": SIZE,
-    "data.num_channels": OneOf((1, 3)),
+    "data.num_channels": _count(1, 3),  # images: 1 or 3, see data.sources
     "data.batch_size": SIZE,
     "data.held_out": SHARE,
     "model.base_channels": SIZE,
