@@ -56,7 +56,7 @@ def command():
 SCRIPT = """
 import pathlib, sys
 from absl import app, flags
-from diffusion_jax import main, runs
+from diffusion_jax import main, run_config, runs
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.sample import sample
 def run(argv):

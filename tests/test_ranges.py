@@ -50,14 +50,15 @@ def is_numeric(value):
     return any(isinstance(x, numbers.Real) and not isinstance(x, bool) for x in values)
 
 
-def changed(name, key, value):
-    """The config NAME:tiny with a value of any type, as a config.json may hold it."""
+def changed(name, key, value, wrap=True):
+    """The config NAME:tiny with a value of any type, as a config.json may hold it; in a
+    tuple, where there are several."""
     config = load(name).copy_and_resolve_references().to_dict()
     *groups, last = key.split(".")
     node = config
     for group in groups:
         node = node[group]
-    node[last] = (value,) if isinstance(node[last], tuple) else value
+    node[last] = (value,) if isinstance(node[last], tuple) and wrap else value
     return ConfigDict(config)
 
 
@@ -188,6 +189,15 @@ def test_none(key):
         methods.check(config)
     else:
         assert refusal(config).startswith(f"{key} must be")
+
+
+@pytest.mark.parametrize("name, key", KEYS)
+def test_one_or_several(name, key):
+    """Point 17: a number where there may be several is refused, and the reverse."""
+    several = isinstance(leaves(load(name))[key], tuple)
+    value, words = (3, "a tuple of numbers") if several else ([3], "one number")
+    message = refusal(changed(name, key, value, wrap=False))
+    assert message.startswith(f"{key} must be {words}, not ")
 
 
 @pytest.mark.parametrize(

@@ -71,15 +71,21 @@ def check(config: ConfigDict) -> None:
     """
     values = dict(_leaves(config))
     rows = RANGES | OF_FAMILY.get(config.method, {})
-    rows |= {f"eval.sweep.{key.removeprefix('sample.')}": rows[key] for key in rows}
+    rows |= {
+        key.replace("sample.", "eval.sweep."): row
+        for key, row in rows.items()
+        if key.startswith("sample.")
+    }
     for key in values.keys() & rows.keys():
         for number in _numbers(key, values[key]):
             problem = rows[key].problem(number)
             if problem:
                 raise ValueError(f"{key} must {problem}, not {values[key]!r}.")
     for key, (other, difference) in LIMITS.items():
-        maximum = values.get(other, MAX_INT32) - difference
-        if any(number > maximum for number in _numbers(key, values.get(key, ()))):
+        if not {key, other} <= values.keys():
+            continue
+        maximum = values[other] - difference
+        if any(number > maximum for number in _numbers(key, values[key])):
             less = f" - {difference}" if difference else ""
             raise ValueError(
                 f"{key} must lie in {rows[key].minimum}..{maximum} ({other}{less}), "
@@ -107,13 +113,18 @@ def _numbers(key: str, value: Any) -> tuple:
     """Returns the numbers that the value of a key consists of.
 
     Raises:
-      ValueError: there are none, where one is needed.
+      ValueError: there are several where one is needed, or one where there may be
+        several, or too few.
     """
     if value is None and key in OPTIONAL:
         return ()
-    if not isinstance(value, tuple | list):
+    is_sequence = isinstance(value, tuple | list)
+    if is_sequence != (key in MIN_LENGTHS or key.startswith("eval.sweep.")):
+        form = "one number" if is_sequence else "a tuple of numbers"
+        raise ValueError(f"{key} must be {form}, not {value!r}.")
+    if not is_sequence:
         return (value,)
-    if not value and key in NOT_EMPTY:
+    if len(value) < MIN_LENGTHS.get(key, 0):
         raise ValueError(f"{key} must have at least one value, not none.")
     return tuple(value)
 
@@ -127,18 +138,19 @@ POSITIVE = Range(0, above=True)
 NOT_NEGATIVE = Range(0)
 SHARE = Range(0, 1, below=True)  # of a decay, a dropout rate or held-out data
 SEED = _count(0, 2**32 - 1)  # jax.random.key drops higher bits
-SIZE = _count(1, 2**20)  # of a batch, a layer or an image's side
+SIZE = _count(1, 2**20)  # of a batch or a layer
+SIDE = _count(1, 2**14)  # of an image
 RANGES: dict[str, Range] = {
     "seed": SEED,
-    "data.image_size": SIZE,
-    "data.image_width": SIZE,
+    "data.image_size": SIDE,
+    "data.image_width": SIDE,
     "data.num_channels": _count(1, 3),  # images: 1 or 3, see data.sources
     "data.batch_size": SIZE,
     "data.held_out": SHARE,
     "model.base_channels": SIZE,
     "model.channel_multipliers": _count(1, 1024),
     "model.num_blocks": _count(0, 1024),
-    "model.attention_resolutions": SIZE,
+    "model.attention_resolutions": SIDE,
     "model.dropout": SHARE,
     "model.num_classes": _count(0, 2**20),
     "model.hidden": SIZE,
@@ -202,7 +214,14 @@ OF_FAMILY: dict[str, dict[str, Range]] = {  # where a family needs another range
     "classifier": {"model.num_classes": _count(2, 2**20)},
 }
 OPTIONAL = ("data.image_width", "optim.decay_start", "optim.decay_end")  # may be None
-NOT_EMPTY = ("model.channel_multipliers", "model.channels", "model.strides")
+MIN_LENGTHS = {  # of the keys with several numbers, beside those of eval.sweep
+    "model.channel_multipliers": 1,
+    "model.attention_resolutions": 0,
+    "model.hidden": 0,
+    "model.channels": 1,
+    "model.strides": 1,
+    "sample.guidance_interval": 0,
+}
 # key -> (the key that limits it, how far below it must stay).
 LIMITS = {
     "sample.num_steps": ("diffusion.num_timesteps", 0),

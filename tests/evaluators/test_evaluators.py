@@ -164,6 +164,20 @@ def test_invalid_metrics_are_refused(changes, words):
         make(load("digits_gan", **changes), Stub())
 
 
+@pytest.mark.parametrize("key", ["classifier", "classifier_b"])
+def test_folders_of_classifiers(key, tmp_path, monkeypatch):
+    """Point 18: ~ in the folder of a classifier is the user's, and a URL is refused."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    config = load("digits_gan").copy_and_resolve_references()
+    (tmp_path / "run/config.json").write_text(config.to_json())
+    stub = Stub()
+    with pytest.raises(ValueError, match="~/run is a gan, not a classifier"):
+        make(load("digits_cyclegan", **{f"eval__{key}": "~/run"}), stub)
+    with pytest.raises(ValueError, match="gs://.*not supported"):
+        make(load("digits_cyclegan", **{f"eval__{key}": "gs://bucket/run"}), stub)
+
+
 def test_images_too_large_for_pixels():
     """Images of more than 4096 values have no distance of pixels: without a classifier
     there is nothing to compare samples by."""

@@ -215,7 +215,7 @@ def test_the_end_of_the_command(commands, tmp_path):
     assert f"Stopped by request after step {state['.step']}, saved." in output
     assert "IMPORTED []" in output
 
-    values["optim__learning_rate"] = "1e30"
+    values |= {"optim__learning_rate": "1e30", "train__save_every": 1000}
     code, output = commands.finish(commands.start(tmp_path, **values))
     assert code != 0
     path = tmp_path / "checkpoints" / str(state[".step"])
