@@ -76,7 +76,7 @@ def check(config: ConfigDict) -> None:
         for key, row in rows.items()
         if key.startswith("sample.")
     }
-    for key in values.keys() & rows.keys():
+    for key in (key for key in values if key in rows):
         for number in _numbers(key, values[key]):
             problem = rows[key].problem(number)
             if problem:
@@ -95,8 +95,8 @@ def check(config: ConfigDict) -> None:
     if end is not None and num_steps is not None and end < num_steps:
         raise ValueError(
             f"optim.decay_end = {end} lies before train.num_steps = {num_steps}, and "
-            f"the learning rate would be 0 from then on: set optim.decay_end to "
-            f"{num_steps} or more (None for no decay), or train.num_steps to {end}."
+            "the learning rate would be 0 from then on: set optim.decay_end to "
+            f"{num_steps} or more, or train.num_steps to {end}."
         )
 
 
