@@ -56,6 +56,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
 def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     # 1. Validate the config, the data and the folder before anything is compiled.
     every = config.train
+    methods.check_training(config)
     changes = run_config.compare_config(config, workdir)
     is_trained = run_config.has_checkpoints(workdir)
     source = run_data.open_train(config)
