@@ -32,7 +32,9 @@ from diffusion_jax.train import train
 from diffusion_jax.training import processes
 
 
-def print_config(config: ConfigDict, workdir: pathlib.Path, output: pathlib.Path):
+def print_config(
+    config: ConfigDict, workdir: pathlib.Path, output: pathlib.Path
+) -> None:
     """--mode=config: prints the whole config as JSON."""
     print(strict_json.dumps(config.to_dict(), indent=2))
 

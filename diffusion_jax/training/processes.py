@@ -116,7 +116,7 @@ def together() -> Iterator[None]:
                 parallel.barrier("end")
             except jax.errors.JaxRuntimeError:
                 # Perhaps the end of another process, which the watcher will notice.
-                watcher.join(ROUND + DEAD + 1)
+                watcher.join(ROUND + DEAD + 5)
                 raise
         leaving.set()
         watcher.join()

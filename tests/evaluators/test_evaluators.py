@@ -108,7 +108,7 @@ def nearest(images, labels):
         probabilities = np.eye(10)[labels[squared.argmin(axis=1)]]
         return {"probabilities": probabilities, "features": probabilities}
 
-    return FeatureExtractor("nearest", extract, 10)
+    return FeatureExtractor("nearest", extract, 10, "0")
 
 
 def test_metrics_of_a_classifier(records, monkeypatch):
