@@ -136,9 +136,10 @@ def test_metrics_of_a_classifier(records, monkeypatch):
     assert found["conditional_accuracy"] == pytest.approx(1 - 18 / 126)
     assert found["confident_share"] == found["precision"] == 1.0
     assert found["nearest_distance"] == 0.0
-    assert record.settings["accuracy_real"] == 1.0
+    assert record.details["accuracy_real"] == 1.0
     assert record.settings["classifier"] == "nearest"
-    assert record.settings["confident_share_real"] == 1.0
+    assert record.settings["classifier_id"] == "0"
+    assert record.details["confident_share_real"] == 1.0
 
 
 def test_sweep_of_samples(records):
