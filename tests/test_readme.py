@@ -15,7 +15,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from diffusion_jax import evaluators, main, methods, run_config
+from diffusion_jax import command_line, evaluators, main, methods, run_config
 from diffusion_jax.data.base import image_field, label_field
 from diffusion_jax.diffusion import (
     guidance,
@@ -196,7 +196,7 @@ def call_main(arguments, monkeypatch):
     before = logger.handlers[:], logger.propagate, logger.level
     try:
         with flagsaver.flagsaver():
-            main.main(main.parse_flags(argv))
+            main.main(command_line.parse_flags(argv))
     finally:
         for name in set(flags.FLAGS) - known:
             delattr(flags.FLAGS, name)
