@@ -273,7 +273,7 @@ def test_npz_refuses_other_files(tmp_path):
         (dict(images=np.uint8(3)), ["[N, H, W, C]"]),
         (dict(images=images[:0]), ["found 0 of image"]),
         (dict(images=images, labels=np.arange(4)), ["5 of image, 4 of label"]),
-        (dict(images=images, labels=np.zeros(5)), ["labels are float64", "integers"]),
+        (dict(images=images, labels=np.zeros(5)), ["label is float64", "integers"]),
         (dict(images=np.array([images, None], object)), ["plain arrays"]),
         (dict(images=bytes_of(5, 9, 8)), ["9x8x1", "8x8x1"]),
     ):
@@ -313,7 +313,7 @@ def test_folder_gives_the_pixels_of_its_images(tmp_path):
         save(tmp_path / name, pixels, **({"lossless": True} if "webp" in name else {}))
     (tmp_path / "notes.txt").write_text("not a image")
     (tmp_path / ".hidden.png").write_text("not a image")
-    read = whole(sources.make(f"folder:{tmp_path}", "train", 8, 3))
+    read = whole(sources.make(f"folder:{tmp_path}", "all", 8, 3))
     np.testing.assert_array_equal(read[0], images[np.argsort(names)])
     np.testing.assert_array_equal(read[1], 0)
 
@@ -361,7 +361,7 @@ def test_folder_labels_are_the_sorted_subfolders(tmp_path):
     """A image at any depth has the number of its top-level subfolder."""
     for name in ("dog/2.png", "cat/x/1.png", "cat/3.png", "emu/4.png"):
         save(tmp_path / name, bytes_of(8, 8, 3))
-    data = sources.make(f"folder:{tmp_path}", "train", 8, 3)
+    data = sources.make(f"folder:{tmp_path}", "all", 8, 3)
     np.testing.assert_array_equal(whole(data)[1], [0, 0, 1, 2])
 
 
@@ -376,7 +376,7 @@ def test_folder_splits_share_their_classes(tmp_path):
     arguments = dict(source=f"folder:{tmp_path}", num_channels=3)
     refused(ValueError, "Known: train, test", **arguments, split="val")
     save(tmp_path / "notes" / "scan.png", bytes_of(8, 8, 3))
-    refused(ValueError, "splits train, test", "notes", **arguments)
+    refused(ValueError, "folders test, train", "notes/scan.png", **arguments)
 
 
 def test_folder_refuses_what_it_cannot_read(tmp_path):
@@ -389,10 +389,10 @@ def test_folder_refuses_what_it_cannot_read(tmp_path):
     refused(ValueError, "Unknown split", "'test'", "train", **source, split="test")
     for name, content in (("b.png", b""), ("c.jpg", b"text, really")):
         (tmp_path / name).write_bytes(content)
-        refused(ValueError, tmp_path / name, "repair or remove", **source)
+        refused(ValueError, tmp_path / name, "repair or remove", **source, split="all")
         (tmp_path / name).unlink()
     save(tmp_path / "d.png", bytes_of(8, 8).astype(np.uint16) * 256)
-    refused(ValueError, tmp_path / "d.png", "8 bits", **source)
+    refused(ValueError, tmp_path / "d.png", "8 bits", **source, split="all")
 
 
 def test_truncated_image_is_named_when_it_is_decoded(tmp_path):
@@ -422,7 +422,7 @@ def test_inverted_mirrors_every_byte(tmp_path_factory, images, lazy):
     np.savez(place / "a.npz", images=images, labels=labels)
     inner = f"folder:{place}" if lazy else f"npz:{place / 'a.npz'}"
     there, negative, back = (
-        sources.make(prefix + inner, "train", 3, 3)
+        sources.make(prefix + inner, "all" if lazy else "train", 3, 3)
         for prefix in ("", "inverted:", "inverted:inverted:")
     )
     np.testing.assert_array_equal(whole(there)[0].astype(int) + whole(negative)[0], 255)
