@@ -77,7 +77,8 @@ def check_integers(name: str, values: np.ndarray, size: int | None) -> None:
 
 def _is_index(field: Field) -> bool:
     """Returns whether values index a table, such as the embeddings of classes."""
-    return field.kind in ("label", "tokens") or field.size is not None
+    has_table = field.kind in ("label", "tokens") or field.size is not None
+    return has_table and np.issubdtype(field.dtype, np.integer)
 
 
 class Identities(NamedTuple):

@@ -112,11 +112,14 @@ def _open_inverted(rest: str, spec: base.ImageSpec) -> base.Source:
 
 
 def check_all(source: base.Source) -> None:
-    """Decodes every example of a source once.
+    """Decodes every example of a source once, unless they are in memory.
 
     Raises:
       ValueError: some of them cannot be decoded; the message lists them all.
     """
+
+    if isinstance(source, base.ArraySource):
+        return
 
     def problem(i: int) -> str | None:
         try:
