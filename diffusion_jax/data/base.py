@@ -244,7 +244,8 @@ class LazySource(Source):
         for key, field in self.fields.items():
             if _is_index(field):
                 value = np.asarray(example[key])
-                check_integers(f"{self.name}: {key} of {i}", value, field.size)
+                where = f"{self.name}: {key} of example {i}"
+                check_integers(where, value, field.size)
                 example[key] = value.astype(field.dtype)
         return example
 

@@ -31,7 +31,7 @@ SPLITS = {
 CLASSES = ["cat", "dog", "9", "10", "2", "-1", ".hidden", "__MACOSX"]
 FILES = ["a.png", "b.PNG", "c.jpg.png", "d.txt", "Thumbs.db", "noext", ".e.png"]
 OUTSIDE = ["../../out/folder", "../../out/alone.png", ".shelf"]  # one link each
-INSIDE = [".", "..", "cat", "dog/deep", "train", "cat/a.png", "nowhere", "d.txt"]
+INSIDE = [".", "..", "cat", "dog/deep", "train", "cat/a.png", "nowhere", "dog/d.txt"]
 LINKS = ["cat", "dog", "loop", "x.png", "y.txt", "test"]
 IMAGES = (".png",)
 
@@ -86,7 +86,8 @@ class Tree:
         (base / "out" / "folder" / "back").symlink_to(self.root)
         for place, target in links.items():
             path = self.root.joinpath(*place)
-            if not os.path.lexists(path):
+            is_text = target.endswith(".txt")
+            if not os.path.lexists(path) and is_text <= (path.suffix != ".png"):
                 path.symlink_to(self.root / target)
 
     def write(self, path, transparent):
