@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import hashlib
+import itertools
 import logging
 import pathlib
 import threading
@@ -286,7 +287,7 @@ class Skipping(Source):
         return len(self.source)
 
     def __getitem__(self, i: int) -> Example:
-        for j in (*range(i, len(self)), *range(i)):
+        for j in itertools.chain(range(i, len(self)), range(i)):
             if j not in self._damaged:
                 try:
                     return self.source[j]
@@ -467,16 +468,19 @@ def lazy_images(
     spec: ImageSpec,
     num_classes: int | None,
     name: str,
+    describe: Callable[[int], str],
     identify: Callable[[], Identities],
 ) -> Source:
     """Makes a source of labelled images that are decoded and resized on access.
 
     Args:
       size: the number of images.
-      decode: i -> image i, of any size and mode, and its label.
+      decode: i -> image i, of any size and mode, and its label; any exception means
+        that the image is damaged.
       spec: the size and channels that images are converted to.
       num_classes: None if unknown.
       name: used in messages.
+      describe: i -> the name of image i in messages.
       identify: returns the identities of all images.
 
     Raises:
@@ -489,8 +493,11 @@ def lazy_images(
     shape = (*spec.image_size, spec.num_channels)
 
     def example(i: int) -> Example:
-        image, label = decode(i)
-        pixels = transforms.to_pixels(image, shape, spec.background)
+        try:
+            image, label = decode(i)
+            pixels = transforms.to_pixels(image, shape, spec.background)
+        except Exception as error:  # PIL and TFDS raise many types.
+            raise transforms.UnreadableError(describe(i), error) from error
         return {"image": pixels, "label": label}
 
     fields = {"image": image_field(shape), "label": label_field(num_classes)}

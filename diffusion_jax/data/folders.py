@@ -55,8 +55,8 @@ def open_folder(rest: str, spec: base.ImageSpec) -> base.Source:
     Split folders are train or training, val, valid or validation, and test or testing,
     in any case; all splits number the classes in the same way. Without them, 'test' is
     the share spec.held_out of the images, chosen by a hash of each path below the
-    folder, 'train' has the others, and 'all' has both. Either of the two parts has at
-    least one image if there are two or more.
+    folder, 'train' has the others, and 'all' has both; 'validation' is 'test'. Both
+    parts have at least one image if there are two or more.
 
     The label is the position of the class among the sorted classes, 0 without classes.
     Names that are numbers are sorted as numbers. Hidden folders and files, __MACOSX and
@@ -127,7 +127,9 @@ def open_folder(rest: str, spec: base.ImageSpec) -> base.Source:
         return base.Identities([file.real for file in chosen], by_content=False)
 
     num_classes = max(len(classes), 1)
-    return base.lazy_images(len(paths), decode, spec, num_classes, name, identify)
+    return base.lazy_images(
+        len(paths), decode, spec, num_classes, name, paths.__getitem__, identify
+    )
 
 
 def _scan(name: str, root: str) -> tuple[list[_File], str]:
@@ -219,11 +221,10 @@ def _hold_out(files: list[_File], share: float) -> dict[str, list[_File]]:
     num = min(max(num, 1), len(files) - 1) if share else 0
     if not num:
         return {"train": files}
-    test = set(sorted(files, key=draws.__getitem__)[:num])
-    return {
-        "train": [file for file in files if file not in test],
-        "test": [file for file in files if file in test],
-    }
+    chosen = set(sorted(files, key=draws.__getitem__)[:num])
+    test = [file for file in files if file in chosen]
+    train = [file for file in files if file not in chosen]
+    return {"train": train, "test": test, "validation": test}
 
 
 def _draw(text: str) -> float:

@@ -23,7 +23,8 @@ def make(
 
         digits          8x8x1 images, from scikit-learn
         tfds:NAME       a prepared TFDS data set, NAME[/CONFIG][:VERSION]
-        folder:PATH     a folder of images, optionally with one subfolder per class
+        folder:PATH     a folder of images, optionally with one subfolder per class and
+                        one folder per split; see `folders.open_folder`
         idx:PATH        a folder with the four files of MNIST, optionally gzipped
         npz:PATH        arrays `images`, `labels`, `test_images`, `test_labels`
         inverted:SOURCE the negatives of another source, byte -> 255 - byte

@@ -5,7 +5,7 @@ import os
 import numpy as np
 from PIL import Image
 
-from diffusion_jax.data import base, transforms
+from diffusion_jax.data import base
 
 
 def open_tfds(rest: str, spec: base.ImageSpec) -> base.Source:
@@ -69,14 +69,13 @@ def open_tfds(rest: str, spec: base.ImageSpec) -> base.Source:
         base.warn_of_transparency(name, size, size, spec.background)
 
     def decode(i: int) -> tuple[Image.Image, int]:
-        try:
-            example = examples[i]
-        except Exception as error:  # The decoders of TFDS raise many types.
-            where = f"{name}: example {i} of split {spec.split!r}"
-            raise transforms.UnreadableError(where, error) from error
+        example = examples[i]
         pixels = example["image"]
         pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
         return Image.fromarray(pixels), example["label"] if has_label else 0
+
+    def describe(i: int) -> str:
+        return f"{name}: example {i} of split {spec.split!r}"
 
     def identify() -> base.Identities:
         shards = builder.info.splits[spec.split].file_instructions
@@ -88,4 +87,6 @@ def open_tfds(rest: str, spec: base.ImageSpec) -> base.Source:
         return base.Identities(places, by_content=False)
 
     num_classes = getattr(label, "num_classes", None) if has_label else 1
-    return base.lazy_images(len(examples), decode, spec, num_classes, name, identify)
+    return base.lazy_images(
+        len(examples), decode, spec, num_classes, name, describe, identify
+    )

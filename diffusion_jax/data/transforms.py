@@ -1,8 +1,5 @@
 """Image transforms between the disk and the network, in NumPy and PIL."""
 
-import contextlib
-from collections.abc import Iterator
-
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
@@ -156,34 +153,29 @@ def check_image(path: str) -> bool:
     Raises:
       UnreadableError: the file is not an image or has more than 8 bits per channel.
     """
-    with _opened(path) as image:
-        return image.has_transparency_data
+    try:
+        with Image.open(path) as image:
+            _check_header(image)
+            return image.has_transparency_data
+    except Exception as error:  # PIL raises many types for a damaged file.
+        raise UnreadableError(path, error) from error
 
 
 def read_image(path: str) -> Image.Image:
     """Decodes the first frame of an image file, turned upright.
 
     Raises:
-      UnreadableError: the file is damaged or has more than 8 bits per channel.
+      Exception: the file is damaged or has more than 8 bits per channel.
     """
-    with _opened(path) as image:
+    with Image.open(path) as image:
+        _check_header(image)
         return ImageOps.exif_transpose(image)
 
 
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
-    """Opens an image file; an error while it is open names the file."""
-    try:
-        with Image.open(path) as image:
-            if image.mode[0] in "IF":
-                raise ValueError("it has more than 8 bits per channel")
-            _scale_transparency(image)
-            yield image
-    except Exception as error:  # PIL raises many types for a damaged file.
-        raise UnreadableError(path, error) from error
-
-
-def _scale_transparency(image: Image.Image) -> None:
+def _check_header(image: Image.Image) -> None:
+    """Refuses more than 8 bits per channel, and corrects a transparent value."""
+    if image.mode[0] in "IF":
+        raise ValueError("it has more than 8 bits per channel")
     if image.format == "PNG" and "transparency" in image.info:
         scale = _TRANSPARENCY_SCALES.get(image.tile[0].args, 1)
         if scale != 1:

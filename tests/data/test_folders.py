@@ -146,6 +146,7 @@ def test_held_out_part(tmp_path):
             files_of(make(tmp_path, s, held_out=share)) for s in ("train", "test")
         )
         assert not train & test and train | test == files_of(make(tmp_path))
+        assert test == files_of(make(tmp_path, "validation", held_out=share))
         sigma = np.sqrt(share * (1 - share) / 400)
         assert abs(len(test) / 400 - share) < 5 * sigma
     assert len(make(tmp_path, "train", held_out=0)) == 400
