@@ -45,13 +45,6 @@ def test_raise_names_the_file_and_the_remedy(tmp_path):
     assert "\n" not in sentence and isinstance(caught.value.__cause__, OSError)
 
 
-def test_modes_that_cannot_be_converted(tmp_path):
-    """Point 7: a file that decodes, but cannot become grey or RGB, is named too."""
-    Image.new("LAB", (8, 8)).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=r"a.tif cannot be read \(conversion from LAB"):
-        make(f"folder:{tmp_path}")[0]
-
-
 def test_a_file_that_vanishes(tmp_path):
     """Point 7: a file that is deleted after the start is named too."""
     source = make(folder(tmp_path, 3))
