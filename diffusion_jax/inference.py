@@ -8,7 +8,7 @@ import numpy as np
 from diffusion_jax.data import loader
 from diffusion_jax.data.base import Source
 from diffusion_jax.methods import Task
-from diffusion_jax.training import parallel
+from diffusion_jax.training import interrupts, parallel
 from diffusion_jax.training.state import Variables
 
 Arrays = dict[str, np.ndarray]
@@ -33,7 +33,8 @@ def make_stream(task: Task, batch_size: int, seed: int) -> Stream:
     Returns:
       (variables, source, num) -> an iterator over batches of host arrays, [b, ...]: the
       task's outputs and the fields of the examples. num is the number of rows; indices
-      beyond the end of the source wrap around.
+      beyond the end of the source wrap around. If the program is asked to stop, it
+      raises `interrupts.Stopped` before the next batch.
     """
     batch_size = parallel.round_up(batch_size)
     run = parallel.map_on_devices(task.run)
@@ -47,11 +48,11 @@ def make_stream(task: Task, batch_size: int, seed: int) -> Stream:
             return loader.to_batch(source, index)
 
         for number, batch in loader.prefetch(batch_at, 0, -(-num // batch_size)):
+            interrupts.check()
             needed = {name: batch[name] for name in ("index", *task.inputs)}
-            rows = parallel.all_rows(run(variables, needed, key))
-            inputs = parallel.all_rows(batch)
+            rows = parallel.all_rows(batch | run(variables, needed, key))
             cut = min(batch_size, num - number * batch_size)
-            yield {name: x[:cut] for name, x in (inputs | rows).items()}
+            yield {name: x[:cut] for name, x in rows.items()}
 
     return stream
 

@@ -1,6 +1,5 @@
 """A run's config.json and fields.json: reading, comparing and writing them."""
 
-import functools
 import json
 import logging
 import pathlib
@@ -10,16 +9,20 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import renames
+from diffusion_jax import renames, strict_json
 from diffusion_jax.data.base import Field, image_field, label_field
 from diffusion_jax.training import parallel
 
 LOGGER = logging.getLogger(__name__)
 
-CONFIG, FIELDS = "config.json", "fields.json"
+CONFIG, FIELDS, CHECKPOINTS = "config.json", "fields.json", "checkpoints"
 # The other groups determine what the weights mean: a run cannot go on with another one.
 FREE_GROUPS = ("name", "seed", "data", "optim", "train", "sample", "eval")
+FREE_KEYS = ("model.dtype", "model.dropout")  # of the same weights
 FIXED_VARIANCES = {"fixedsmall", "fixedlarge"}  # the weights do not depend on which
+MISSING = "(missing)"  # shown in place of a value
+
+Changes = dict[str, tuple[Any, Any]]  # dotted key -> (value of the run, new value)
 
 
 def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
@@ -43,99 +46,6 @@ def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
             group = group[part]
 
 
-def _completed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Adds to an older version's config the keys that were introduced since."""
-    return {
-        key: _completed(old[key], new[key])
-        if isinstance(old.get(key), dict) and isinstance(new.get(key), dict)
-        else old.get(key, new.get(key))
-        for key in old | new
-    }
-
-
-def _to_json(config: ConfigDict) -> dict[str, Any]:
-    return json.loads(config.to_json())
-
-
-def _write(path: pathlib.Path, content: Any) -> None:
-    if parallel.process_index() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=2))
-        temporary.replace(path)
-
-
-def write_config(
-    config: ConfigDict, fields: Mapping[str, Field], workdir: pathlib.Path
-) -> None:
-    """Writes config.json and fields.json, and compares with an earlier run's config.
-
-    Args:
-      config: of the run.
-      fields: of the data.
-      workdir: the run's folder.
-
-    Raises:
-      ValueError: the earlier run in the workdir trained something else.
-    """
-    path, new = workdir / CONFIG, _to_json(config)
-    if path.exists():
-        old = _completed(renames.rename_stored(json.loads(path.read_text())), new)
-        changed = [name for name in new | old if new.get(name) != old.get(name)]
-        for name in changed:
-            LOGGER.warning(
-                "Config changed: %s was %s, is %s", name, old.get(name), new.get(name)
-            )
-        fixed = [name for name in changed if name not in FREE_GROUPS]
-        if fixed:
-            raise ValueError(
-                f"The run in {workdir} does not match the config: {fixed[0]} was "
-                f"{old.get(fixed[0])} and is {new.get(fixed[0])}. Use the config that "
-                "it was trained with, or another --workdir."
-            )
-    _write(path, new)
-    described = {
-        name: field._replace(dtype=np.dtype(field.dtype).name)._asdict()
-        for name, field in fields.items()
-    }
-    _write(workdir / FIELDS, described)
-
-
-def stored_config(workdir: pathlib.Path) -> ConfigDict:
-    """Reads the config that a run was trained with.
-
-    Raises:
-      FileNotFoundError: there is no run in workdir.
-    """
-    path = workdir / CONFIG
-    if not path.exists():
-        raise FileNotFoundError(f"No run in {workdir}: {path} is missing. Train first.")
-    return ConfigDict(renames.rename_stored(json.loads(path.read_text())))
-
-
-def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]:
-    """Reads the fields of the data that a run was trained on.
-
-    Runs of versions that wrote no fields.json had images and labels, or points.
-    """
-    path = workdir / FIELDS
-    if path.exists():
-        described = json.loads(path.read_text())
-        for field in described.values():
-            field["dtype"] = np.dtype(field["dtype"]).type
-            for key in ("shape", "range", "axes"):
-                field[key] = None if field[key] is None else tuple(field[key])
-        return {name: Field(**field) for name, field in described.items()}
-    data = config.data
-    if data.source == "grid25":
-        return {"points": Field((2,), np.float32, "points"), "label": label_field(25)}
-    image = image_field((data.image_size, data.image_size, data.num_channels))
-    label = label_field(None)
-    if "source_b" in data:
-        return {"image_a": image, "label_a": label, "image_b": image, "label_b": label}
-    return {"image": image, "label": label}
-
-
 def read_config(
     workdir: pathlib.Path, config: ConfigDict, overrides: Mapping[str, Any]
 ) -> ConfigDict:
@@ -148,24 +58,209 @@ def read_config(
 
     Raises:
       FileNotFoundError: there is no run in workdir.
-      ValueError: the run has another config, or a value cannot change any more.
+      ValueError: config.json is damaged, the run has another config, or a value cannot
+        change any more.
     """
-    stored = stored_config(workdir)
-    if stored.name != config.name:
+    stored = stored_config(workdir).to_dict()
+    if stored["name"] != config.name:
         raise ValueError(
-            f"The run in {workdir} has the config {stored.name!r}, not {config.name!r}."
+            f"The run in {workdir} has the config {stored['name']!r}, not "
+            f"{config.name!r}: use that config, or another --workdir."
         )
-    config = ConfigDict(_completed(_to_json(stored), _to_json(config)))
-    for key, value in overrides.items():
-        if key.split(".")[0] in FREE_GROUPS:
-            continue
-        old = functools.reduce(lambda node, part: node[part], key.split("."), config)
-        value = json.loads(json.dumps(value))  # as it was written: tuples are lists
-        free = key == "diffusion.variance" and {old, value} <= FIXED_VARIANCES
-        if old != value and not free:
-            raise ValueError(
-                f"config.{key} cannot change after training: the weights in {workdir} "
-                "depend on it."
-            )
-    config.update_from_flattened_dict(overrides)
-    return config
+    found = ConfigDict(_completed(stored, config.to_dict()))
+    before = found.to_dict()
+    kept = _changes(config.to_dict(), before | {"name": config.name})
+    kept = {key: kept[key] for key in kept if key not in overrides}
+    if kept:
+        own = [f"{key} = {x} (file: {file})" for key, (file, x) in kept.items()]
+        LOGGER.info("The run in %s keeps its own values: %s.", workdir, ", ".join(own))
+    found.update_from_flattened_dict(overrides)
+    _refuse_fixed(_changes(before, found.to_dict()), workdir)
+    return found
+
+
+def compare_config(config: ConfigDict, workdir: pathlib.Path) -> Changes:
+    """Compares a config with that of an earlier run in the workdir; writes nothing.
+
+    Returns:
+      The values that differ; empty if there is no earlier run.
+
+    Raises:
+      ValueError: the earlier run trained something else, or config.json is damaged.
+    """
+    if not (workdir / CONFIG).exists():
+        return {}
+    new = config.to_dict()
+    stored = stored_config(workdir).to_dict()
+    changes = _changes(_completed(stored, new), new)
+    _refuse_fixed(changes, workdir)
+    return changes
+
+
+def write_config(
+    config: ConfigDict, fields: Mapping[str, Field], workdir: pathlib.Path
+) -> None:
+    """Writes config.json and fields.json.
+
+    Args:
+      config: of the run.
+      fields: of the data.
+      workdir: the run's folder, which exists.
+    """
+    _write(workdir / CONFIG, config.to_dict())
+    described = {
+        name: field._replace(dtype=np.dtype(field.dtype).name)._asdict()
+        for name, field in fields.items()
+    }
+    _write(workdir / FIELDS, described)
+
+
+def has_checkpoints(workdir: pathlib.Path) -> bool:
+    """Returns whether there is a run in the workdir that has saved a checkpoint.
+
+    Raises:
+      ValueError: there is one, but no config that says what it is.
+    """
+    saved = any(x.name.isdigit() for x in (workdir / CHECKPOINTS).glob("*"))
+    path = workdir / CONFIG
+    if saved and not path.exists():
+        raise ValueError(
+            f"{workdir / CHECKPOINTS} has checkpoints, but {path} is missing: "
+            f"{_remedy(path)}."
+        )
+    return saved
+
+
+def stored_config(workdir: pathlib.Path) -> ConfigDict:
+    """Reads the config that a run was trained with.
+
+    Raises:
+      FileNotFoundError: there is no run in workdir.
+      ValueError: config.json is damaged, or missing beside checkpoints.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        has_checkpoints(workdir)
+        raise FileNotFoundError(f"No run in {workdir}: {path} is missing. Train first.")
+    stored = _read(path)
+    if not {"name", "method", "data"} <= stored.keys():
+        raise _damaged(path, "it is no config")
+    return ConfigDict(renames.rename_stored(stored))
+
+
+def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]:
+    """Reads the fields of the data that a run was trained on.
+
+    Runs of versions that wrote no fields.json had images and labels, or points.
+
+    Raises:
+      ValueError: fields.json is damaged.
+    """
+    path = workdir / FIELDS
+    if path.exists():
+        described = _read(path)
+        try:
+            for field in described.values():
+                field["dtype"] = np.dtype(field["dtype"]).type
+                for key in ("shape", "range", "axes"):
+                    field[key] = None if field[key] is None else tuple(field[key])
+            return {name: Field(**field) for name, field in described.items()}
+        except (KeyError, TypeError) as error:
+            raise _damaged(path, f"no field is described by {error}") from error
+    data = config.data
+    if data.source == "grid25":
+        return {"points": Field((2,), np.float32, "points"), "label": label_field(25)}
+    image = image_field((data.image_size, data.image_size, data.num_channels))
+    label = label_field(None)
+    if "source_b" in data:
+        return {"image_a": image, "label_a": label, "image_b": image, "label_b": label}
+    return {"image": image, "label": label}
+
+
+def describe(changes: Changes) -> str:
+    """Returns "optim.learning_rate: 0.001 -> 0.0005, ..." for messages."""
+    return ", ".join(f"{key}: {old} -> {new}" for key, (old, new) in changes.items())
+
+
+def _changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> Changes:
+    """Returns the leaves that differ, by dotted key; lists and tuples are the same."""
+    changes: Changes = {}
+    for key in new | old:
+        pair = old.get(key, MISSING), new.get(key, MISSING)
+        if all(isinstance(x, dict) for x in pair):
+            changes |= _changes(*pair, f"{prefix}{key}.")
+        elif json.dumps(pair[0]) != json.dumps(pair[1]):
+            changes[prefix + key] = pair
+    return changes
+
+
+def _refuse_fixed(changes: Changes, workdir: pathlib.Path) -> None:
+    """Raises ValueError if a value changes that the weights depend on."""
+    fixed = {}
+    for key, (old, new) in changes.items():
+        free = key.split(".")[0] in FREE_GROUPS or key in FREE_KEYS
+        if key == "diffusion.variance":
+            free = {old, new} <= FIXED_VARIANCES
+        if not free:
+            fixed[key] = old, new
+    if fixed:
+        raise ValueError(
+            f"The run in {workdir} cannot go on with another config ({describe(fixed)})"
+            ": the weights depend on it. Use the config that it was trained with, or "
+            "another --workdir."
+        )
+
+
+def _completed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Adds to an older version's config the keys that were introduced since.
+
+    Lists become tuples where they are tuples in the new config.
+    """
+    completed = {}
+    for key in old | new:
+        value, current = old.get(key, new.get(key)), new.get(key)
+        if isinstance(value, dict) and isinstance(current, dict):
+            value = _completed(value, current)
+        elif isinstance(value, list) and isinstance(current, tuple):
+            value = tuple(value)
+        completed[key] = value
+    return completed
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a JSON object."""
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise _damaged(path, str(error)) from error
+    if not isinstance(content, dict) or not content:
+        raise _damaged(path, "it is no JSON object, or an empty one")
+    return content
+
+
+def _damaged(path: pathlib.Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} is damaged ({reason}): "
+        + (
+            _remedy(path)
+            if path.name == CONFIG
+            else "restore it from a copy, or remove it"
+        )
+        + "."
+    )
+
+
+def _remedy(path: pathlib.Path) -> str:
+    return (
+        "restore it from a copy, or write it again with the command that started the "
+        f"run and --mode=config > {path}"
+    )
+
+
+def _write(path: pathlib.Path, content: Any) -> None:
+    if parallel.process_index() == 0:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(strict_json.dumps(content, indent=2))
+        temporary.replace(path)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import methods, run_config
+from diffusion_jax import methods, paths, run_config
 from diffusion_jax.lookup import lookup
 from diffusion_jax.training import parallel
 from diffusion_jax.training import state as states
@@ -17,8 +17,6 @@ from diffusion_jax.training.checkpoints import Checkpoints
 from diffusion_jax.training.state import TrainState, Variables
 
 LOGGER = logging.getLogger(__name__)
-
-CHECKPOINTS = "checkpoints"
 
 
 class Run(NamedTuple):
@@ -55,7 +53,7 @@ def load(config: ConfigDict, workdir: pathlib.Path, checkpoint: str) -> Run:
     """
     fields = run_config.stored_fields(config, workdir)
     method = methods.make(config, fields)
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
+    checkpoints = Checkpoints(workdir / run_config.CHECKPOINTS, read_only=True)
     step, variables = checkpoints.restore_variables(
         make_template(method).variables, checkpoint
     )
@@ -63,29 +61,38 @@ def load(config: ConfigDict, workdir: pathlib.Path, checkpoint: str) -> Run:
     return Run(method, variables, step)
 
 
-def copy_groups(state: TrainState, init_from: str) -> TrainState:
-    """Copies parameter groups of other runs into a state, at step 0.
+def read_groups(template: TrainState, init_from: str) -> Variables:
+    """Reads parameter groups of other runs, from which a run starts.
 
     Args:
-      state: to copy into.
+      template: the shapes of the run's state.
       init_from: "GROUP=WORKDIR,...": averaged parameters and statistics of these.
+
+    Returns:
+      The parameters and statistics of the groups; others are absent.
 
     Raises:
       FileNotFoundError: there is no such run.
       ValueError: a group is unknown, or has other shapes than in the other run.
     """
+    groups = Variables({}, {})
     for entry in filter(None, init_from.split(",")):
         group, _, workdir = entry.partition("=")
-        params = lookup(state.params, group, "group in train.init_from")
-        own = {g: state.model_state[g] for g in state.model_state if g == group}
-        directory = pathlib.Path(workdir) / CHECKPOINTS
+        params = lookup(template.params, group, "group in train.init_from")
+        stats = {g: x for g, x in template.model_state.items() if g == group}
+        directory = paths.local(workdir) / run_config.CHECKPOINTS
         step, found = Checkpoints(directory, read_only=True).restore_variables(
-            Variables({group: params}, own), "last"
+            Variables({group: params}, stats), "last"
         )
-        LOGGER.info("Copied %s from %s, step %d.", group, workdir, step)
-        state = state.replace(
-            params=state.params | found.params,
-            ema=state.ema | jax.tree.map(np.copy, found.params),
-            model_state=state.model_state | found.state,
-        )
-    return state
+        LOGGER.info("Read %s from %s, step %d.", group, workdir, step)
+        groups = Variables(groups.params | found.params, groups.state | found.state)
+    return groups
+
+
+def replace_groups(state: TrainState, groups: Variables) -> TrainState:
+    """Replaces groups of a state at step 0: parameters, their average, statistics."""
+    return state.replace(
+        params=state.params | groups.params,
+        ema=state.ema | jax.tree.map(np.copy, groups.params),
+        model_state=state.model_state | groups.state,
+    )

@@ -4,23 +4,35 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from diffusion_jax import runs, task_runner
+from diffusion_jax import methods, runs, task_runner
 from diffusion_jax.outputs import writers
+from diffusion_jax.training import interrupts
 
 
-def sample(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Runs sample.task and writes WORKDIR/TASK.npz, a preview, and an animation.
+def sample(
+    config: ConfigDict, workdir: pathlib.Path, output: pathlib.Path | None = None
+) -> None:
+    """Runs sample.task and writes OUTPUT/TASK.npz, a preview, and an animation.
 
     The npz file holds the task's outputs by name, images as u8[N, H, W, C], and the
     labels that they are conditioned on; `outputs.writers` describes the other files.
 
+    Args:
+      config: of the run.
+      workdir: the run's folder; nothing in it changes if there is an output.
+      output: folder of the files; None for the workdir.
+
     Raises:
       FileNotFoundError: there is no checkpoint in workdir, or no data.
       ValueError: the config does not match the checkpoint, or the task is unknown.
+      Stopped: the program was asked to stop; nothing is written.
     """
-    options = config.sample
-    run = runs.load(config, workdir, options.checkpoint)
-    runner = task_runner.make(config, run.method, options.task)
-    outputs = runner.run(run.variables)
-    animation = options.animation or "frames" in outputs  # sample.num_frames > 0
-    writers.save(workdir / options.task, outputs, runner.fields, animation)
+    options, folder = config.sample, output or workdir
+    methods.check(config)
+    with interrupts.handled():
+        writers.check_writable(folder)
+        run = runs.load(config, workdir, options.checkpoint)
+        runner = task_runner.make(config, run.method, options.task)
+        outputs = runner.run(run.variables)
+        animation = options.animation or "frames" in outputs  # sample.num_frames > 0
+        writers.save(folder / options.task, outputs, runner.fields, animation)

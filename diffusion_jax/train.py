@@ -1,9 +1,9 @@
 """The training loop: step, log, evaluate, save, sample."""
 
+import contextlib
 import functools
 import logging
 import pathlib
-import signal
 from collections.abc import Callable
 
 import jax
@@ -12,17 +12,23 @@ from ml_collections import ConfigDict
 from diffusion_jax import evaluators, methods, run_config, run_data, runs, task_runner
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.outputs import writers
-from diffusion_jax.training import parallel
+from diffusion_jax.training import interrupts, parallel
 from diffusion_jax.training import state as states
-from diffusion_jax.training.checkpoints import Checkpoints
+from diffusion_jax.training.checkpoints import (
+    Checkpoints,
+    MismatchError,
+    SaveError,
+    Score,
+)
+from diffusion_jax.training.lock import locked
 from diffusion_jax.training.logs import MetricLogger
 from diffusion_jax.training.monitor import TrainingMonitor
 from diffusion_jax.training.state import TrainState, Variables
 from diffusion_jax.training.step import loss_names, make_train_step
 
 LOGGER = logging.getLogger(__name__)
-# (step, variables for inference) -> (metrics, score), and -> None.
-Evaluate = Callable[[int, Variables], tuple[dict[str, float], float]]
+# Variables for inference -> (metrics, score); (step, variables) -> None.
+Evaluate = Callable[[Variables], tuple[dict[str, float], Score]]
 Draw = Callable[[int, Variables], None]
 
 
@@ -30,15 +36,29 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains until config.train.num_steps, from the last checkpoint if there is one.
 
     Writes config.json, fields.json, metrics.jsonl, tensorboard/, checkpoints/ and
-    samples/ into the workdir. SIGTERM and Ctrl-C save and return.
+    samples/ into the workdir, but nothing before everything has been checked. SIGTERM
+    and Ctrl-C save and return.
 
     Raises:
       ValueError: the config is invalid, or does not match the data or an earlier run.
       FileNotFoundError: the data are missing.
+      LockedError: another process is training in the workdir.
       FloatingPointError: the loss or the gradient is not finite.
+      Exception: any error while training; the state before it has been saved.
     """
-    # 1. Validate the config and the data before anything is compiled.
-    num_steps, every = config.train.num_steps, config.train
+    with interrupts.handled():
+        try:
+            _train(config, workdir)
+        except interrupts.Stopped as stopped:
+            LOGGER.warning("%s The same command resumes the run.", stopped)
+
+
+def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
+    # 1. Validate the config, the data and the folder before anything is compiled.
+    every = config.train
+    methods.check_training(config)
+    changes = run_config.compare_config(config, workdir)
+    is_trained = run_config.has_checkpoints(workdir)
     source = run_data.open_train(config)
     method = methods.make(config, source.fields)
     num_slices = max(phase.batch_slice[1] for phase in method.phases)
@@ -54,48 +74,60 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     evaluate = make_evaluate(config, method, workdir) if every.evaluate_every else None
     draw = make_draw(config, method, workdir) if every.sample_every else None
     template = runs.make_template(method)
-    run_config.write_config(config, source.fields, workdir)
+    groups = None if is_trained else runs.read_groups(template, every.init_from)
 
-    # 2. Restore the last checkpoint, or initialise a new state.
-    checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, every.keep)
-    state = checkpoints.restore_latest(template)
-    if state is None:
-        LOGGER.info("Starting from step 0 in %s.", workdir)
-        initial = functools.partial(states.initial, method)
-        state = jax.jit(initial)(jax.random.key(config.seed))
-        state = runs.copy_groups(state, every.init_from)
-    else:
-        LOGGER.warning("RESUMING %s at step %d of %d.", workdir, state.step, num_steps)
-    start = int(state.step)
-    state = parallel.replicate(state)
-    num_parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    LOGGER.info("%s parameters, on %s.", f"{num_parameters:,}", parallel.describe())
+    primary = parallel.process_index() == 0
+    with locked(workdir) if primary else contextlib.nullcontext():
+        # 2. Restore the last checkpoint, or initialise a new state.
+        checkpoints = Checkpoints(workdir / run_config.CHECKPOINTS, every.keep)
+        try:
+            state = checkpoints.restore_latest(template)
+        except MismatchError as error:
+            if changes:
+                error.add_note(f"Changed: {run_config.describe(changes)}.")
+            raise
+        if changes:
+            LOGGER.warning("Config changed: %s.", run_config.describe(changes))
+        run_config.write_config(config, source.fields, workdir)
+        if state is None:
+            LOGGER.info("Starting from step 0 in %s.", workdir)
+            initial = functools.partial(states.initial, method)
+            state = jax.jit(initial)(jax.random.key(config.seed))
+            state = runs.replace_groups(state, groups)
+        else:
+            step = int(state.step)
+            last = every.num_steps
+            LOGGER.warning("RESUMING %s at step %d of %d.", workdir, step, last)
+        start = int(state.step)
+        state = parallel.replicate(state)
+        num_parameters = sum(x.size for x in jax.tree.leaves(state.params))
+        LOGGER.info("%s parameters, on %s.", f"{num_parameters:,}", parallel.describe())
 
-    # 3. Train.
-    losses = loss_names(method.phases)
-    logger = MetricLogger(
-        workdir,
-        start,
-        num_steps,
-        every.log_every,
-        config.data.batch_size,
-        parallel.process_index() == 0,
-        losses,
-        TrainingMonitor(losses.values()).push,
-    )
-    try:
-        loop(config, method, state, batches, logger, checkpoints, evaluate, draw)
-        logger.close()
-    except FloatingPointError as error:
-        checkpoints.wait()
-        kept = [str(checkpoints.directory / str(n)) for n in checkpoints.steps()[-1:]]
-        raise FloatingPointError(
-            f"{error} The run stops here. Last good checkpoint: "
-            f"{kept[0] if kept else 'none was saved yet'}. "
-            "A lower optim.learning_rate may help."
-        ) from error
-    finally:
-        checkpoints.close()
+        # 3. Train.
+        losses = loss_names(method.phases)
+        logger = MetricLogger(
+            workdir,
+            start,
+            every.num_steps,
+            every.log_every,
+            config.data.batch_size,
+            primary,
+            losses,
+            TrainingMonitor(losses.values()).push,
+        )
+        try:
+            loop(config, method, state, batches, logger, checkpoints, evaluate, draw)
+            logger.close()
+            checkpoints.close()
+        except interrupts.Stopped:
+            checkpoints.close()
+            LOGGER.warning("Saved: %s.", checkpoints.last_good())
+            raise
+        except Exception as error:
+            error.add_note(f"Last good checkpoint: {checkpoints.last_good()}.")
+            if isinstance(error, FloatingPointError):
+                error.add_note("A lower optim.learning_rate may help.")
+            raise
 
 
 def loop(
@@ -108,38 +140,78 @@ def loop(
     evaluate: Evaluate | None,
     draw: Draw | None,
 ) -> None:
-    """Runs the remaining steps; evaluates, saves and samples when due."""
+    """Runs the remaining steps; saves, evaluates and samples when due.
+
+    Raises:
+      Stopped: the program was asked to stop; the state has been saved.
+      FloatingPointError: a metric or the state is not finite.
+      Exception: anything else went wrong; the state before it has been saved.
+    """
     num_steps, every = config.train.num_steps, config.train
     for_inference = jax.jit(method.for_inference)
     run_step = parallel.train_step_on_devices(make_train_step(method, parallel.AXIS))
     start = int(state.step)
-    if start >= num_steps:
-        LOGGER.warning("Nothing is left to do: train.num_steps is %d.", num_steps)
-        if draw:
-            draw(start, for_inference(state.averaged))
-        return
-    with StopRequest() as stop:
+
+    def look(done: int, state: TrainState) -> None:
+        """Evaluates and samples if due after `done` steps, which have been saved."""
+        evaluate_now = evaluate and is_due(done, every.evaluate_every, num_steps)
+        if evaluate_now and not checkpoints.has_score(done):
+            metrics, score = evaluate(for_inference(state.averaged))
+            LOGGER.info("Step %d, %s: %s", done, config.eval.split, metrics)
+            logger.write(done, metrics, prefix=f"{config.eval.split}_")
+            checkpoints.set_score(done, score)
+        if draw and is_due(done, every.sample_every, num_steps):
+            draw(done, for_inference(state.averaged))
+
+    if parallel.process_count() == 1:  # several ones agree with the first step
+        interrupts.check()
+    done = start
+    try:
+        if start:
+            look(start, state)  # an earlier session may have been stopped before that
+        if start >= num_steps:
+            LOGGER.warning("Nothing is left to do: train.num_steps is %d.", num_steps)
         for step, batch in batches.iterate(start, num_steps):
-            state, metrics = run_step(state, parallel.shard(batch), stop.requested)
+            stop = interrupts.requested()
+            state, metrics = run_step(state, parallel.shard(batch), stop)
             done = step + 1
             logger.push(done, metrics)
-            evaluate_now = is_due(done, every.evaluate_every, num_steps)
-            save_now = is_due(done, every.save_every, num_steps) or evaluate_now
-            draw_now = is_due(done, every.sample_every, num_steps)
-            if not (save_now or draw_now or logger.stop_requested):
+            periods = every.save_every, every.evaluate_every, every.sample_every
+            save_now, *look_now = (is_due(done, x, num_steps) for x in periods)
+            save_now |= look_now[0] or done == num_steps
+            if not (save_now or any(look_now) or logger.stop_requested):
                 continue
-            logger.flush()  # raises if a loss is not finite, before the state is used
-            score = None
-            if evaluate_now:
-                metrics, score = evaluate(done, for_inference(state.averaged))
-                logger.write(done, metrics, prefix=f"{config.eval.split}_")
-            if save_now or logger.stop_requested:
-                checkpoints.save(state, score)
-            if draw_now:
-                draw(done, for_inference(state.averaged))
-            if logger.stop_requested:
-                LOGGER.warning("Stopped by request after step %d, saved.", done)
-                return
+            with logger.paused():
+                logger.flush()  # raises before a state that is not finite is used
+                if save_now or logger.stop_requested:
+                    checkpoints.save(state)
+                if logger.stop_requested:
+                    raise interrupts.Stopped(logger.stop_requested)
+                look(done, state)
+    except (FloatingPointError, SaveError):
+        raise  # there is nothing good to save, or nowhere to save it
+    except interrupts.Stopped:
+        checkpoints.save(state)  # unless it has been
+        raise
+    except Exception:
+        if done > start:
+            rescue(state, logger, checkpoints)
+        raise
+
+
+def rescue(state: TrainState, logger: MetricLogger, checkpoints: Checkpoints) -> None:
+    """Saves the state before an error, if it can be saved.
+
+    With several processes it cannot, since the others do not know of the error.
+    """
+    if parallel.process_count() > 1:
+        return
+    try:
+        logger.flush()
+        checkpoints.save(state)
+        checkpoints.wait()
+    except Exception as error:  # the first error is the one to report
+        LOGGER.error("The last state could not be saved: %s", error)
 
 
 def is_due(done: int, every: int, num_steps: int) -> bool:
@@ -156,15 +228,16 @@ def make_evaluate(
     """Makes a function that computes eval.metric and flattens it for the logs."""
     evaluator = evaluators.make(config, method, workdir)
 
-    def evaluate(step: int, variables: Variables) -> tuple[dict[str, float], float]:
-        found = next(evaluator(variables)).metrics
-        LOGGER.info("Step %d, %s: %s", step, config.eval.split, found)
+    def evaluate(variables: Variables) -> tuple[dict[str, float], Score]:
+        record = next(evaluator(variables))
         metrics = {}
-        for name, value in found.items():
+        for name, value in record.metrics.items():
             values = value if isinstance(value, list) else None  # such as a histogram
             named = {f"{name}/{i}": x for i, x in enumerate(values or [])}
             metrics |= named or {name: value}
-        return metrics, next(iter(found.values()))
+        measures = {"metric": config.eval.metric, "data": config.data.source}
+        value = next(iter(record.metrics.values()))
+        return metrics, Score(value, measures | record.settings)
 
     return evaluate
 
@@ -180,23 +253,3 @@ def make_draw(
         writers.save_preview(workdir / f"samples/{step:08}", outputs, runner.fields)
 
     return draw
-
-
-class StopRequest:
-    """Turns SIGTERM and Ctrl-C into a request to stop after the current step."""
-
-    def __enter__(self) -> "StopRequest":
-        self.requested = False
-        signals = (signal.SIGTERM, signal.SIGINT)
-        self._before = {s: signal.signal(s, self._request) for s in signals}
-        return self
-
-    def _request(self, number: int, frame: object) -> None:
-        LOGGER.warning("%s: stopping soon.", signal.Signals(number).name)
-        self.requested = True
-        # A second signal is handled as usual.
-        signal.signal(number, self._before[number])
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -33,7 +33,7 @@ def restore(
     config: ConfigDict, workdir: pathlib.Path, step: int | None = None
 ) -> TrainState:
     """Restores a checkpoint of a run, the last one if there is no step."""
-    checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, read_only=True)
+    checkpoints = Checkpoints(workdir / run_config.CHECKPOINTS, read_only=True)
     step = checkpoints.steps()[-1] if step is None else step
     return checkpoints.restore(_template(config.to_json(), workdir), step)
 

@@ -3,13 +3,17 @@
 import functools
 import json
 import logging
+import math
+import re
+import types
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from smoke import CONFIGS, load, restore
 
-from diffusion_jax import main, methods, renames, run_config, run_data, runs
+from diffusion_jax import command_line, methods, renames, run_config, run_data, runs
 from diffusion_jax.data.base import Field, image_field, label_field
 from diffusion_jax.train import train
 from diffusion_jax.training import state as states
@@ -74,8 +78,9 @@ def test_completed_configs_still_refuse(tmp_path):
     """A value that the weights depend on is compared as before."""
     store(load("digits"), tmp_path)
     set_stored(tmp_path, "diffusion.self_condition")
-    with pytest.raises(ValueError, match="diffusion was"):
-        store(load("digits", diffusion__prediction="eps"), tmp_path)
+    words = r"another config \(diffusion.prediction: v -> eps\)"
+    with pytest.raises(ValueError, match=words):
+        run_config.compare_config(load("digits", diffusion__prediction="eps"), tmp_path)
 
 
 def test_every_old_key_is_tested():
@@ -115,14 +120,38 @@ def test_old_values_of_stored_configs(key, old, new, tmp_path):
     assert list(found) == ["ddim", new] if is_swept else found == new
 
 
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ([-math.inf, math.inf], ()),
+        ([-math.inf, 2.0], (-1000.0, 2.0)),
+        ([-3.5, math.inf], (-3.5, 1000.0)),
+        ([-3.5, 2.0], (-3.5, 2.0)),
+    ],
+)
+def test_older_intervals_with_infinities(old, new, tmp_path):
+    """Point 18: the infinities that older versions wrote into config.json, which is not
+    JSON, are read as today's values; the run goes on, and writes JSON."""
+    config = load("digits")
+    store(config, tmp_path)
+    set_stored(tmp_path, "sample.guidance_interval", old)
+    found = run_config.read_config(tmp_path, config, {})
+    assert tuple(found.sample.guidance_interval) == new
+    methods.check(found)
+    store(found, tmp_path)
+    assert "Infinity" not in (tmp_path / run_config.CONFIG).read_text()
+
+
 def parse(key, text, caplog):
     """Parses --config.KEY=TEXT; returns the flag with its new name, and the log."""
     argv = ["main.py", f"--config={CONFIGS['digits']}:tiny", f"--config.{key}={text}"]
     parsed = []
     with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING):
-        patch.setattr(main.app, "parse_flags_with_usage", parsed.extend)
+        names = {name: getattr(flags, name) for name in flags.__all__}
+        names["FLAGS"] = lambda argv: parsed.extend(argv) or argv[:1]
+        patch.setattr(command_line, "flags", types.SimpleNamespace(**names))
         patch.setattr(logging.getLogger("diffusion_jax"), "propagate", True)
-        main.parse_flags(argv)
+        command_line.parse_flags(argv)
     assert parsed[:2] == argv[:2]
     return parsed[2], caplog.text
 
@@ -150,11 +179,12 @@ def test_todays_names_are_left_alone(caplog):
         assert parse(key, text, caplog) == (f"--config.{key}={text}", "")
 
 
-def test_dropped_key_on_the_command_line(caplog):
+def test_dropped_key_on_the_command_line(caplog, capsys):
     """A key that no longer exists is refused with the known ones."""
-    words = "no 'concepts' in config.sample. Known: .*task"
-    with pytest.raises(SystemExit, match=words):
+    with pytest.raises(SystemExit, match="2"):
         parse("sample.concepts", "(1,2)", caplog)
+    said = capsys.readouterr().err
+    assert re.search("no 'concepts' in config.sample. Known: .*task", said)
 
 
 def test_splits_of_two_domains():
@@ -218,7 +248,8 @@ def test_init_from(trained, tmp_path):
     close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-10)
     for part in (first.params, first.ema):
         jax.tree.map(close, part, other.params)
-    state = runs.copy_groups(initial(autoencoder()), f"net={trained}")
+    state = initial(autoencoder())
+    state = runs.replace_groups(state, runs.read_groups(state, f"net={trained}"))
     jax.tree.map(np.testing.assert_array_equal, state.model_state, other.state)
     assert jax.tree.leaves(other.state) and state.step == 0
 
@@ -238,7 +269,7 @@ def test_init_from_refuses(init_from, error, words, trained):
     """An unknown group, a missing run and another shape are refused in a sentence."""
     state = initial(autoencoder(**{"model.num_latents": 3}))
     with pytest.raises(error, match=words) as raised:
-        runs.copy_groups(state, init_from.format(trained))
+        runs.read_groups(state, init_from.format(trained))
     assert "\n" not in str(raised.value)
 
 

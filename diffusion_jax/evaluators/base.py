@@ -22,11 +22,13 @@ class Record(NamedTuple):
 
     Attributes:
       metrics: values by name; the first one is the score, lower is better.
-      settings: values by name.
+      settings: values by name. Scores with equal settings can be compared.
+      details: further values by name, such as the duration.
     """
 
     metrics: dict[str, Any]
     settings: dict[str, Any]
+    details: dict[str, Any] = {}
 
 
 # Variables for inference -> one record, or one per combination in eval.sweep.

@@ -1,13 +1,14 @@
 """Feature extractors: trained classifiers, applied to samples of other models."""
 
 import logging
-import pathlib
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from diffusion_jax import inference, methods, run_config, runs
+from diffusion_jax import inference, methods, paths, run_config, runs
 from diffusion_jax.data.base import ArraySource
 
 BATCH_SIZE = 500
@@ -22,11 +23,13 @@ class FeatureExtractor(NamedTuple):
       extract: images f32[N, H, W, C] in [-1, 1] -> "features" f32[N, F] and
         "probabilities" f32[N, K].
       num_classes: K.
+      id: changes with the weights.
     """
 
     name: str
     extract: Callable[[np.ndarray], dict[str, np.ndarray]]
     num_classes: int
+    id: str
 
 
 def open_feature_extractor(
@@ -45,9 +48,10 @@ def open_feature_extractor(
 
     Raises:
       FileNotFoundError: there is no such run.
-      ValueError: the run is not a classifier, or was trained on another shape.
+      ValueError: the folder is a URL, or the run is not a classifier or was trained on
+        another shape.
     """
-    folder = pathlib.Path(workdir)
+    folder = paths.local(workdir)
     if not (folder / run_config.CONFIG).exists():
         raise FileNotFoundError(
             f"There is no classifier in {key} = {workdir}. Train one first: "
@@ -79,4 +83,9 @@ def open_feature_extractor(
         rows = stream(run.variables, source, len(images))
         return inference.collect(rows, "features", "probabilities")
 
-    return FeatureExtractor(config.name, extract, config.model.num_classes)
+    number = 0
+    for array in jax.tree.leaves(run.variables):
+        number = zlib.crc32(np.ascontiguousarray(array), number)
+    return FeatureExtractor(
+        config.name, extract, config.model.num_classes, f"{number:08x}"
+    )

@@ -23,6 +23,7 @@ from diffusion_jax.evaluators.feature_extractors import (
     open_feature_extractor,
 )
 from diffusion_jax.inference import Arrays
+from diffusion_jax.methods.base import check_range
 from diffusion_jax.metrics import frechet, modes, neighbours
 from diffusion_jax.training.state import Variables
 
@@ -43,13 +44,15 @@ class Real(NamedTuple):
       features: [N, F] by name of the feature set.
       baselines: Fréchet distance between real images, by name of the feature set.
       is_train: [N], whether an image is from the train split.
-      settings: settings and metrics of the real images.
+      settings: how the real images were chosen.
+      details: metrics of the real images.
     """
 
     features: dict[str, np.ndarray]
     baselines: dict[str, float]
     is_train: np.ndarray
     settings: dict[str, Any]
+    details: dict[str, Any]
 
 
 def make_samples(
@@ -78,6 +81,7 @@ def make_samples(
             f"eval.metric 'samples' compares images, but {config.data.source} has "
             f"{field.kind}: choose modes."
         )
+    check_range(field, "eval.metric samples", "choose data with images")
     extractor = None
     if config.eval.classifier:
         extractor = open_feature_extractor(
@@ -103,9 +107,9 @@ def make_samples(
                 **real.settings,
                 **diffusion,
                 **{k: v for k, v in variant.sample.items() if k not in IRRELEVANT},
-                "seconds": round(time.monotonic() - start, 1),
             }
-            yield Record(metrics, settings)
+            seconds = round(time.monotonic() - start, 1)
+            yield Record(metrics, settings, real.details | {"seconds": seconds})
 
     return evaluate
 
@@ -156,12 +160,13 @@ def _real(
         "num_baseline": min(num, len(images) // 2),
         "splits": [config.data.train_split, config.eval.split],
     }
+    details = {}
     if extractor:
+        settings |= {"classifier": extractor.name, "classifier_id": extractor.id}
         probabilities, vectors = features.pop("probabilities"), features[extractor.name]
         correct = (probabilities.argmax(axis=1) == labels)[~is_train]
         confident = probabilities.max(axis=1)[~is_train] > CONFIDENT
-        settings |= {
-            "classifier": extractor.name,
+        details = {
             "accuracy_real": float(correct.mean()),
             "confident_share_real": float(confident.mean()),
             "nearest_distance_real": neighbours.nearest_distance(
@@ -176,7 +181,7 @@ def _real(
         )
         for name, x in features.items()
     }
-    return Real(features, baselines, is_train, settings)
+    return Real(features, baselines, is_train, settings, details)
 
 
 def _compare(

@@ -14,6 +14,7 @@ from diffusion_jax.evaluators.base import (
     over_held_out,
 )
 from diffusion_jax.evaluators.feature_extractors import open_feature_extractor
+from diffusion_jax.methods.base import check_range
 from diffusion_jax.training.state import Variables
 
 # Columns of the task's rows.
@@ -36,6 +37,7 @@ def make_translation(
     """
     options = config.eval
     check_held_out(config)
+    check_range(method.field, "eval.metric translation", "choose data with images")
     translate = over_held_out(config, method, "translate")
     extractors = {
         name: open_feature_extractor(
@@ -84,6 +86,7 @@ def make_translation(
             "splits": [options.split, options.split_b],
             "num_pairs": len(columns["cycle_a"]),
             "classifiers": [options.classifier, options.classifier_b],
+            "classifier_ids": [extractor.id for extractor in extractors.values()],
         }
         yield Record(metrics | by_domain, settings)
 

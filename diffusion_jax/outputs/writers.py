@@ -3,6 +3,7 @@
 import csv
 import logging
 import pathlib
+import tempfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -90,6 +91,28 @@ def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
             write(path.with_suffix(suffix), x, field)
             LOGGER.info("Wrote %s.", path.with_suffix(suffix))
             written.add(suffix)
+
+
+def check_writable(folder: pathlib.Path) -> None:
+    """Checks, before anything is computed, that files can be written into a folder.
+
+    Args:
+      folder: may not exist yet; it is not created here.
+
+    Raises:
+      OSError: they cannot.
+    """
+    if parallel.process_index() != 0:
+        return
+    existing = next(x for x in (folder, *folder.absolute().parents) if x.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be written ({error.strerror}): choose another folder "
+            "with --output, or correct its permissions."
+        ) from error
 
 
 def write_csv(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:

@@ -1,22 +1,24 @@
 """Checkpoints: the only file that uses Orbax."""
 
+import contextlib
 import json
 import logging
 import math
 import os
 import pathlib
 import re
+import tempfile
 import zlib
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array
-from orbax.checkpoint import checkpoint_managers as policies
 
+from diffusion_jax import strict_json
 from diffusion_jax.lookup import lookup
 from diffusion_jax.training import parallel
 from diffusion_jax.training.state import TrainState, Variables
@@ -26,7 +28,25 @@ T = TypeVar("T")
 
 HALF_WRITTEN = ".orbax-checkpoint-tmp"
 DAMAGED = "damaged-"
-METRICS, SCORE = "metrics", "score"  # Orbax's folder and file; the metric's name in it
+SCORE_FILE = "score.json"  # in a checkpoint's folder
+OLD_SCORE_FILE = "metrics/metrics"  # of older versions, which wrote {"score": x}
+
+
+class Score(NamedTuple):
+    """What an evaluation of a checkpoint found.
+
+    Attributes:
+      value: lower is better.
+      measures: what the value measures: the metric and the settings it depends on.
+        Only scores with equal `measures` can be compared.
+    """
+
+    value: float
+    measures: dict[str, Any]
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written."""
 
 
 class Checkpoints:
@@ -40,19 +60,22 @@ class Checkpoints:
       directory: absolute, or relative to the current directory.
       keep: number of latest checkpoints to keep; the best one is kept as well.
       read_only: change nothing on disk, so that a run may be training there.
+
+    Raises:
+      SaveError: the directory cannot be written.
     """
 
     def __init__(
         self, directory: str | os.PathLike, keep: int = 3, read_only: bool = False
     ):
         self.directory = pathlib.Path(directory).absolute()
+        self._keep = keep
         self._read_only = read_only
         if not read_only:
             for path in sorted(self.directory.glob(f"*{HALF_WRITTEN}*")):
                 LOGGER.warning("Half-written checkpoint %s: it is not used.", path)
-        for path in sorted(self.directory.glob(f"*/{METRICS}/{METRICS}")):
-            if path.parents[1].name.isdigit():  # a complete checkpoint
-                _check_score(path)
+            self._check_writable()
+        parallel.barrier("all processes open the checkpoints")  # Orbax waits only 30 s
         self._manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={
@@ -60,50 +83,66 @@ class Checkpoints:
                 "checksums": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        policies.LatestN(keep),
-                        policies.BestN(
-                            n=1,
-                            get_metric_fn=_score,
-                            reverse=True,  # the lowest score is the best
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
-                ),
-                best_fn=_score,  # without it Orbax writes no metrics
-                best_mode="min",
+                preservation_policy=self,
+                # In the background, a folder that cannot be created leaves threads that
+                # wait for it and keep the process from ending.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
             ),
         )
+        self._scores = {
+            step: score
+            for step in self.steps()
+            if (score := _read_score(self.directory / str(step)))
+        }
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> list[bool]:
+        """Tells Orbax which checkpoints to keep: the latest ones and the best one."""
+        kept = {checkpoint.step for checkpoint in checkpoints[-self._keep :]}
+        kept.add(self.best_step())
+        return [checkpoint.step in kept for checkpoint in checkpoints]
 
     def steps(self) -> list[int]:
         """Returns the steps that were saved, in ascending order."""
         return sorted(self._manager.all_steps())
 
-    def best_step(self) -> int | None:
-        """Returns the step with the lowest score, or None if no step has a score."""
-        scores = {step: _score(self._manager.metrics(step)) for step in self.steps()}
-        best = min(scores, key=scores.__getitem__, default=None)
-        return best if scores.get(best, math.inf) < math.inf else None
+    def has_score(self, step: int) -> bool:
+        """Returns whether a saved step was evaluated."""
+        return step in self._scores
 
-    def save(self, state: TrainState, score: float | None = None) -> None:
+    def best_step(self) -> int | None:
+        """Returns the step with the lowest score, or None if no step has a score.
+
+        Only scores that measure the same as the latest one are compared.
+        """
+        scores = {x: self._scores[x] for x in self.steps() if x in self._scores}
+        if not scores:
+            return None
+        latest = scores[max(scores)].measures
+        values = {x: y.value for x, y in scores.items() if y.measures == latest}
+        best = min(values, key=values.__getitem__)
+        return best if values[best] < math.inf else None
+
+    def save(self, state: TrainState) -> None:
         """Starts saving a state; does nothing if its step has already been saved.
 
         Arrays are checked one at a time: the state is never copied as a whole.
 
         Args:
           state: its arrays are replicated in all processes, or sharded over them.
-          score: lower is better; None if the state was not evaluated.
 
         Raises:
           FloatingPointError: an array is not finite; nothing is saved.
+          SaveError: this or the previous checkpoint cannot be written.
         """
         step = int(state.step)
         if step in self.steps():
             return
+        self._scores.pop(step, None)  # of a checkpoint that turned out to be damaged
         arrays = parallel.to_global(
             _flatten(state.replace(key=jax.random.key_data(state.key)))
         )
@@ -113,19 +152,92 @@ class Checkpoints:
             if jnp.issubdtype(x.dtype, jnp.floating) and not np.isfinite(x).all():
                 raise FloatingPointError(f"{name} is not finite after step {step}.")
             checksums[name] = _checksum(x)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(arrays),
-                checksums=ocp.args.JsonSave(checksums),
-            ),
-            metrics={SCORE: math.inf if score is None else float(score)},
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(arrays),
+                    checksums=ocp.args.JsonSave(checksums),
+                ),
+            )
+        except Exception as error:  # of the disk; the type depends on the disk
+            raise self._save_error(error) from error
+
+    def set_score(self, step: int, score: Score) -> None:
+        """Stores the score of a step that was saved, which may make it the best one.
+
+        Raises:
+          SaveError: the checkpoint or the score cannot be written.
+        """
+        self.wait()  # its folder appears when it is complete
+        score = score._replace(measures=json.loads(strict_json.dumps(score.measures)))
+        others = [x.measures for x in self._scores.values()]
+        if others and score.measures not in others:
+            old = others[-1]
+            changed = [
+                f"{name} was {old.get(name)} and is {score.measures.get(name)}"
+                for name in old | score.measures
+                if old.get(name) != score.measures.get(name)
+            ]
+            LOGGER.warning(
+                "Earlier scores of this run measure something else (%s): the best "
+                "checkpoint is chosen anew, from step %d on.",
+                "; ".join(changed[:3]),
+                step,
+            )
+        if not math.isfinite(score.value):
+            score = score._replace(value=math.inf)  # NaN would compare as the lowest
+        self._scores[step] = score
+        if parallel.process_index() == 0:
+            path = self.directory / str(step) / SCORE_FILE
+            try:
+                temporary = path.with_suffix(".tmp")
+                temporary.write_text(strict_json.dumps(score._asdict(), indent=2))
+                temporary.replace(path)
+            except OSError as error:
+                raise self._save_error(error) from error
+
+    def last_good(self) -> str:
+        """Returns the path of the last complete checkpoint, for messages.
+
+        It waits for a save that is running, whose error is of no interest here.
+        """
+        with contextlib.suppress(SaveError):
+            self.wait()
+        steps = [int(x.name) for x in self.directory.glob("*") if x.name.isdigit()]
+        if not steps:
+            return "none was saved yet"
+        return str(self.directory / str(max(steps)))
+
+    def _check_writable(self) -> None:
+        """Raises SaveError if nothing can be written."""
+        if parallel.process_index() != 0:
+            return
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.directory) as file:
+                file.write(b"x")
+        except OSError as error:
+            raise self._save_error(error) from error
+
+    def _save_error(self, error: Exception) -> SaveError:
+        return SaveError(
+            f"A checkpoint in {self.directory} could not be written "
+            f"({_first_line(error)}): free or mount the disk, or correct its "
+            "permissions, and run the same command again."
         )
 
     def wait(self) -> None:
-        """Waits until everything is on disk; raises the error of a save that failed."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        """Waits until everything is on disk.
+
+        Raises:
+          SaveError: a checkpoint could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:  # of the disk; the type depends on the disk
+            raise self._save_error(error) from error
 
     def close(self) -> None:
         """Waits as `wait` does, and then releases the directory."""
@@ -216,6 +328,16 @@ class Checkpoints:
             for name in metadata.tree
             if wanted(*name.split(".")[:2])
         }
+        for name in expected.keys() ^ stored.keys():
+            for pattern, equal in EQUAL.items():
+                other = re.sub(pattern, equal, name)
+                if other == name or other not in stored:
+                    continue
+                if name in expected:  # the schedule is new: the counts agree
+                    stored[name] = stored[other]
+                    LOGGER.warning("%s starts as %s, %s.", name, other, path)
+                else:
+                    del stored[name]  # the learning rate is constant now
         _check_match({x: metadata.tree[stored[x]] for x in stored}, expected, path)
         item = {stored[name]: x for name, x in expected.items()}
         arrays = self._manager.restore(
@@ -232,7 +354,7 @@ class Checkpoints:
             x = parallel.to_host(x) if isinstance(x, Array) else x
             if checksums[name] != _checksum(x):
                 raise OSError(f"{path}: the checksum of {name} is wrong")
-        leaves = [arrays[name] for name in item]
+        leaves = [arrays[stored[name]] for name in expected]
         return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
     def _latest(self, read: Callable[[int], T]) -> T | None:
@@ -323,17 +445,20 @@ def _current_name(name: str) -> str:
     return name
 
 
-def _score(metrics: dict[str, float] | None) -> float:
-    return (metrics or {}).get(SCORE, math.inf)
-
-
-def _check_score(path: pathlib.Path) -> None:
-    """Removes a score that cannot be read, since Orbax refuses to start with one."""
-    try:
-        json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        LOGGER.error("Damaged score %s: %s", path, _first_line(error))
-        path.unlink(missing_ok=True)
+def _read_score(path: pathlib.Path) -> Score | None:
+    """Returns the score of a checkpoint, or None if it has none that can be read."""
+    for name in (SCORE_FILE, OLD_SCORE_FILE):
+        file = path / name
+        try:
+            stored = json.loads(file.read_bytes())
+            value = stored["value"] if name == SCORE_FILE else stored["score"]
+            value = math.inf if value is None else float(value)
+            return Score(value, dict(stored.get("measures", {})))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            LOGGER.error("Damaged score %s: %s", file, _first_line(error))
+    return None
 
 
 def _first_line(error: Exception) -> str:
@@ -348,3 +473,6 @@ RENAMED = {
     r"^(opt_state\.[^.]+)\.(1\.)?0\.": r"\1.adam.",
     r"^(opt_state\.[^.]+)\.(1\.)?1\.count$": r"\1.learning_rate.count",
 }
+# Arrays that a state may have or not -> arrays that always have the same value. A
+# learning rate schedule, unlike a constant rate, counts the updates, as Adam does.
+EQUAL = {r"^(opt_state\.[^.]+)\.learning_rate\.count$": r"\1.adam.count"}

@@ -1,53 +1,72 @@
 """Training logs: a progress line, metrics.jsonl and TensorBoard."""
 
+import contextlib
 import json
 import logging
 import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from diffusion_jax import strict_json
 from diffusion_jax.training.tensorboard import EventFile
 
 LOGGER = logging.getLogger(__name__)
+
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+KEPT = "logs-before-"  # folder of logs that are set aside, before its number
 
 
 class Progress:
     """Prints "step 1200/4000  loss 0.0432  5123 images/s  0:42 left".
 
-    With several phases it prints the loss of each: "disc 1.3863  gen 0.6931".
+    With several phases it prints the loss of each: "disc 1.3863  gen 0.6931". Only the
+    time of steps counts, not that of the first step, which compiles, nor of pauses.
 
     Args:
-      start: the step at which this session starts.
       num_steps: the step at which the run ends.
       batch_size: examples per step, over all devices.
     """
 
-    def __init__(self, start: int, num_steps: int, batch_size: int):
+    def __init__(self, num_steps: int, batch_size: int):
         self._num_steps = num_steps
         self._batch_size = batch_size
-        self._last = (start, time.monotonic())
+        self._since: float | None = None  # the end of the last step or pause
+        self._steps, self._seconds = 0, 0.0  # since the last call of `rate`
 
-    def rate(self, step: int) -> float:
-        """Returns the number of examples per second since the last call."""
-        last_step, last_time = self._last
-        self._last = (step, time.monotonic())
-        return (step - last_step) * self._batch_size / (self._last[1] - last_time)
+    def step_done(self) -> None:
+        """Measures the time of a step."""
+        now = time.monotonic()
+        if self._since is not None:
+            self._steps += 1
+            self._seconds += now - self._since
+        self._since = now
 
-    def show(self, step: int, losses: dict[str, float], rate: float) -> None:
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Excludes the time within a `with` statement."""
+        yield
+        if self._since is not None:
+            self._since = time.monotonic()
+
+    def rate(self) -> float | None:
+        """Returns the number of examples per second since the last call, if known."""
+        steps, seconds = self._steps, self._seconds
+        self._steps, self._seconds = 0, 0.0
+        return steps * self._batch_size / seconds if seconds else None
+
+    def show(self, step: int, losses: dict[str, float], rate: float | None) -> None:
         """Prints the line for a step; on a terminal it replaces the last line."""
-        left = round((self._num_steps - step) * self._batch_size / rate)
-        minutes, seconds = divmod(left, 60)
-        hours, minutes = divmod(minutes, 60)
-        clock = (
-            f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-        )
         shown = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-        line = (
-            f"step {step}/{self._num_steps}  {shown}  {rate:.0f} images/s  {clock} left"
-        )
+        line = f"step {step}/{self._num_steps}  {shown}"
+        if rate:
+            left = round((self._num_steps - step) * self._batch_size / rate)
+            minutes, seconds = divmod(left, 60)
+            hours, minutes = divmod(minutes, 60)
+            clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+            line += f"  {rate:.0f} images/s  {clock}:{seconds:02} left"
         end = "\r" if sys.stdout.isatty() and step < self._num_steps else "\n"
         print(f"{line:<72}", end=end, flush=True)
 
@@ -58,23 +77,35 @@ class MetricsLog:
     Args:
       workdir: the run's folder.
       start: the step at which this session starts; metrics that an earlier session
-        logged for later steps are dropped, since those steps are run again.
+        logged for later steps are dropped, since those steps are run again. Lines that
+        cannot be read are dropped too, with a warning. If the session starts from step
+        0, the logs of an earlier one are kept under another name.
     """
 
     def __init__(self, workdir: pathlib.Path, start: int):
-        self._path = workdir / "metrics.jsonl"
+        self._path = workdir / METRICS
+        if start == 0:
+            _set_aside(workdir)
         if self._path.exists():
-            lines = self._path.read_text().splitlines()
-            kept = [line for line in lines if _step(line) <= start]
+            lines = self._path.read_bytes().splitlines()
+            steps = [_step(line) for line in lines]
+            kept = [x for x, step in zip(lines, steps, strict=True) if step <= start]
+            damaged = sum(math.isnan(step) for step in steps[:-1])
+            if damaged:  # the last line may have been cut short by a kill
+                LOGGER.warning(
+                    "%d lines of %s cannot be read and are dropped.",
+                    damaged,
+                    self._path,
+                )
             temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line in kept))
+            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
             temporary.replace(self._path)
-        self._events = EventFile(workdir / "tensorboard", start + 1)
+        self._events = EventFile(workdir / TENSORBOARD, start + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of a step."""
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.write(strict_json.dumps({"step": step, **metrics}) + "\n")
         self._events.write(step, metrics)
 
     def close(self) -> None:
@@ -82,12 +113,34 @@ class MetricsLog:
         self._events.close()
 
 
-def _step(line: str) -> float:
-    """Returns the step of a line; infinity if the line was cut short by a kill."""
+def _set_aside(workdir: pathlib.Path) -> None:
+    """Renames the logs of an earlier session that has left no checkpoint."""
+    if not (workdir / METRICS).exists():
+        return
+    number = 1
+    while (workdir / f"{KEPT}{number}").exists():
+        number += 1
+    kept = workdir / f"{KEPT}{number}"
+    kept.mkdir()
+    for name in (METRICS, TENSORBOARD):
+        if (workdir / name).exists():
+            (workdir / name).rename(kept / name)
+    LOGGER.warning(
+        "%s has logs but no checkpoints: training starts from step 0, and the earlier "
+        "logs are kept in %s. If there should be checkpoints, stop now and look for "
+        "them (is a disk not mounted?).",
+        workdir,
+        kept,
+    )
+
+
+def _step(line: bytes) -> float:
+    """Returns the step of a line; NaN if it cannot be read."""
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")
+        step = json.loads(line)["step"]
+        return float(step) if isinstance(step, int) else math.nan
+    except (ValueError, KeyError, TypeError):  # not JSON, not UTF-8, or no object
+        return math.nan
 
 
 class MetricLogger:
@@ -115,15 +168,14 @@ class MetricLogger:
         losses: dict[str, str],
         monitor: Callable[[int, dict[str, float]], list[str]] = lambda *_: [],
     ):
-        self.stop_requested = False
+        self.stop_requested = 0  # the signal, if there was one in any process
         self._pending = None
         self._num_steps = num_steps
         self._log_every = log_every
-        self._progress = Progress(start, num_steps, batch_size)
+        self._progress = Progress(num_steps, batch_size)
         self._log = MetricsLog(workdir, start) if primary else None
         self._losses = losses
         self._monitor = monitor
-        self._first = start + 1
 
     def push(self, step: int, metrics: dict[str, Any]) -> None:
         """Takes the metrics of a step and processes those of the step before.
@@ -149,16 +201,20 @@ class MetricLogger:
         for name, value in values.items():
             if not math.isfinite(value):
                 raise FloatingPointError(f"{name} is {value} at step {step}.")
-        self.stop_requested |= values.pop("stop") > 0
+        stop = int(values.pop("stop"))
+        self.stop_requested = self.stop_requested or stop
+        self._progress.step_done()
         due = self._log_every > 0 and step % self._log_every == 0
         if due or step == self._num_steps:
-            rate = self._progress.rate(step)
-            self.write(step, values | {"images_per_second": rate})
+            rate = self._progress.rate()
+            self.write(step, values | ({"images_per_second": rate} if rate else {}))
             if self._log:
                 losses = {name: values[x] for name, x in self._losses.items()}
                 self._progress.show(step, losses, rate)
-        elif step == self._first:
-            self._progress.rate(step)  # the next rate excludes the compilation
+
+    def paused(self) -> contextlib.AbstractContextManager[None]:
+        """Excludes the time within a `with` statement from the images per second."""
+        return self._progress.paused()
 
     def write(self, step: int, metrics: dict[str, float], prefix: str = "") -> None:
         """Writes metrics to the logs, and warnings about them.

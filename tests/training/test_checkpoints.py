@@ -11,7 +11,12 @@ import pytest
 from flax import struct
 
 from diffusion_jax.training import parallel
-from diffusion_jax.training.checkpoints import Checkpoints, MismatchError
+from diffusion_jax.training.checkpoints import (
+    Checkpoints,
+    MismatchError,
+    SaveError,
+    Score,
+)
 from diffusion_jax.training.state import TrainState, Variables
 
 
@@ -52,7 +57,9 @@ def save(directory, *steps, keep=3, scores=()):
     """Saves states of these steps and returns the steps that are kept."""
     checkpoints = Checkpoints(directory, keep)
     for step in steps:
-        checkpoints.save(make_state(step), dict(scores).get(step))
+        checkpoints.save(make_state(step))
+        if step in dict(scores):
+            checkpoints.set_score(step, Score(scores[step], {"metric": "loss"}))
     checkpoints.close()
     return Checkpoints(directory, keep).steps()
 
@@ -192,6 +199,26 @@ def test_names_of_earlier_versions(tmp_path):
     assert leaves(found) == leaves(expected)
 
 
+def test_a_new_learning_rate_schedule(tmp_path):
+    """Point 1: a schedule that is introduced on resume goes on from the number of
+    updates done, as Adam counts them; one that is removed is forgotten."""
+    counted = {
+        "adam": {"count": jnp.int32(5)},
+        "learning_rate": {"count": jnp.int32(5)},
+    }
+    constant = counted | {"learning_rate": ()}
+    states = {
+        name: make_state(5).replace(opt_state={"disc": opt_state})
+        for name, opt_state in (("counted", counted), ("constant", constant))
+    }
+    for before, after in (("counted", "constant"), ("constant", "counted")):
+        checkpoints = Checkpoints(tmp_path / before)
+        checkpoints.save(states[before])
+        checkpoints.wait()
+        template = jax.eval_shape(lambda after=after: states[after])
+        assert leaves(checkpoints.restore(template, 5)) == leaves(states[after])
+
+
 def test_nothing_saved(tmp_path):
     """Without a checkpoint a run starts from the beginning, and sampling is refused."""
     checkpoints = Checkpoints(tmp_path / "none")
@@ -207,7 +234,8 @@ def test_keeps_the_last_and_the_best(tmp_path):
     assert save(tmp_path, 1, 2, 3, 4, keep=2, scores=scores) == [2, 3, 4]
     assert Checkpoints(tmp_path).best_step() == 2
     assert save(tmp_path, 5, 6, keep=2) == [2, 5, 6]
-    assert save(tmp_path, 7, keep=2, scores={7: 0.5}) == [6, 7]
+    assert save(tmp_path, 7, keep=2, scores={7: 0.5}) == [2, 6, 7]
+    assert save(tmp_path, 8, keep=2) == [7, 8]  # 2 was kept until 7 was the best
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.best_step() == 7
     assert checkpoints.restore_variables(VARIABLES, "best")[0] == 7
@@ -340,12 +368,67 @@ def test_any_damaged_file(saved, tmp_path, caplog, damage):
 
 def test_a_damaged_score_is_only_a_score(copied, caplog):
     """A truncated score is reported and ignored; the checkpoint itself is used."""
-    (path,) = copied.glob("1/metrics/metrics")
+    path = copied / "1" / "score.json"
     truncate(path)
     checkpoints = Checkpoints(copied)
     assert f"Damaged score {path}" in caplog.text
     assert checkpoints.best_step() == 2
     assert leaves(checkpoints.restore(TEMPLATE, 1)) == leaves(make_state(1))
+
+
+def test_only_equal_measures_are_compared(tmp_path, caplog):
+    """Point 10: a score is stored with what it measures; the best one is the lowest of
+    those that measure what the latest one does; a sentence says when that changes."""
+    scores = [(0.1, "test"), (3.0, "train"), (2.0, "train"), (2.5, "train")]
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step, (value, split) in enumerate(scores, start=1):
+        checkpoints.save(make_state(step))
+        checkpoints.set_score(step, Score(value, {"metric": "loss", "split": split}))
+        assert checkpoints.best_step() == (1, 2, 3, 3)[step - 1]
+    checkpoints.close()
+    assert (
+        caplog.text.count("measure something else (split was test and is train)") == 1
+    )
+    assert Checkpoints(tmp_path).steps() == [3, 4]
+    assert Checkpoints(tmp_path).best_step() == 3
+    stored = json.loads((tmp_path / "3/score.json").read_text())
+    assert stored == {"value": 2.0, "measures": {"metric": "loss", "split": "train"}}
+
+
+def test_a_score_that_is_not_finite_is_never_the_best(tmp_path):
+    """Points 10 and 18: NaN and infinity are stored as null, and are never the best."""
+    checkpoints = Checkpoints(tmp_path)
+    for step, value in ((1, np.nan), (2, 5.0), (3, np.inf)):
+        checkpoints.save(make_state(step))
+        checkpoints.set_score(step, Score(value, {}))
+    checkpoints.close()
+    assert json.loads((tmp_path / "1/score.json").read_text())["value"] is None
+    assert checkpoints.best_step() == Checkpoints(tmp_path).best_step() == 2
+
+
+def test_scores_of_earlier_versions(tmp_path):
+    """A score that Orbax wrote for an earlier version is read."""
+    save(tmp_path, 1, 2)
+    for step, value in ((1, "0.25"), (2, "Infinity")):
+        (tmp_path / str(step) / "metrics").mkdir()
+        (tmp_path / str(step) / "metrics/metrics").write_text(f'{{"score": {value}}}')
+    assert Checkpoints(tmp_path).best_step() == 1
+
+
+def test_a_checkpoint_that_cannot_be_written(tmp_path):
+    """Point 9: an error of the disk is one sentence with the folder and what to do;
+    what was saved before stays."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(make_state(1))
+    checkpoints.wait()
+    shutil.move(tmp_path / "checkpoints", tmp_path / "away")
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(SaveError, match="could not be written .*run the same") as error:
+        checkpoints.save(make_state(2))
+        checkpoints.wait()
+    assert str(tmp_path / "checkpoints") in str(error.value)
+    assert "\n" not in str(error.value)
+    assert Checkpoints(tmp_path / "away").restore_latest(TEMPLATE).step == 1
 
 
 def test_damaged_twice(copied):

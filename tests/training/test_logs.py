@@ -169,7 +169,7 @@ def test_only_the_primary_process_writes(tmp_path):
 )
 def test_progress_line(capsys, left, clock):
     """The line shows step, loss, rate and the time left like a clock."""
-    progress = logs.Progress(0, 100 + 8 * left, 5)
+    progress = logs.Progress(100 + 8 * left, 5)
     progress.show(100, {"loss": 0.04321}, rate=40.0)  # 8 steps a second
     expected = f"step 100/{100 + 8 * left}  loss 0.0432  40 images/s  {clock} left"
     assert capsys.readouterr().out.strip() == expected
@@ -216,12 +216,66 @@ def test_a_prefix_is_only_in_the_logs(tmp_path):
 
 
 def test_rate(monkeypatch):
-    """Images per second since the last call."""
-    now = iter([10.0, 12.0, 12.5])
+    """Point 20: images per second are those of steps since the last call, without the
+    first step of a session, which compiles, and without pauses."""
+    now = iter([10.0, 12.0, 13.0, 20.0, 21.0])
     monkeypatch.setattr(logs.time, "monotonic", lambda: next(now))
-    progress = logs.Progress(100, 200, batch_size=4)
-    assert progress.rate(110) == 10 * 4 / 2
-    assert progress.rate(111) == 1 * 4 / 0.5
+    progress = logs.Progress(200, batch_size=4)
+    progress.step_done()  # at 10
+    assert progress.rate() is None
+    progress.step_done()  # at 12
+    progress.step_done()  # at 13
+    assert progress.rate() == 2 * 4 / 3
+    with progress.paused():
+        pass  # until 20
+    progress.step_done()  # at 21
+    assert progress.rate() == 4 / 1
+    assert progress.rate() is None
+
+
+def test_an_unknown_rate_is_not_shown(tmp_path, capsys):
+    """Point 20: the first step has neither images per second nor a time left."""
+    logger = logger_of(tmp_path)
+    logger.push(1, metrics_of(1))
+    logger.flush()
+    assert capsys.readouterr().out.strip() == "step 1/10  loss 1.0000"
+    assert lines_of(tmp_path) == [{"step": 1, "loss": 1.0}]
+
+
+@pytest.mark.parametrize(
+    "line", [b"no json", b"[1]", b"3", b'{"step": "x"}', b"\xff\xfe", b"null", b"{}"]
+)
+def test_lines_that_cannot_be_read(tmp_path, caplog, line):
+    """Point 4: a line that is not JSON, not UTF-8 or no object with a step does not
+    stop a start: it is dropped with a warning."""
+    good = [json.dumps({"step": n, "loss": 1.0}).encode() for n in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([good[0], line, good[1]]))
+    logs.MetricsLog(tmp_path, start=2).close()
+    assert [x["step"] for x in lines_of(tmp_path)] == [1, 2]
+    assert "1 lines of" in caplog.text and "dropped" in caplog.text
+
+
+def test_logs_without_checkpoints_are_kept(tmp_path, caplog):
+    """Point 4: a session that starts from step 0 keeps the logs of earlier ones under
+    other names, each time, and says so."""
+    for number in (1, 2, 3):
+        log = logs.MetricsLog(tmp_path, start=0)
+        log.write(number, {"loss": 1.0})
+        log.close()
+        assert [x["step"] for x in lines_of(tmp_path)] == [number]
+    for number in (1, 2):
+        kept = tmp_path / f"logs-before-{number}"
+        assert [x["step"] for x in lines_of(kept)] == [number]
+        assert scalars_in(kept) == [(number, "loss", 1.0)]
+        assert f"kept in {kept}" in caplog.text
+
+
+def test_strict_json(tmp_path):
+    """Point 18: metrics that are not finite, of an evaluation, are null."""
+    log = logs.MetricsLog(tmp_path, start=0)
+    log.write(1, {"test_bits": math.inf, "test_rate": math.nan})
+    log.close()
+    assert lines_of(tmp_path) == [{"step": 1, "test_bits": None, "test_rate": None}]
 
 
 def test_no_lines_but_the_last(tmp_path):

@@ -13,6 +13,7 @@ from smoke import load, restore
 
 from diffusion_jax.train import train
 from diffusion_jax.training import logs
+from diffusion_jax.training.checkpoints import Score
 
 
 def saved_state(config, workdir, step=None):
@@ -129,7 +130,7 @@ def test_a_signal_saves_the_step(
     config.train.save_every = 100
     if due != "nothing":
         config.train[due] = 1
-        evaluated = {"bits_per_dim": 1.0}, 1.0
+        evaluated = {"bits_per_dim": 1.0}, Score(1.0, {})
         evaluate = lambda *_: lambda *_: evaluated  # noqa: E731
         monkeypatch.setattr("diffusion_jax.train.make_evaluate", evaluate)
     push = logs.MetricLogger.push
@@ -145,7 +146,7 @@ def test_a_signal_saves_the_step(
     assert signal.getsignal(number) is handler
     stopped = int(saved_state(config, tmp_path)[".step"])
     assert stopped in (2, 3)
-    assert f"after step {stopped}, saved" in caplog.text
+    assert f"checkpoints/{stopped}." in caplog.text
     train(config, tmp_path)
     assert_same_states(saved_state(config, tmp_path), expected)
 
@@ -192,17 +193,17 @@ def test_kill_at_five_moments(commands, tmp_path):
 SCRIPT = """
 import sys
 from absl import app
-from diffusion_jax import main
+from diffusion_jax import command_line, main
 def run(argv):
     main.main(argv)
     print("IMPORTED", [m for m in ("torch", "tensorflow") if m in sys.modules])
-app.run(run, flags_parser=main.parse_flags)
+app.run(run, flags_parser=command_line.parse_flags)
 """
 
 
 def test_the_end_of_the_command(commands, tmp_path):
     """Ctrl-C exits with 0 and says which step it saved, and training has imported
-    neither PyTorch nor TensorFlow, even where they are installed; an infinite rate
+    neither PyTorch nor TensorFlow, even where they are installed; a rate of 1e30
     then stops the run with an error that names that step, which is finite."""
     values = {"train__num_steps": 100_000, "train__save_every": 3}
     values["config"], config = "digits_vae", load("digits_vae")
@@ -212,13 +213,15 @@ def test_the_end_of_the_command(commands, tmp_path):
     code, output = commands.finish(process)
     assert code == 0, output
     state = saved_state(config, tmp_path)
-    assert f"Stopped by request after step {state['.step']}, saved." in output
+    assert f"Saved: {tmp_path}/checkpoints/{state['.step']}." in output
+    assert "Stopped by SIGINT. The same command resumes the run." in output
     assert "IMPORTED []" in output
 
-    values["optim__learning_rate"] = "inf"
+    values |= {"optim__learning_rate": "1e30", "train__save_every": 1000}
     code, output = commands.finish(commands.start(tmp_path, **values))
     assert code != 0
+    assert_same_states(saved_state(config, tmp_path, state[".step"]), state)
+    state = saved_state(config, tmp_path)
     path = tmp_path / "checkpoints" / str(state[".step"])
     assert f"Last good checkpoint: {path}" in output
-    assert_same_states(saved_state(config, tmp_path), state)
     assert all(np.isfinite(x).all() for x in state.values())

@@ -11,7 +11,6 @@ from diffusion_jax.methods import config as common
 from diffusion_jax.methods.base import (
     Family,
     Fields,
-    check_at_least,
     data_field,
     make_network,
     single_phase,
@@ -64,7 +63,7 @@ def defaults() -> ConfigDict:
         churn=0.0,  # of euler and heun, in [0, sqrt(2) - 1]
         thresholding="static",  # none, static, dynamic
         guidance_scale=1.0,  # 1: none
-        guidance_interval=(-math.inf, math.inf),  # log-SNR
+        guidance_interval=(),  # (lowest, highest) log-SNR; (): everywhere
         label=-1,  # the class to draw; -1: all in turn
         num_frames=0,  # predictions of x_0 to keep along the way
         strength=0.5,  # of img2img and interpolate: share of T, in (0, 1]
@@ -114,8 +113,6 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
         diffusion.timestep_sampler,
         "diffusion.timestep_sampler",
     )
-    check_at_least("diffusion.num_timesteps", diffusion.num_timesteps, 2)
-    check_at_least("model.num_classes", num_classes, 0)
     if diffusion.cond_dropout and not num_classes:
         raise ValueError(
             f"diffusion.cond_dropout = {diffusion.cond_dropout} drops labels, but "
