@@ -1,18 +1,13 @@
 """The data that a config names: options reach the sources, labels fit the network."""
 
-import pathlib
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
+from prepared import prepare
 from smoke import load
 
 from diffusion_jax import run_data
 from diffusion_jax.data import loader
-
-sys.path.append(str(pathlib.Path(__file__).parent / "data"))
-from test_sources import prepare  # noqa: E402
 
 
 @pytest.fixture

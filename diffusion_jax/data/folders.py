@@ -48,9 +48,10 @@ class _File(NamedTuple):
 def open_folder(rest: str, spec: base.ImageSpec) -> base.Source:
     """Opens the images of a folder, sorted by path.
 
-        PATH/CLASS/.../x.png         a folder per class; or without classes:
-        PATH/.../x.png               no subfolders at all
-        PATH/train/CLASS/.../x.png   the same with splits, each a folder
+        PATH/CLASS/.../x.png         a subfolder per class
+        PATH/x.png                   or no classes
+        PATH/train/CLASS/.../x.png   the same in a folder per split
+        PATH/train/x.png
 
     Split folders are train or training, val, valid or validation, and test or testing,
     in any case; all splits number the classes in the same way. Without them, 'test' is

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from prepared import prepare
 
 from diffusion_jax.data import sources
 
@@ -230,6 +231,10 @@ def test_paths_of_the_user(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     fill(tmp_path, "images/a.png")
     assert len(sources.make("folder:~/images", "all", 4, 3)) == 1
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4, 3), np.uint8))
+    assert len(sources.make("npz:~/a.npz", "train", 4, 3)) == 2
+    prepare(tmp_path / "tfds", "tiny", (4, 4, 3), np.zeros((3, 4, 4, 3), np.uint8))
+    assert len(sources.make("tfds:tiny", "train", 4, 3, "~/tfds")) == 3
     for kind in ("folder", "npz", "idx"):
         with pytest.raises(ValueError, match="gs://.*not supported"):
             sources.make(f"{kind}:gs://bucket/x", "train", 4, 3)

@@ -4,7 +4,8 @@ import functools
 
 import numpy as np
 import pytest
-from test_sources import prepare, write_idx
+from prepared import prepare
+from test_sources import write_idx
 
 from diffusion_jax.data import base, loader, sources
 

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 from PIL import Image
-from test_sources import prepare
+from prepared import prepare
 
 from diffusion_jax.data import base, loader, sources, transforms
 

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from test_sources import prepare
+from prepared import prepare
 
 from diffusion_jax.data import sources, transforms
 

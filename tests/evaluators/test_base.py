@@ -2,18 +2,16 @@
 
 import pathlib
 import runpy
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from prepared import prepare
 
 from diffusion_jax.evaluators.base import check_held_out
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RNG = np.random.default_rng(0)
-sys.path.append(str(ROOT / "tests" / "data"))
-from test_sources import prepare  # noqa: E402
 
 
 def load(name, **changes):
