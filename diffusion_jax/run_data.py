@@ -4,7 +4,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax.data import sources
-from diffusion_jax.data.base import ArraySource, Source, Unpaired
+from diffusion_jax.data.base import (
+    ArraySource,
+    LazySource,
+    Source,
+    Unpaired,
+    label_field,
+)
 
 
 def open_train(config: ConfigDict) -> Source:
@@ -34,8 +40,19 @@ def _open_source(config: ConfigDict, split: str, split_b: str | None) -> Source:
     data = config.data
 
     def opened(source: str, split: str) -> Source:
-        size = data.image_size, data.image_width or data.image_size
-        return sources.make(source, split, size, data.num_channels, data.data_dir)
+        opened = sources.make(
+            source,
+            split,
+            (data.image_size, data.image_width or data.image_size),
+            data.num_channels,
+            data.data_dir,
+            data.background,
+            data.held_out,
+            data.on_error,
+        )
+        if data.check_files:
+            sources.check_all(opened)
+        return opened
 
     if split_b is not None:
         return Unpaired(opened(data.source, split), opened(data.source_b, split_b))
@@ -44,14 +61,24 @@ def _open_source(config: ConfigDict, split: str, split_b: str | None) -> Source:
     if not num_classes:
         return source
     found = source.fields["label"].size
-    if (found or 0) > num_classes:
+    if found is None:  # Labels are checked when they are read.
+        label = {"label": label_field(num_classes)}
+        return LazySource(
+            len(source),
+            source.__getitem__,
+            {**source.fields, **label},
+            data.source,
+            source.identities,
+        )
+    if found > num_classes:
         raise ValueError(
             f"{data.source} has {found} classes, and model.num_classes is "
             f"{num_classes}: make them equal, or use 0 for an unconditional network."
         )
-    if isinstance(source, ArraySource) and np.ptp(source.arrays["label"]) == 0:
+    labels = source.arrays["label"] if isinstance(source, ArraySource) else np.arange(2)
+    if found == 1 or np.ptp(labels) == 0:
         raise ValueError(
-            f"Every label of {data.source} is {source.arrays['label'][0]}, and "
+            f"Every label of {data.source} is {labels[0]}, and "
             f"model.num_classes is {num_classes}: there is nothing to learn. Choose "
             "data with labels."
         )

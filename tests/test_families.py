@@ -255,7 +255,7 @@ def test_classifier_of_another_shape(run_of, tmp_path):
     """A classifier of images of another shape is refused."""
     workdir, _, _ = run_of("classifier")
     images = np.zeros((4, 16, 16, 1), np.uint8)
-    np.savez(tmp_path / "x.npz", images=images, test_images=images)
+    np.savez(tmp_path / "x.npz", images=images, test_images=images + 1)
     config = load("digits_gan", data__source=f"npz:{tmp_path}/x.npz")
     config.data.image_size = 16
     config.train.update(num_steps=2, evaluate_every=1, sample_every=0)

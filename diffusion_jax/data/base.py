@@ -2,16 +2,24 @@
 
 import abc
 import dataclasses
+import hashlib
+import itertools
+import logging
 import pathlib
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from diffusion_jax import paths
 from diffusion_jax.data import transforms
 
+LOGGER = logging.getLogger(__name__)
+
 Example = dict[str, Any]
+MAX_INT32 = 2**31 - 1
 
 
 class Field(NamedTuple):
@@ -47,6 +55,46 @@ def label_field(num_classes: int | None) -> Field:
     return Field((), np.int32, "label", size=num_classes)
 
 
+def check_integers(name: str, values: np.ndarray, size: int | None) -> None:
+    """Checks integers that count from 0, such as labels, before they become int32.
+
+    Args:
+      name: of the values, for the message.
+      values: any shape.
+      size: they must be below it; None: they must be in the range of int32.
+
+    Raises:
+      ValueError: a value is no integer, negative or too large.
+    """
+    highest = MAX_INT32 if size is None else size - 1
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"{name} is {values.dtype}; convert it to integers.")
+    if values.size and not 0 <= values.min() <= values.max() <= highest:
+        raise ValueError(
+            f"{name} lies in {values.min()}..{values.max()}; it must lie in "
+            f"0..{highest}."
+        )
+
+
+def _is_index(field: Field) -> bool:
+    """Returns whether values index a table, such as the embeddings of classes."""
+    has_table = field.kind in ("label", "tokens") or field.size is not None
+    return has_table and np.issubdtype(field.dtype, np.integer)
+
+
+class Identities(NamedTuple):
+    """What tells the examples of a source apart, to compare its splits.
+
+    Attributes:
+      values: for each example, equal for the same example in another split.
+      by_content: they are hashes of the content, so different examples may be equal,
+        such as two white images; otherwise files or positions in a data set.
+    """
+
+    values: Sequence[Hashable]
+    by_content: bool
+
+
 class Source(abc.ABC):
     """Random access to examples.
 
@@ -79,6 +127,10 @@ class Source(abc.ABC):
         examples = [self[int(i) % len(self)] for i in index]
         return {name: np.stack([x[name] for x in examples]) for name in self.fields}
 
+    def identities(self) -> Identities | None:
+        """Returns the identities of all examples, or None if they are unknown."""
+        return None
+
 
 @dataclasses.dataclass(frozen=True)
 class Range(Source):
@@ -106,16 +158,18 @@ class ArraySource(Source):
       arrays: [N, ...] for each field, N >= 1; see `Source.__getitem__` for the dtypes.
       fields: the field of each array, by name.
       name: used in error messages.
+      positions: [N], of the examples in a larger data set, if its splits share them.
 
     Raises:
       ValueError: the arrays have different lengths or are empty, an array has another
-        dtype or shape than its field, or a value is not finite or not below
-        `Field.size`.
+        dtype or shape than its field, or a value is not finite, or is negative or not
+        below `Field.size` where it is an index, such as a label.
     """
 
     arrays: dict[str, np.ndarray]
     fields: dict[str, Field]
     name: str = "ArraySource"
+    positions: np.ndarray | None = None
 
     def __post_init__(self):
         lengths = {k: x.shape[0] if x.ndim else 0 for k, x in self.arrays.items()}
@@ -136,11 +190,8 @@ class ArraySource(Source):
                 raise ValueError(
                     f"{self.name}: {key} contains NaN or infinity; remove them."
                 )
-            if field.size and not 0 <= array.min() <= array.max() < field.size:
-                raise ValueError(
-                    f"{self.name}: {key} lies in {array.min()}..{array.max()}; it must "
-                    f"lie in 0..{field.size - 1}."
-                )
+            if _is_index(field):
+                check_integers(f"{self.name}: {key}", array, field.size)
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
@@ -152,26 +203,117 @@ class ArraySource(Source):
         """See `Source.read`."""
         return self[index % len(self)]
 
+    def identities(self) -> Identities:
+        """Returns the positions, or hashes of everything but the labels."""
+        if self.positions is not None:
+            return Identities(self.positions.tolist(), by_content=False)
+        arrays = [x for k, x in self.arrays.items() if self.fields[k].kind != "label"]
+
+        def digest(i: int) -> bytes:
+            content = b"".join(array[i].tobytes() for array in arrays)
+            return hashlib.blake2b(content, digest_size=16).digest()
+
+        return Identities([digest(i) for i in range(len(self))], by_content=True)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LazySource(Source):
     """Examples that are decoded on access.
 
+    Labels and other indices are checked on access, before they are converted to the
+    dtype of their field.
+
     Args:
       size: the number of examples.
       decode: i -> example i.
       fields: the fields of an example, by name.
+      name: used in error messages.
+      identify: returns the identities of all examples.
     """
 
     size: int
     decode: Callable[[int], Example]
     fields: dict[str, Field]
+    name: str = "LazySource"
+    identify: Callable[[], Identities | None] = lambda: None
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, i: int) -> Example:
-        return self.decode(i)
+        example = self.decode(i)
+        for key, field in self.fields.items():
+            if _is_index(field):
+                value = np.asarray(example[key])
+                where = f"{self.name}: {key} of example {i}"
+                check_integers(where, value, field.size)
+                example[key] = value.astype(field.dtype)
+        return example
+
+    def identities(self) -> Identities | None:
+        """See `Source.identities`."""
+        return self.identify()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Skipping(Source):
+    """Replaces each example that cannot be read by the next one that can.
+
+    Which example replaces another one depends only on which of them are readable, not
+    on the order of reading. Each unreadable example is logged once.
+
+    Args:
+      source: the examples; reading one may raise UnreadableError.
+      name: used in messages.
+
+    Raises:
+      ValueError: on reading, more than 1 % of the examples, and more than 10, cannot be
+        read, or all of them.
+    """
+
+    source: Source
+    name: str
+    _damaged: set[int] = dataclasses.field(default_factory=set, init=False)
+    _lock: threading.Lock = dataclasses.field(
+        default_factory=threading.Lock, init=False
+    )
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        """The fields of the source."""
+        return self.source.fields
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Example:
+        for j in itertools.chain(range(i, len(self)), range(i)):
+            if j not in self._damaged:
+                try:
+                    return self.source[j]
+                except transforms.UnreadableError as error:
+                    self._skip(j, error)
+        raise ValueError(f"{self.name}: none of the examples can be read.")
+
+    def identities(self) -> Identities | None:
+        """See `Source.identities`."""
+        return self.source.identities()
+
+    def _skip(self, i: int, error: transforms.UnreadableError) -> None:
+        limit = max(10, len(self) // 100)
+        with self._lock:
+            if i not in self._damaged:
+                self._damaged.add(i)
+                LOGGER.warning(
+                    "%s: skipped %s, which cannot be read (%s); %d so far, at most %d.",
+                    *(self.name, error.example, error.reason),
+                    *(len(self._damaged), limit),
+                )
+            if len(self._damaged) > limit:
+                raise ValueError(
+                    f"{self.name}: more than {limit} of {len(self)} examples cannot be "
+                    f"read, such as {error.example}; repair or remove them."
+                ) from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -237,10 +379,16 @@ class Pairs(Source):
     Args:
       source: the examples.
       offset: example i is paired with example i + offset, which wraps around.
+
+    Raises:
+      ValueError: the offset is negative.
     """
 
     source: Source
     offset: int
+
+    def __post_init__(self):
+        check_integers("The offset of pairs", np.asarray(self.offset), None)
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -258,6 +406,7 @@ class Pairs(Source):
     def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
         """See `Source.read`; partner_index is index + offset and does not wrap."""
         other = index + self.offset
+        check_integers("partner_index", other, None)
         partner = self.source.read(other) | {"index": other.astype(np.int32)}
         return self.source.read(index) | {f"partner_{k}": x for k, x in partner.items()}
 
@@ -270,23 +419,33 @@ class ImageSpec(NamedTuple):
       image_size: (height, width) in pixels.
       num_channels: channels of an image.
       data_dir: where TFDS data sets are stored; None for the default of TFDS.
+      background: colour behind transparent pixels.
+      held_out: share of a folder without splits that is its split 'test'.
+      on_error: "raise" or "skip" examples that cannot be decoded.
     """
 
     split: str
     image_size: tuple[int, int]
     num_channels: int
-    data_dir: str | None
+    data_dir: str | None = None
+    background: str = "white"
+    held_out: float = 0.1
+    on_error: str = "raise"
 
 
 def array_images(
-    images: np.ndarray, labels: np.ndarray, name: str = "array_images"
+    images: np.ndarray,
+    labels: np.ndarray,
+    name: str = "array_images",
+    positions: np.ndarray | None = None,
 ) -> ArraySource:
     """Makes an in-memory source of labelled images.
 
     Args:
       images: uint8 [N, H, W, C].
-      labels: int32 [N], >= 0; the number of classes is one more than the largest.
+      labels: integers [N], >= 0; the number of classes is one more than the largest.
       name: used in error messages.
+      positions: see `ArraySource`.
 
     Raises:
       ValueError: the arrays are not as described.
@@ -296,9 +455,11 @@ def array_images(
             f"{name}: image is {images.dtype} {list(images.shape)}; convert it to "
             "uint8 [N, H, W, C]."
         )
+    check_integers(f"{name}: label", labels, None)
     label = label_field(int(labels.max(initial=0)) + 1)
     fields = {"image": image_field(images.shape[1:]), "label": label}
-    return ArraySource({"image": images, "label": labels}, fields, name)
+    arrays = {"image": images, "label": labels.astype(np.int32)}
+    return ArraySource(arrays, fields, name, positions)
 
 
 def lazy_images(
@@ -306,14 +467,21 @@ def lazy_images(
     decode: Callable[[int], tuple[Image.Image, int]],
     spec: ImageSpec,
     num_classes: int | None,
-) -> LazySource:
+    name: str,
+    describe: Callable[[int], str],
+    identify: Callable[[], Identities],
+) -> Source:
     """Makes a source of labelled images that are decoded and resized on access.
 
     Args:
       size: the number of images.
-      decode: i -> image i, of any size and mode, and its label.
+      decode: i -> image i, of any size and mode, and its label; any exception means
+        that the image is damaged.
       spec: the size and channels that images are converted to.
       num_classes: None if unknown.
+      name: used in messages.
+      describe: i -> the name of image i in messages.
+      identify: returns the identities of all images.
 
     Raises:
       ValueError: num_channels is neither 1 nor 3.
@@ -325,11 +493,16 @@ def lazy_images(
     shape = (*spec.image_size, spec.num_channels)
 
     def example(i: int) -> Example:
-        image, label = decode(i)
-        return {"image": transforms.to_pixels(image, shape), "label": np.int32(label)}
+        try:
+            image, label = decode(i)
+            pixels = transforms.to_pixels(image, shape, spec.background)
+        except Exception as error:  # PIL and TFDS raise many types.
+            raise transforms.UnreadableError(describe(i), error) from error
+        return {"image": pixels, "label": label}
 
     fields = {"image": image_field(shape), "label": label_field(num_classes)}
-    return LazySource(size, example, fields)
+    source = LazySource(size, example, fields, name, identify)
+    return Skipping(source, name) if spec.on_error == "skip" else source
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
@@ -337,13 +510,24 @@ def shape_text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
+def warn_of_transparency(name: str, num: int, size: int, background: str) -> None:
+    """Logs how many images may have transparent pixels, if any."""
+    if num:
+        LOGGER.warning(
+            "%s: %d of %d images have transparency; they are composited over "
+            "data.background=%s.",
+            *(name, num, size, background),
+        )
+
+
 def existing_folder(name: str, path: str) -> pathlib.Path:
     """Returns the folder at a path, with ~ expanded.
 
     Raises:
       FileNotFoundError: there is no such folder; the message begins with `name`.
+      ValueError: the path is a URL.
     """
-    folder = pathlib.Path(path).expanduser()
+    folder = paths.local(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"{name}: no folder {folder}; correct the path.")
     return folder

@@ -1,26 +1,70 @@
 """Folders of images as a source."""
 
+import collections
+import decimal
+import hashlib
+import logging
 import os
-import pathlib
+import re
+import unicodedata
+from collections.abc import Iterable
 from concurrent import futures
+from typing import NamedTuple
 
 from PIL import Image
 
 from diffusion_jax.data import base, transforms
 from diffusion_jax.lookup import lookup
 
+LOGGER = logging.getLogger(__name__)
+
 _SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .gif .tif .tiff .ppm .pgm".split())
-_SPLITS = ("train", "val", "validation", "test")
+# Names of folders, in any case, and the splits that they mean.
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_JUNK = frozenset({"__MACOSX"})  # left by archives
+_MAX_NAMED = 10  # names in a list of the log
 
 
-def open_folder(rest: str, spec: base.ImageSpec) -> base.LazySource:
-    """Opens all images below a folder, sorted by path.
+class _File(NamedTuple):
+    """An image file.
 
-    The label is the position of the subfolder among the sorted subfolders, or 0 without
-    subfolders. Subfolders named after splits (train, val, validation, test) each have
-    this layout, and all splits number the classes in the same way; without them, all
-    images are in 'train'. Names that start with a dot are ignored. Only headers are
-    read here: damaged pixels raise an error with the file's name when they are decoded.
+    Attributes:
+      place: the names of its folders below the root, and its own.
+      real: its path without links.
+    """
+
+    place: tuple[str, ...]
+    real: str
+
+    @property
+    def text(self) -> str:
+        return "/".join(self.place)
+
+
+def open_folder(rest: str, spec: base.ImageSpec) -> base.Source:
+    """Opens the images of a folder, sorted by path.
+
+        PATH/CLASS/.../x.png         a subfolder per class
+        PATH/x.png                   or no classes
+        PATH/train/CLASS/.../x.png   the same in a folder per split
+        PATH/train/x.png
+
+    Split folders are train or training, val, valid or validation, and test or testing,
+    in any case; all splits number the classes in the same way. Without them, 'test' is
+    the share spec.held_out of the images, chosen by a hash of each path below the
+    folder, 'train' has the others, and 'all' has both; 'validation' is 'test'. Both
+    parts have at least one image if there are two or more.
+
+    The label is the position of the class among the sorted classes, 0 without classes.
+    Names that are numbers are sorted as numbers. Hidden folders and files, __MACOSX and
+    folders without images are ignored. Links are followed, but each file is read once:
+    where it really lies, or else at the first link. The numbers of images, classes and
+    skipped files are logged. Only headers are read here: damaged pixels raise an error
+    with the file's name when they are decoded.
 
     Args:
       rest: path of the folder.
@@ -31,50 +75,192 @@ def open_folder(rest: str, spec: base.ImageSpec) -> base.LazySource:
 
     Raises:
       FileNotFoundError: there is no such folder, or it contains no images.
-      ValueError: there is no such split, there are images outside the splits, or a
-        file is not an image.
+      ValueError: there is no such split, the folder has another layout, or a file is
+        not an image.
     """
-    name, root = f"folder:{rest}", base.existing_folder(f"folder:{rest}", rest)
-    splits = {split: root / split for split in _SPLITS if (root / split).is_dir()}
-    roots = splits or {"train": root}
-    folder = lookup(roots, spec.split, f"split of {name}")
-    others = [other for other in _subfolders(root) if other not in splits]
-    if splits and any(_images(root / other) for other in others):
-        raise ValueError(
-            f"{name}: has the splits {', '.join(splits)} but also images in "
-            f"{', '.join(others)}; move or rename one of them."
-        )
-    classes = sorted({c for each in roots.values() for c in _subfolders(each)})
-    number = {c: i for i, c in enumerate(classes)}
-    files = _images(folder)
+    name, root = f"folder:{rest}", str(base.existing_folder(f"folder:{rest}", rest))
+    files, skipped = _scan(name, root)
     if not files:
         raise FileNotFoundError(
-            f"{name}: no images in {folder}; add files of the types "
+            f"{name}: no images in {root} ({skipped}); add files of the types "
             f"{' '.join(sorted(_SUFFIXES))}."
         )
-    paths = [os.path.join(folder, file) for file in files]
-    labels = [number.get(file.split(os.sep)[0], 0) for file in files]
+    depth, splits = _divide(name, files, spec.held_out)
+    has_classes = {
+        split: _has_classes(f"{name}: split {split!r}", depth, members)
+        for split, members in splits.items()
+    }
+    split = _SPLITS.get(spec.split.lower(), spec.split)
+    chosen = lookup(splits, split, f"split of {name}")
+    names = {file.place[depth] for file in files if len(file.place) > depth + 1}
+    classes = sorted(names, key=_natural)
+    if classes and not has_classes[split]:
+        raise ValueError(
+            f"{name}: split {split!r} has no folders of classes, but others have "
+            f"{_abbreviated(classes)}; sort its images into such folders."
+        )
+    number = {c: i for i, c in enumerate(classes)}
+    labels = [number.get(file.place[depth], 0) for file in chosen]
+    paths = [os.path.join(root, *file.place) for file in chosen]
+    LOGGER.info(
+        "%s: split %r: %d pictures, %d classes%s, %s.",
+        *(name, split, len(chosen), len(classes)),
+        ": " * bool(classes) + _abbreviated(f"{i}={c}" for c, i in number.items()),
+        skipped,
+    )
+
+    def is_transparent(path: str) -> bool:
+        try:
+            return transforms.check_image(path)
+        except transforms.UnreadableError:
+            if spec.on_error == "raise":
+                raise
+            return False
+
     with futures.ThreadPoolExecutor(16) as pool:  # Network disks have a high latency.
-        list(pool.map(transforms.check_image, paths))
+        num = sum(pool.map(is_transparent, paths))
+    base.warn_of_transparency(name, num, len(paths), spec.background)
 
     def decode(i: int) -> tuple[Image.Image, int]:
         return transforms.read_image(paths[i]), labels[i]
 
-    return base.lazy_images(len(paths), decode, spec, max(len(classes), 1))
+    def identify() -> base.Identities:
+        return base.Identities([file.real for file in chosen], by_content=False)
+
+    num_classes = max(len(classes), 1)
+    return base.lazy_images(
+        len(paths), decode, spec, num_classes, name, paths.__getitem__, identify
+    )
 
 
-def _subfolders(folder: pathlib.Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
+def _scan(name: str, root: str) -> tuple[list[_File], str]:
+    """Finds the images below a folder, each once, and says what is skipped.
+
+    What lies in the folder itself comes before what links lead to, so that a link
+    never takes a file away from its class.
+    """
+    files, skipped = [], collections.defaultdict(list)
+    seen, folders, links = set(), collections.deque(), collections.deque()
+
+    def add(path: str, real: str, place: tuple[str, ...]) -> None:
+        if real in seen:
+            skipped["repeated"].append(path)
+        elif os.path.isdir(real):
+            seen.add(real)
+            folders.append((path, real, place))
+        elif not os.path.exists(real):
+            skipped["broken links"].append(path)
+        elif os.path.isfile(real) and _suffix(path) in _SUFFIXES:
+            seen.add(real)
+            files.append(_File(place, real))
+        else:
+            skipped["other types"].append(_suffix(path) or os.path.basename(path))
+
+    add(root, os.path.realpath(root), ())
+    while folders or links:
+        if not folders:
+            path, place = links.popleft()
+            add(path, os.path.realpath(path), place)
+            continue
+        folder, real_folder, place = folders.popleft()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise ValueError(
+                f"{name}: {folder} cannot be read ({error.strerror}); correct its "
+                "permissions or remove it."
+            ) from error
+        for entry in entries:
+            inside = (*place, entry.name)
+            if entry.name[0] == "." or entry.name in _JUNK:
+                continue
+            if entry.is_symlink():
+                links.append((entry.path, inside))
+            else:
+                add(entry.path, os.path.join(real_folder, entry.name), inside)
+    reasons = (
+        f"{len(which)} {reason}: {_abbreviated(dict.fromkeys(which))}"
+        for reason, which in skipped.items()
+    )
+    total = f"{sum(map(len, skipped.values()))} skipped"
+    listed = sorted(files, key=lambda file: file.text)
+    return listed, total + (f" ({'; '.join(reasons)})" if skipped else "")
 
 
-def _images(folder: pathlib.Path) -> list[str]:
-    """Returns the paths of all images below a folder, relative to it, sorted."""
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if f[0] != "."]
-        found += [
-            os.path.relpath(os.path.join(place, file), folder)
-            for file in files
-            if file[0] != "." and os.path.splitext(file)[1].lower() in _SUFFIXES
-        ]
-    return sorted(found)
+def _divide(
+    name: str, files: list[_File], held_out: float
+) -> tuple[int, dict[str, list[_File]]]:
+    """Divides files into splits; returns the depth of the classes, and the splits."""
+    tops = {file.place[0] for file in files if len(file.place) > 1}
+    found = {top: _SPLITS[top.lower()] for top in tops if top.lower() in _SPLITS}
+    if not found:
+        return 0, {**_hold_out(files, held_out), "all": files}
+    outside = [file.text for file in files if file.place[0] not in found]
+    if outside:
+        raise ValueError(
+            f"{name}: has images in the split folders {', '.join(sorted(found))} but "
+            f"also outside of them, such as {outside[0]}; move all images into split "
+            "folders, or rename a class that is called like a split."
+        )
+    splits: dict[str, list[_File]] = {}
+    for split in dict.fromkeys(_SPLITS.values()):
+        same = sorted(top for top, meant in found.items() if meant == split)
+        if len(same) > 1:
+            raise ValueError(
+                f"{name}: the folders {' and '.join(same)} both mean the split "
+                f"{split!r}; merge or rename them."
+            )
+        if same:
+            splits[split] = [file for file in files if file.place[0] == same[0]]
+    return 1, splits
+
+
+def _hold_out(files: list[_File], share: float) -> dict[str, list[_File]]:
+    """Divides files into 'train' and 'test' by hashes of their paths."""
+    draws = {file: _draw(file.text) for file in files}
+    num = sum(draw < share for draw in draws.values())
+    num = min(max(num, 1), len(files) - 1) if share else 0
+    if not num:
+        return {"train": files}
+    chosen = set(sorted(files, key=draws.__getitem__)[:num])
+    test = [file for file in files if file in chosen]
+    train = [file for file in files if file not in chosen]
+    return {"train": train, "test": test, "validation": test}
+
+
+def _draw(text: str) -> float:
+    """Hashes a path to [0, 1), whatever way the file system writes accents."""
+    content = unicodedata.normalize("NFC", text).encode("utf-8", "surrogateescape")
+    digest = hashlib.blake2b(content, digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64
+
+
+def _has_classes(where: str, depth: int, files: list[_File]) -> bool:
+    """Returns whether all files lie in folders of classes; refuses a mixture."""
+    loose = [file for file in files if len(file.place) == depth + 1]
+    nested = [file for file in files if len(file.place) > depth + 1]
+    if loose and nested:
+        raise ValueError(
+            f"{where} has {loose[0].text} beside the class folder "
+            f"{nested[0].place[depth]!r}; move such images into class folders."
+        )
+    return bool(nested)
+
+
+def _natural(name: str) -> tuple:
+    """Sorts numbers first, by value, then other names: class2 before class10."""
+    if re.fullmatch(r"-?\d+(\.\d+)?", name):
+        return 0, decimal.Decimal(name), name
+    parts = re.split(r"(\d+)", name)
+    return 1, [int(x) if i % 2 else x for i, x in enumerate(parts)], name
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _abbreviated(names: Iterable[str]) -> str:
+    names = list(names)
+    if len(names) > _MAX_NAMED:
+        names = [*names[: _MAX_NAMED - 1], "...", names[-1]]
+    return " ".join(names)

@@ -27,7 +27,7 @@ def open_idx(rest: str, spec: base.ImageSpec) -> base.ArraySource:
     folder = base.existing_folder(name, rest)
     images = read(folder / f"{stem}-images-idx3-ubyte", 3)
     labels = read(folder / f"{stem}-labels-idx1-ubyte", 1)
-    return base.array_images(images[..., None], labels.astype(np.int32), name)
+    return base.array_images(images[..., None], labels, name)
 
 
 def read(path: pathlib.Path, ndim: int) -> np.ndarray:

@@ -1,12 +1,12 @@
 """Images and labels saved by `np.savez`."""
 
-import pathlib
 import zipfile
 import zlib
 
 import numpy as np
 
-from diffusion_jax.data import base
+from diffusion_jax import paths
+from diffusion_jax.data import base, transforms
 from diffusion_jax.lookup import lookup
 
 _ERRORS = (OSError, EOFError, TypeError, ValueError, zlib.error, zipfile.BadZipFile)
@@ -21,16 +21,17 @@ def open_npz(rest: str, spec: base.ImageSpec) -> base.ArraySource:
 
     Returns:
       A source of the images, uint8 [N, H, W, C] or [N, H, W] in the file, and their
-      labels, integers [N]; all labels are 0 if the file has none.
+      labels, integers [N]; all labels are 0 if the file has none. A second or fourth
+      channel is alpha: the images are composited over data.background.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: there is no such split, the file is damaged, or an array is missing or
-        has another dtype.
+      ValueError: there is no such split, the file is damaged, an array is missing or
+        has another dtype, or a label is negative or beyond int32.
     """
     name = f"npz:{rest}"
     prefix = lookup({"train": "", "test": "test_"}, spec.split, f"split of {name}")
-    path = pathlib.Path(rest).expanduser()
+    path = paths.local(rest)
     if not path.is_file():
         raise FileNotFoundError(f"{name}: no file {path}; correct the path.")
     try:
@@ -50,9 +51,8 @@ def open_npz(rest: str, spec: base.ImageSpec) -> base.ArraySource:
         raise ValueError(f"{name}: needs the key '{prefix}images' but has {has}.")
     if labels is None:
         labels = np.zeros(images.shape[:1], np.int32)
-    if labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"{name}: {prefix}labels are {labels.dtype}; convert them to integers."
-        )
     images = images[..., None] if images.ndim == 3 else images
-    return base.array_images(images, labels.astype(np.int32), name)
+    if images.dtype == np.uint8 and images.shape[3:] in ((2,), (4,)):
+        base.warn_of_transparency(name, len(images), len(images), spec.background)
+        images = transforms.composite(images, spec.background)
+    return base.array_images(images, labels, name)

@@ -1,10 +1,11 @@
 """Opens a source of examples by its name. No source needs TensorFlow."""
 
 import dataclasses
+from concurrent import futures
 
 import numpy as np
 
-from diffusion_jax.data import base, folders, idx, npz, points, tfds
+from diffusion_jax.data import base, folders, idx, npz, points, tfds, transforms
 from diffusion_jax.lookup import lookup
 
 
@@ -14,12 +15,16 @@ def make(
     image_size: int | tuple[int, int],
     num_channels: int,
     data_dir: str | None = None,
+    background: str = "white",
+    held_out: float = 0.1,
+    on_error: str = "raise",
 ) -> base.Source:
     """Opens a source by its name and checks it before anything is compiled.
 
         digits          8x8x1 images, from scikit-learn
         tfds:NAME       a prepared TFDS data set, NAME[/CONFIG][:VERSION]
-        folder:PATH     a folder of images, optionally with one subfolder per class
+        folder:PATH     a folder of images, optionally with one subfolder per class and
+                        one folder per split; see `folders.open_folder`
         idx:PATH        a folder with the four files of MNIST, optionally gzipped
         npz:PATH        arrays `images`, `labels`, `test_images`, `test_labels`
         inverted:SOURCE the negatives of another source, byte -> 255 - byte
@@ -33,6 +38,11 @@ def make(
       num_channels: 1 or 3; images of `folder` and `tfds` are converted to it, other
         images must have it.
       data_dir: where TFDS data sets are stored; None for the default of TFDS.
+      background: colour that images with transparency are composited over.
+      held_out: share of the examples of a folder without splits that is its split
+        'test', in [0, 1).
+      on_error: "raise", or "skip" an example that cannot be decoded: the next readable
+        one replaces it.
 
     Returns:
       A source of images [height, width, num_channels] and labels, or for `grid25` of
@@ -46,8 +56,13 @@ def make(
     opener, form = lookup(SOURCES, name, "data.source")
     if bool(rest) != (":" in form):
         raise ValueError(f"data.source {source!r} should be written {form}.")
+    transforms.check_background(background)
+    lookup({"raise": None, "skip": None}, on_error, "data.on_error")
+    if not 0 <= held_out < 1:
+        raise ValueError(f"data.held_out is {held_out}; it must be in [0, 1).")
     size = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
-    opened = opener(rest, base.ImageSpec(split, size, num_channels, data_dir))
+    spec = split, size, num_channels, data_dir, background, held_out, on_error
+    opened = opener(rest, base.ImageSpec(*spec))
     shape = (*size, num_channels)
     found = opened.fields["image"].shape if "image" in opened.fields else shape
     if found != shape:
@@ -74,7 +89,7 @@ def _open_digits(rest: str, spec: base.ImageSpec) -> base.ArraySource:
     splits = {"train": train, "test": every[4::5], "all": every}
     splits |= {"train_even": train[::2], "train_odd": train[1::2]}
     here = lookup(splits, spec.split, "split of digits")
-    return base.array_images(images[here], labels[here].astype(np.int32), "digits")
+    return base.array_images(images[here], labels[here], "digits", here)
 
 
 def _open_inverted(rest: str, spec: base.ImageSpec) -> base.Source:
@@ -88,7 +103,38 @@ def _open_inverted(rest: str, spec: base.ImageSpec) -> base.Source:
 
     if isinstance(inner, base.ArraySource):
         return dataclasses.replace(inner, arrays=invert(inner.arrays))
-    return base.LazySource(len(inner), lambda i: invert(inner[i]), inner.fields)
+    return base.LazySource(
+        len(inner),
+        lambda i: invert(inner[i]),
+        dict(inner.fields),
+        f"inverted:{rest}",
+        inner.identities,
+    )
+
+
+def check_all(source: base.Source) -> None:
+    """Decodes every example of a source once, unless they are in memory.
+
+    Raises:
+      ValueError: some of them cannot be decoded; the message lists them all.
+    """
+
+    if isinstance(source, base.ArraySource):
+        return
+
+    def problem(i: int) -> str | None:
+        try:
+            source[i]
+        except transforms.UnreadableError as error:
+            return f"{error.example} ({error.reason})"
+
+    with futures.ThreadPoolExecutor() as pool:
+        problems = [x for x in pool.map(problem, range(len(source))) if x]
+    if problems:
+        raise ValueError(
+            f"{len(problems)} of {len(source)} examples cannot be read: "
+            f"{', '.join(problems)}; repair or remove them, or set data.on_error=skip."
+        )
 
 
 # name -> (function that opens it, how data.source is written).

@@ -1,9 +1,27 @@
 """Image transforms between the disk and the network, in NumPy and PIL."""
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor, ImageOps
 
 MODES = {1: "L", 3: "RGB"}  # PIL's mode for each number of channels
+# PIL leaves the transparent value of a PNG with these modes at the file's bit depth.
+_TRANSPARENCY_SCALES = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 257}
+
+
+class UnreadableError(ValueError):
+    """An example that cannot be decoded, such as a truncated file.
+
+    Args:
+      example: names it, such as the path of the file.
+      reason: what is wrong with it.
+    """
+
+    def __init__(self, example: str, reason: object):
+        self.example, self.reason = example, " ".join(str(reason).split())
+        super().__init__(
+            f"{example} cannot be read ({self.reason}); repair or remove it, or set "
+            "data.on_error=skip."
+        )
 
 
 def to_float(images: np.ndarray) -> np.ndarray:
@@ -48,17 +66,58 @@ def random_flip(images: np.ndarray, flip: np.ndarray) -> np.ndarray:
     return np.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
-def to_pixels(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+def check_background(background: str) -> None:
+    """Checks the name of a colour.
+
+    Raises:
+      ValueError: it is not an opaque colour that PIL knows.
+    """
+    try:
+        is_opaque = len(ImageColor.getrgb(background)) == 3
+    except ValueError:
+        is_opaque = False
+    if not is_opaque:
+        raise ValueError(
+            f"data.background is {background!r}; it must be an opaque colour, such as "
+            "white, black or #808080."
+        )
+
+
+def composite(pixels: np.ndarray, background: str) -> np.ndarray:
+    """Composites images with an alpha channel over a colour.
+
+        x = (colour * alpha + background * (255 - alpha)) / 255, rounded
+
+    Args:
+      pixels: uint8 [..., 2] or [..., 4]; the last channel is alpha.
+      background: name of a colour, see `check_background`.
+
+    Returns:
+      uint8 [..., 1] or [..., 3].
+    """
+    colour, alpha = pixels[..., :-1].astype(np.uint16), pixels[..., -1:]
+    behind = ImageColor.getcolor(background, MODES[colour.shape[-1]])
+    rest = (255 - alpha) * np.atleast_1d(behind).astype(np.uint16)
+    return ((colour * alpha + rest + 127) // 255).astype(np.uint8)
+
+
+def to_pixels(
+    image: Image.Image, shape: tuple[int, int, int], background: str
+) -> np.ndarray:
     """Converts an image to an array of the given shape.
 
     Args:
       image: any size and any 8-bit mode.
       shape: (height, width, channels); 1 or 3 channels.
+      background: colour behind transparent pixels, see `check_background`.
 
     Returns:
-      uint8 [H, W, C], resized and cropped by `resize_and_crop`.
+      uint8 [H, W, C], composited, then resized and cropped by `resize_and_crop`.
     """
     *size, num_channels = shape
+    if image.has_transparency_data:
+        pixels = np.asarray(image.convert("RGBA"))
+        image = Image.fromarray(composite(pixels, background))
     image = resize_and_crop(image.convert(MODES[num_channels]), *size)
     return np.asarray(image).reshape(shape)
 
@@ -85,35 +144,40 @@ def resize_and_crop(image: Image.Image, height: int, width: int) -> Image.Image:
     return box.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def check_image(path: str) -> None:
+def check_image(path: str) -> bool:
     """Checks the header of an image file, without decoding the pixels.
 
+    Returns:
+      Whether pixels may be transparent.
+
     Raises:
-      ValueError: the file is not an image or has more than 8 bits per channel.
+      UnreadableError: the file is not an image or has more than 8 bits per channel.
     """
     try:
         with Image.open(path) as image:
-            mode = image.mode
+            _check_header(image)
+            return image.has_transparency_data
     except Exception as error:  # PIL raises many types for a damaged file.
-        raise _unreadable(path, error) from error
-    if mode[0] in "IF":
-        raise ValueError(f"{path} has more than 8 bits per channel; convert it to 8.")
+        raise UnreadableError(path, error) from error
 
 
 def read_image(path: str) -> Image.Image:
-    """Decodes the first frame of an image file, turned upright, as RGB.
+    """Decodes the first frame of an image file, turned upright.
 
     Raises:
-      ValueError: the file is damaged.
+      Exception: the file is damaged or has more than 8 bits per channel.
     """
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # PIL raises many types for a damaged file.
-        raise _unreadable(path, error) from error
+    with Image.open(path) as image:
+        _check_header(image)
+        return ImageOps.exif_transpose(image)
 
 
-def _unreadable(path: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path} cannot be read as an image ({error}); repair or remove it."
-    )
+def _check_header(image: Image.Image) -> None:
+    """Refuses more than 8 bits per channel, and corrects a transparent value."""
+    if image.mode[0] in "IF":
+        raise ValueError("it has more than 8 bits per channel")
+    if image.format == "PNG" and "transparency" in image.info:
+        scale = _TRANSPARENCY_SCALES.get(image.tile[0].args, 1)
+        if scale != 1:
+            value = np.multiply(image.info["transparency"], scale)
+            image.info["transparency"] = np.rint(value).astype(int).tolist()

@@ -1,15 +1,20 @@
 """The evaluator interface, and functions that several evaluators share."""
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from diffusion_jax import inference, methods, run_data
+from diffusion_jax.data.base import Source, Unpaired
 from diffusion_jax.inference import Arrays
 from diffusion_jax.training.state import Variables
 
+LOGGER = logging.getLogger(__name__)
+
 MAX_VALUES = 4096  # per example, in metrics that compute a covariance matrix
+MAX_DUPLICATES = 0.02  # share of held-out examples that may equal training examples
 
 
 class Record(NamedTuple):
@@ -46,13 +51,43 @@ def over_held_out(
 
 
 def check_held_out(config: ConfigDict) -> None:
-    """Checks that the evaluation data are not the training data.
+    """Checks that the evaluation data are not among the training data.
+
+    Sources that know the positions or files of their examples may have none in common.
+    Others compare the content: since real data contain a few images twice, up to
+    MAX_DUPLICATES of the evaluation data are only warned about.
 
     Raises:
-      ValueError: eval.split is data.train_split.
+      FileNotFoundError: the data are missing.
+      ValueError: examples of eval.split are also in data.train_split, in either domain.
     """
-    if config.eval.split == config.data.train_split:
-        raise ValueError(
-            f"eval.split and data.train_split are both {config.eval.split!r}: this "
-            "eval.metric needs held-out data."
-        )
+    train, held_out = run_data.open_train(config), run_data.open_held_out(config)
+    if not isinstance(train, Unpaired):
+        _compare(config, train, held_out)
+        return
+    for suffix, key in (("_a", ""), ("_b", "_b")):
+        _compare(config, train.parts[suffix], held_out.parts[suffix], key)
+
+
+def _compare(
+    config: ConfigDict, train: Source, held_out: Source, suffix: str = ""
+) -> None:
+    asked, trained = config.eval[f"split{suffix}"], config.data[f"train_split{suffix}"]
+    ours, theirs = held_out.identities(), train.identities()
+    if ours is None or theirs is None:
+        by_content, num = False, len(held_out) if asked == trained else 0
+    else:
+        known, by_content = set(theirs.values), ours.by_content
+        num = sum(value in known for value in ours.values)
+    if not num:
+        return
+    sentence = (
+        f"{num} of the {len(held_out)} examples of eval.split{suffix} {asked!r} are "
+        f"also in data.train_split{suffix} {trained!r}"
+    )
+    if by_content and num <= MAX_DUPLICATES * len(held_out):
+        LOGGER.warning("%s.", sentence)
+        return
+    raise ValueError(
+        f"{sentence}: this eval.metric needs held-out data; choose another split."
+    )

@@ -7,7 +7,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import methods
-from diffusion_jax.evaluators.base import Evaluator, Record, over_held_out
+from diffusion_jax.evaluators.base import (
+    Evaluator,
+    Record,
+    check_held_out,
+    over_held_out,
+)
 from diffusion_jax.evaluators.feature_extractors import open_feature_extractor
 from diffusion_jax.methods.base import check_range
 from diffusion_jax.training.state import Variables
@@ -31,6 +36,7 @@ def make_translation(
     the pair, if these are known.
     """
     options = config.eval
+    check_held_out(config)
     check_range(method.field, "eval.metric translation", "choose data with images")
     translate = over_held_out(config, method, "translate")
     extractors = {

@@ -15,6 +15,10 @@ def defaults(method: str) -> ConfigDict:
     config.data = config_dict.create(
         source="digits",  # see data.sources.make
         data_dir=config_dict.placeholder(str),  # of TFDS; None for its default
+        background="white",  # colour behind transparent pixels; or #RRGGBB
+        held_out=0.1,  # share that is split "test" of a folder without splits, [0, 1)
+        on_error="raise",  # or skip: replace examples that cannot be decoded
+        check_files=False,  # decode all examples when their split is opened
         train_split="train",
         image_size=8,  # height, pixels
         image_width=config_dict.placeholder(int),  # pixels; None: square images

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from prepared import prepare
 
 from diffusion_jax.data import base, loader, sources, transforms
 
@@ -273,7 +274,7 @@ def test_npz_refuses_other_files(tmp_path):
         (dict(images=np.uint8(3)), ["[N, H, W, C]"]),
         (dict(images=images[:0]), ["found 0 of image"]),
         (dict(images=images, labels=np.arange(4)), ["5 of image, 4 of label"]),
-        (dict(images=images, labels=np.zeros(5)), ["labels are float64", "integers"]),
+        (dict(images=images, labels=np.zeros(5)), ["label is float64", "integers"]),
         (dict(images=np.array([images, None], object)), ["plain arrays"]),
         (dict(images=bytes_of(5, 9, 8)), ["9x8x1", "8x8x1"]),
     ):
@@ -313,7 +314,7 @@ def test_folder_gives_the_pixels_of_its_images(tmp_path):
         save(tmp_path / name, pixels, **({"lossless": True} if "webp" in name else {}))
     (tmp_path / "notes.txt").write_text("not a image")
     (tmp_path / ".hidden.png").write_text("not a image")
-    read = whole(sources.make(f"folder:{tmp_path}", "train", 8, 3))
+    read = whole(sources.make(f"folder:{tmp_path}", "all", 8, 3))
     np.testing.assert_array_equal(read[0], images[np.argsort(names)])
     np.testing.assert_array_equal(read[1], 0)
 
@@ -361,7 +362,7 @@ def test_folder_labels_are_the_sorted_subfolders(tmp_path):
     """A image at any depth has the number of its top-level subfolder."""
     for name in ("dog/2.png", "cat/x/1.png", "cat/3.png", "emu/4.png"):
         save(tmp_path / name, bytes_of(8, 8, 3))
-    data = sources.make(f"folder:{tmp_path}", "train", 8, 3)
+    data = sources.make(f"folder:{tmp_path}", "all", 8, 3)
     np.testing.assert_array_equal(whole(data)[1], [0, 0, 1, 2])
 
 
@@ -376,7 +377,7 @@ def test_folder_splits_share_their_classes(tmp_path):
     arguments = dict(source=f"folder:{tmp_path}", num_channels=3)
     refused(ValueError, "Known: train, test", **arguments, split="val")
     save(tmp_path / "notes" / "scan.png", bytes_of(8, 8, 3))
-    refused(ValueError, "splits train, test", "notes", **arguments)
+    refused(ValueError, "folders test, train", "notes/scan.png", **arguments)
 
 
 def test_folder_refuses_what_it_cannot_read(tmp_path):
@@ -389,10 +390,10 @@ def test_folder_refuses_what_it_cannot_read(tmp_path):
     refused(ValueError, "Unknown split", "'test'", "train", **source, split="test")
     for name, content in (("b.png", b""), ("c.jpg", b"text, really")):
         (tmp_path / name).write_bytes(content)
-        refused(ValueError, tmp_path / name, "repair or remove", **source)
+        refused(ValueError, tmp_path / name, "repair or remove", **source, split="all")
         (tmp_path / name).unlink()
     save(tmp_path / "d.png", bytes_of(8, 8).astype(np.uint16) * 256)
-    refused(ValueError, tmp_path / "d.png", "8 bits", **source)
+    refused(ValueError, tmp_path / "d.png", "8 bits", **source, split="all")
 
 
 def test_truncated_image_is_named_when_it_is_decoded(tmp_path):
@@ -422,7 +423,7 @@ def test_inverted_mirrors_every_byte(tmp_path_factory, images, lazy):
     np.savez(place / "a.npz", images=images, labels=labels)
     inner = f"folder:{place}" if lazy else f"npz:{place / 'a.npz'}"
     there, negative, back = (
-        sources.make(prefix + inner, "train", 3, 3)
+        sources.make(prefix + inner, "all" if lazy else "train", 3, 3)
         for prefix in ("", "inverted:", "inverted:inverted:")
     )
     np.testing.assert_array_equal(whole(there)[0].astype(int) + whole(negative)[0], 255)
@@ -458,58 +459,6 @@ def test_inverted_needs_a_source_of_images():
 
 
 # tfds
-
-
-def prepare(
-    data_dir,
-    name,
-    shape,
-    images,
-    labels=None,
-    suffix="array_record",
-    splits=("train",),
-    version="3.0.1",
-):
-    """Writes what `tfds build` writes: tf.train.Examples and metadata.
-
-    Several splits share the images out equally, in order.
-    """
-    import tensorflow_datasets as tfds
-    from array_record.python import array_record_module
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    folder = data_dir / name / version
-    folder.mkdir(parents=True)
-    features = {"image": tfds.features.Image(shape=shape)}
-    if labels is not None:
-        features["label"] = tfds.features.ClassLabel(num_classes=10)
-    size = len(images) // len(splits)
-    for number, split in enumerate(splits):
-        stem = folder / f"{name.split('/')[0]}-{split}.{suffix}-00000-of-00001"
-        writer = array_record_module.ArrayRecordWriter(str(stem), "group_size:1")
-        for i in range(number * size, (number + 1) * size):
-            file, example = io.BytesIO(), tf_example_pb2.Example()
-            Image.fromarray(images[i].squeeze()).save(file, "PNG")
-            example.features.feature["image"].bytes_list.value.append(file.getvalue())
-            if labels is not None:
-                example.features.feature["label"].int64_list.value.append(labels[i])
-            writer.write(example.SerializeToString())
-        writer.close()
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder,
-        features=tfds.features.FeaturesDict(features),
-        split_infos=[
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=[size],
-                num_bytes=1,
-                filename_template=None,
-            )
-            for split in splits
-        ],
-        filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-        check_data=False,
-    )
 
 
 @pytest.mark.parametrize("name", ["mnist", "tiny"])

@@ -115,6 +115,8 @@ def test_pixels_have_the_shape_and_the_values():
     """An image of the right size comes back bit for bit, with a channel axis."""
     pixels = np.random.default_rng(2).integers(0, 256, (3, 5, 3), np.uint8)
     image = Image.fromarray(pixels)
-    np.testing.assert_array_equal(transforms.to_pixels(image, (3, 5, 3)), pixels)
-    grey = transforms.to_pixels(image, (3, 5, 1))
+    np.testing.assert_array_equal(
+        transforms.to_pixels(image, (3, 5, 3), "white"), pixels
+    )
+    grey = transforms.to_pixels(image, (3, 5, 1), "white")
     np.testing.assert_array_equal(grey[..., 0], np.asarray(image.convert("L")))

@@ -152,7 +152,7 @@ def test_sweep_of_samples(records):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"eval__split": "train"}, "eval.split and data.train_split.*held-out"),
+        ({"eval__split": "train"}, "1438 of the 1438.*data.train_split.*held-out"),
         ({"sample__num_images": 5}, "at least 6, not 5"),
         ({"eval__metric": "elbo"}, "Unknown eval.metric of a gan 'elbo'.*samples, mod"),
         ({"eval__metric": "modes"}, "grid25.*not digits"),
