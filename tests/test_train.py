@@ -297,7 +297,7 @@ def test_scores_say_what_they_measure(tmp_path, caplog):
     among the scores of the new kind, and a sentence says so."""
     config = small(**{"train.evaluate_every": 2})
     train(config, tmp_path)
-    config.update_from_flattened_dict({"eval.split": "train", "train.num_steps": 6})
+    config.update_from_flattened_dict({"eval.split": "train_odd", "train.num_steps": 6})
     config.eval.metric = "samples"
     config.data.train_split = "train_even"
     train(config, tmp_path)
@@ -308,4 +308,6 @@ def test_scores_say_what_they_measure(tmp_path, caplog):
     stored = json.loads((tmp_path / "checkpoints/6/score.json").read_text())
     measures = stored["measures"]
     assert measures["metric"] == "samples" and measures["data"] == "digits"
-    assert measures["splits"] == ["train_even", "train"] and "seconds" not in measures
+    assert (
+        measures["splits"] == ["train_even", "train_odd"] and "seconds" not in measures
+    )
