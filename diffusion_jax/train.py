@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import evaluators, methods, run_config, run_data, runs, task_runner
 from diffusion_jax.data.loader import Loader
+from diffusion_jax.methods.base import check_at_least
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import interrupts, parallel
 from diffusion_jax.training import state as states
@@ -56,6 +57,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
 def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     # 1. Validate the config, the data and the folder before anything is compiled.
     every = config.train
+    check_at_least("train.num_steps", every.num_steps, 1)
     changes = run_config.compare_config(config, workdir)
     is_trained = run_config.has_checkpoints(workdir)
     source = run_data.open_train(config)
