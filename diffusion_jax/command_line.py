@@ -1,11 +1,13 @@
 """The command line: parsing it, and explaining errors in one sentence."""
 
+import contextlib
 import difflib
 import os
 import pathlib
 import sys
 import threading
-import traceback
+from collections.abc import Iterator
+from traceback import extract_tb
 
 from absl import flags
 from ml_collections import config_flags
@@ -76,22 +78,34 @@ def _check_config_file(argument: str) -> None:
     )
 
 
-def explain(error: Exception) -> tuple[str, int] | None:
-    """Explains an error that a user or an operator can do something about.
+@contextlib.contextmanager
+def explained(traceback: bool) -> Iterator[None]:
+    """Ends the program with a sentence, if an error is one that the user can mend.
 
-    Returns:
-      (sentence, exit code); None for a fault of the program, which needs a traceback.
+    Args:
+      traceback: let all errors pass instead.
     """
+    try:
+        yield
+    except Exception as error:
+        code = None if traceback else _code(error)
+        if code is None:
+            raise
+        sys.stdout.flush()
+        print(_sentence(error), file=sys.stderr, flush=True)
+        sys.exit(code)
+
+
+def _code(error: Exception) -> int | None:
+    """Returns the exit code for an error; None for a fault of the program."""
     if isinstance(error, interrupts.Stopped):
-        return f"{error} Nothing was written.", 128 + error.number
-    last = traceback.extract_tb(error.__traceback__)[-1]
+        return 128 + error.number
+    last = extract_tb(error.__traceback__)[-1]
     # This package raised it on purpose, to say what is wrong.
     on_purpose = last.filename.startswith(PACKAGE) and last.line.startswith("raise ")
     if isinstance(error, ValueError | FileNotFoundError) and on_purpose:
-        return _sentence(error), MISUSED
-    if isinstance(error, OSError) or on_purpose:
-        return _sentence(error), FAILED
-    return None
+        return MISUSED
+    return FAILED if isinstance(error, OSError) or on_purpose else None
 
 
 def _sentence(error: Exception) -> str:

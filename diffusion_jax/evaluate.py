@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from diffusion_jax import evaluators, runs, strict_json
+from diffusion_jax import evaluators, methods, runs, strict_json
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import interrupts, parallel
 
@@ -40,6 +40,7 @@ def evaluate(
             "eval.sweep varies the sampling options of eval.metric 'samples' and has "
             f"no effect on {name!r}: use 'samples', or leave the sweep empty."
         )
+    methods.check(config)
     with interrupts.handled():
         writers.check_writable(folder)
         run = runs.load(config, workdir, config.eval.checkpoint)

@@ -50,10 +50,9 @@ def make_stream(task: Task, batch_size: int, seed: int) -> Stream:
         for number, batch in loader.prefetch(batch_at, 0, -(-num // batch_size)):
             interrupts.check()
             needed = {name: batch[name] for name in ("index", *task.inputs)}
-            rows = parallel.all_rows(run(variables, needed, key))
-            inputs = parallel.all_rows(batch)
+            rows = parallel.all_rows(batch | run(variables, needed, key))
             cut = min(batch_size, num - number * batch_size)
-            yield {name: x[:cut] for name, x in (inputs | rows).items()}
+            yield {name: x[:cut] for name, x in rows.items()}
 
     return stream
 

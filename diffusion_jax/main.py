@@ -30,10 +30,12 @@ from diffusion_jax import command_line, paths, run_config, strict_json
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.sample import sample
 from diffusion_jax.train import train
-from diffusion_jax.training import interrupts, parallel
+from diffusion_jax.training import interrupts, processes
 
 
-def print_config(config: ConfigDict, workdir: pathlib.Path, output: pathlib.Path):
+def print_config(
+    config: ConfigDict, workdir: pathlib.Path, output: pathlib.Path
+) -> None:
     """--mode=config: prints the whole config as JSON."""
     print(strict_json.dumps(config.to_dict(), indent=2))
 
@@ -59,21 +61,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator.")
 
 
 def main(argv: list[str]) -> None:
-    """Runs the mode; prints one sentence for an error that the user can mend."""
-    try:
-        run()
-    except Exception as error:
-        explained = None if _TRACEBACK.value else command_line.explain(error)
-        if explained is None:
-            raise
-        sentence, code = explained
-        sys.stdout.flush()
-        print(sentence, file=sys.stderr, flush=True)
-        sys.exit(code)
-
-
-def run() -> None:
-    """Runs the mode on the config that the flags describe."""
+    """Prepares the process, joins the others if there are any, and runs the mode."""
     logger = logging.getLogger("diffusion_jax")
     logger.setLevel(logging.INFO)
     logger.addHandler(logging.StreamHandler(sys.stdout))
@@ -85,8 +73,16 @@ def run() -> None:
     if not jax.config.jax_compilation_cache_dir:
         cache = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", f"{cache}/diffusion_jax")
-    if _COORDINATOR.value or _DISTRIBUTED.value or parallel.on_pod():
-        parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    with command_line.explained(_TRACEBACK.value):
+        if _COORDINATOR.value or _DISTRIBUTED.value or processes.on_pod():
+            numbers = _NUM_PROCESSES.value, _PROCESS_ID.value
+            processes.initialize(_COORDINATOR.value, *numbers)
+        with processes.together(), command_line.explained(_TRACEBACK.value):
+            run()
+
+
+def run() -> None:
+    """Runs the mode on the config that the flags describe."""
     config, mode = _CONFIG.value, _MODE.value
     workdir = paths.local(_WORKDIR.value or f"runs/{config.name}")
     output = paths.local(_OUTPUT.value or workdir)

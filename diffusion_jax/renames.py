@@ -1,6 +1,7 @@
 """Names that older versions gave to config keys and their values."""
 
 import logging
+import math
 import re
 from typing import Any
 
@@ -46,10 +47,22 @@ def rename_stored(stored: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             value = rename_stored(value, f"{prefix}{name}.")
         elif isinstance(value, list):
             value = [names.get(x, x) if isinstance(x, str) else x for x in value]
+            if key == "sample.guidance_interval":
+                value = _finite_interval(value)
         elif isinstance(value, str):
             value = names.get(value, value)
         new[key.removeprefix(prefix)] = value
     return new
+
+
+def _finite_interval(interval: list[float]) -> list[float]:
+    """Returns an interval of log-SNR without infinities, which JSON does not have.
+
+    Today [] is everywhere; 1000 is beyond the log-SNR of any schedule.
+    """
+    if not any(map(math.isfinite, interval)):
+        return []
+    return [max(-1000.0, min(1000.0, end)) for end in interval]
 
 
 # Keys (None: dropped), and values by the key's new name.

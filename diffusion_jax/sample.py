@@ -4,7 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from diffusion_jax import runs, task_runner
+from diffusion_jax import methods, runs, task_runner
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import interrupts
 
@@ -28,6 +28,7 @@ def sample(
       Stopped: the program was asked to stop; nothing is written.
     """
     options, folder = config.sample, output or workdir
+    methods.check(config)
     with interrupts.handled():
         writers.check_writable(folder)
         run = runs.load(config, workdir, options.checkpoint)

@@ -15,7 +15,6 @@ from diffusion_jax.data.base import (
     Source,
     label_field,
 )
-from diffusion_jax.methods.base import check_at_least
 from diffusion_jax.training.state import Variables
 
 
@@ -69,7 +68,6 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
     """
     number, label = config.sample.num_images, config.sample.get("label", -1)
     num_classes = config.model.get("num_classes", 0)
-    check_at_least("sample.num_images", number, 1)
     if label != -1 and not 0 <= label < num_classes:
         raise ValueError(
             f"sample.label = {label} is not one of the {num_classes} classes; -1 draws "

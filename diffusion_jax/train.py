@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import evaluators, methods, run_config, run_data, runs, task_runner
 from diffusion_jax.data.loader import Loader
-from diffusion_jax.methods.base import check_at_least
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import interrupts, parallel
 from diffusion_jax.training import state as states
@@ -51,13 +50,13 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
         try:
             _train(config, workdir)
         except interrupts.Stopped as stopped:
-            LOGGER.warning("%s Nothing is lost; the same command goes on.", stopped)
+            LOGGER.warning("%s The same command resumes the run.", stopped)
 
 
 def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     # 1. Validate the config, the data and the folder before anything is compiled.
     every = config.train
-    check_at_least("train.num_steps", every.num_steps, 1)
+    methods.check_training(config)
     changes = run_config.compare_config(config, workdir)
     is_trained = run_config.has_checkpoints(workdir)
     source = run_data.open_train(config)
@@ -122,6 +121,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
             checkpoints.close()
         except interrupts.Stopped:
             checkpoints.close()
+            LOGGER.warning("Saved: %s.", checkpoints.last_good())
             raise
         except Exception as error:
             error.add_note(f"Last good checkpoint: {checkpoints.last_good()}.")
@@ -163,14 +163,14 @@ def loop(
         if draw and is_due(done, every.sample_every, num_steps):
             draw(done, for_inference(state.averaged))
 
+    if parallel.process_count() == 1:  # several ones agree with the first step
+        interrupts.check()
+    done = start
     try:
         if start:
             look(start, state)  # an earlier session may have been stopped before that
         if start >= num_steps:
             LOGGER.warning("Nothing is left to do: train.num_steps is %d.", num_steps)
-            return
-        if parallel.process_count() == 1:  # several ones agree with the first step
-            interrupts.check()
         for step, batch in batches.iterate(start, num_steps):
             stop = interrupts.requested()
             state, metrics = run_step(state, parallel.shard(batch), stop)
@@ -186,8 +186,7 @@ def loop(
                 if save_now or logger.stop_requested:
                     checkpoints.save(state)
                 if logger.stop_requested:
-                    LOGGER.warning("Stopped by request after step %d, saved.", done)
-                    return
+                    raise interrupts.Stopped(logger.stop_requested)
                 look(done, state)
     except (FloatingPointError, SaveError):
         raise  # there is nothing good to save, or nowhere to save it
@@ -195,7 +194,8 @@ def loop(
         checkpoints.save(state)  # unless it has been
         raise
     except Exception:
-        rescue(state, logger, checkpoints)
+        if done > start:
+            rescue(state, logger, checkpoints)
         raise
 
 

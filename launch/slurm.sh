@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains on the nodes of a SLURM job, one process per node. Submit from the repository.
+# Trains on the nodes of a SLURM job, one process per node, which uses all GPUs that SLURM
+# gives to the job there, and stops if JAX sees another number. Submit from the repository.
 #
 #   EXTRAS=cuda12 sbatch --nodes=2 --gpus-per-node=8 --cpus-per-task=32 \
 #     --time=24:00:00 launch/slurm.sh CONFIG WORKDIR [overrides...]
@@ -7,6 +8,7 @@
 # The repository and WORKDIR must be on a disk that all nodes share. Two minutes before the
 # time limit the run saves and exits; a requeued job resumes from there. For a run longer
 # than the limit, submit the same line several times with --dependency=singleton.
+# If a process fails or dies, the others end within half a minute.
 #SBATCH --job-name=diffusion_jax
 #SBATCH --ntasks-per-node=1
 #SBATCH --signal=TERM@120

@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import math
 import re
 import types
 
@@ -117,6 +118,28 @@ def test_old_values_of_stored_configs(key, old, new, tmp_path):
     set_stored(tmp_path, key, ["ddim", old] if is_swept else old)
     found = value(run_config.read_config(tmp_path, config, {}), key)
     assert list(found) == ["ddim", new] if is_swept else found == new
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ([-math.inf, math.inf], ()),
+        ([-math.inf, 2.0], (-1000.0, 2.0)),
+        ([-3.5, math.inf], (-3.5, 1000.0)),
+        ([-3.5, 2.0], (-3.5, 2.0)),
+    ],
+)
+def test_older_intervals_with_infinities(old, new, tmp_path):
+    """Point 18: the infinities that older versions wrote into config.json, which is not
+    JSON, are read as today's values; the run goes on, and writes JSON."""
+    config = load("digits")
+    store(config, tmp_path)
+    set_stored(tmp_path, "sample.guidance_interval", old)
+    found = run_config.read_config(tmp_path, config, {})
+    assert tuple(found.sample.guidance_interval) == new
+    methods.check(found)
+    store(found, tmp_path)
+    assert "Infinity" not in (tmp_path / run_config.CONFIG).read_text()
 
 
 def parse(key, text, caplog):

@@ -11,6 +11,8 @@ from diffusion_jax.diffusion import process
 from diffusion_jax.diffusion.denoiser import Denoised, Denoiser
 from diffusion_jax.diffusion.schedules import Schedule
 
+EVERYWHERE = (-math.inf, math.inf)  # log-SNR
+
 
 def _threshold(denoise: Denoiser, change: Callable[[Array], Array]) -> Denoiser:
     def thresholded(x_t: Array, t: Array, self_cond: Array | None) -> Denoised:
@@ -50,7 +52,7 @@ def classifier_free(
     unconditional: Denoiser,
     scale: float,
     schedule: Schedule,
-    interval: tuple[float, float] = (-math.inf, math.inf),
+    interval: tuple[float, float] = EVERYWHERE,
 ) -> Denoiser:
     """Extrapolates from the unconditional prediction to the conditional one.
 

@@ -120,8 +120,10 @@ def make(spacing: str, schedule: Schedule, num_steps: int) -> np.ndarray:
     # In the device's precision: times near T of a steep schedule may coincide.
     if np.any(np.diff(times.astype(np.float32)) >= 0):
         raise ValueError(
-            f"sample.spacing {spacing!r} with num_steps = {num_steps} would visit some "
-            f"of the {num_timesteps} times twice: use fewer steps, or 'leading'."
+            f"sample.spacing {spacing!r} hardly works with this diffusion.schedule, "
+            "whose noise level rises so steeply at T that "
+            f"sample.num_steps = {num_steps} would visit the same time twice: choose "
+            "sample.spacing 'trailing' or 'leading'."
         )
     return times
 

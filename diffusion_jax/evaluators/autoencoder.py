@@ -17,6 +17,7 @@ from diffusion_jax.evaluators.base import (
     check_held_out,
     over_held_out,
 )
+from diffusion_jax.methods.base import OTHER_METRIC, check_range
 from diffusion_jax.metrics import latents
 from diffusion_jax.metrics.statistics import mean_and_error
 from diffusion_jax.training.state import Variables
@@ -62,10 +63,16 @@ def make_reconstruction(
 ) -> Evaluator:
     """Makes an evaluator of the squared reconstruction error of eval.split.
 
-    The error is a mean over values in [0, 1]. For small images, the error of PCA with
-    the same number of components, fitted on the training data, is reported as well.
+    The error is a mean over values, rescaled from [-1, 1] to [0, 1]. For small images,
+    the error of PCA with the same number of components, fitted on the training data, is
+    reported as well.
+
+    Raises:
+      FileNotFoundError: the data are missing.
+      ValueError: the data do not match the config, or do not lie in [-1, 1].
     """
     check_held_out(config)
+    check_range(method.field, "eval.metric reconstruction", OTHER_METRIC)
     reconstruct = over_held_out(config, method, "reconstruct")
     pca = {}
     if math.prod(method.field.shape) <= MAX_VALUES:

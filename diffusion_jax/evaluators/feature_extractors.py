@@ -1,7 +1,6 @@
 """Feature extractors: trained classifiers, applied to samples of other models."""
 
 import logging
-import pathlib
 import zlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from diffusion_jax import inference, methods, run_config, runs
+from diffusion_jax import inference, methods, paths, run_config, runs
 from diffusion_jax.data.base import ArraySource
 
 BATCH_SIZE = 500
@@ -49,9 +48,10 @@ def open_feature_extractor(
 
     Raises:
       FileNotFoundError: there is no such run.
-      ValueError: the run is not a classifier, or was trained on another shape.
+      ValueError: the folder is a URL, or the run is not a classifier or was trained on
+        another shape.
     """
-    folder = pathlib.Path(workdir)
+    folder = paths.local(workdir)
     if not (folder / run_config.CONFIG).exists():
         raise FileNotFoundError(
             f"There is no classifier in {key} = {workdir}. Train one first: "

@@ -23,6 +23,7 @@ from diffusion_jax.evaluators.feature_extractors import (
     open_feature_extractor,
 )
 from diffusion_jax.inference import Arrays
+from diffusion_jax.methods.base import check_range
 from diffusion_jax.metrics import frechet, modes, neighbours
 from diffusion_jax.training.state import Variables
 
@@ -80,6 +81,7 @@ def make_samples(
             f"eval.metric 'samples' compares images, but {config.data.source} has "
             f"{field.kind}: choose modes."
         )
+    check_range(field, "eval.metric samples", "choose data with images")
     extractor = None
     if config.eval.classifier:
         extractor = open_feature_extractor(

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import methods
 from diffusion_jax.evaluators.base import Evaluator, Record, over_held_out
 from diffusion_jax.evaluators.feature_extractors import open_feature_extractor
+from diffusion_jax.methods.base import check_range
 from diffusion_jax.training.state import Variables
 
 # Columns of the task's rows.
@@ -30,6 +31,7 @@ def make_translation(
     the pair, if these are known.
     """
     options = config.eval
+    check_range(method.field, "eval.metric translation", "choose data with images")
     translate = over_held_out(config, method, "translate")
     extractors = {
         name: open_feature_extractor(

@@ -1,6 +1,7 @@
 """Model families: how each one trains, and the tasks of its trained model."""
 
 import dataclasses
+import logging
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -9,8 +10,11 @@ from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import autoencoder, classifier, cyclegan, gan
 from diffusion_jax.methods.base import Fields, Method, Task
 from diffusion_jax.methods.ddpm import config as ddpm
+from diffusion_jax.methods.ranges import check, check_training
 
-__all__ = ["FAMILIES", "Method", "Task", "make", "make_task"]
+__all__ = ["FAMILIES", "Method", "Task", "check", "check_training", "make", "make_task"]
+
+LOGGER = logging.getLogger(__name__)
 
 
 def make(config: ConfigDict, fields: Fields) -> Method:
@@ -21,10 +25,22 @@ def make(config: ConfigDict, fields: Fields) -> Method:
       fields: the fields of the training data.
 
     Raises:
-      ValueError: a name is unknown, or values contradict each other or the data.
+      ValueError: a number is outside its range, a name is unknown, or values contradict
+        each other or the data.
       TypeError: a group of the config has unknown or missing keys.
     """
-    return lookup(FAMILIES, config.method, "method").make(config, fields)
+    check(config)
+    method = lookup(FAMILIES, config.method, "method").make(config, fields)
+    num_classes = config.model.get("num_classes", 0)
+    found = fields["label"].size if "label" in fields else None
+    if found and found < num_classes:
+        LOGGER.warning(
+            "model.num_classes = %d is more than the %d classes of the data: nothing "
+            "is learned about the others.",
+            num_classes,
+            found,
+        )
+    return method
 
 
 def make_task(config: ConfigDict, method: Method, name: str, **options: Any) -> Task:

@@ -23,6 +23,7 @@ from diffusion_jax.methods.base import (
     SingleNetwork,
     Task,
     check_at_least,
+    check_range,
     data_field,
     make_network,
     rows_task,
@@ -281,12 +282,9 @@ def _options(config: ConfigDict, fields: Fields, variational: bool) -> dict:
     """The attributes of an Autoencoder by name."""
     options, num_latents = config[config.method], config.model.num_latents
     data, field = data_field(fields)
-    check_at_least("model.num_latents", num_latents, 1)
-    if not options.noise_scale > 0:
-        raise ValueError(
-            f"{config.method}.noise_scale must be above 0, not {options.noise_scale}."
-        )
     likelihood = f"{config.method}.likelihood"
+    if options.likelihood == "bernoulli":
+        check_range(field, f"{likelihood} 'bernoulli'", f"set {likelihood}=gaussian")
     return {
         "phases": single_phase(config),
         "network": make_network(
@@ -308,7 +306,6 @@ def make_autoencoder(config: ConfigDict, fields: Fields) -> Autoencoder:
 def make_vae(config: ConfigDict, fields: Fields) -> VAE:
     """Builds a VAE from the groups model, vae and optim."""
     vae = config.vae
-    check_at_least("vae.beta", vae.beta, 0)
     if vae.binarize and vae.likelihood != "bernoulli":
         raise ValueError(
             "vae.binarize draws pixels from a Bernoulli, which does not match "

@@ -17,6 +17,7 @@ from diffusion_jax.training import optimizers
 from diffusion_jax.training.state import Loss, Phase, Variables
 
 GROUP = "net"  # the phase and the parameter group of a family with one network
+OTHER_METRIC = "choose another eval.metric, such as modes for grid25"  # a remedy
 PyTree = Any
 Fields = Mapping[str, Field]
 # "index" i32[B], the examples' global indices, and an array [B, ...] for each field.
@@ -208,6 +209,30 @@ def rows_task(
 def scalar_fields(*names: str) -> dict[str, Field]:
     """Returns the fields of outputs with one number per example."""
     return {name: Field((), np.float32, "scalar") for name in names}
+
+
+def check_range(field: Field, what: str, remedy: str, levels: bool = False) -> None:
+    """Checks that data lie in [-1, 1], where an option assumes it.
+
+    Args:
+      field: the field of the data.
+      what: the option, such as "vae.likelihood 'bernoulli'", for the message.
+      remedy: what to do instead, such as "set vae.likelihood=gaussian".
+      levels: whether the option also assumes 8-bit levels, which only images have.
+
+    Raises:
+      ValueError: the data have another range, or none is known.
+    """
+    if levels and field.kind != "image":
+        raise ValueError(
+            f"{what} needs 8-bit images, and these data are {field.kind}: {remedy}."
+        )
+    if field.range is None or tuple(field.range) != (-1, 1):
+        found = f"the range {field.range}" if field.range else "no known range"
+        raise ValueError(
+            f"{what} needs data in [-1, 1], and these {field.kind} data have {found}: "
+            f"{remedy}."
+        )
 
 
 def check_at_least(key: str, value: float, minimum: float) -> None:

@@ -70,7 +70,6 @@ def tiny(config: ConfigDict) -> None:
 
 def make(config: ConfigDict, fields: base.Fields) -> Classifier:
     """Builds a classifier from the groups model and optim."""
-    base.check_at_least("model.num_classes", config.model.num_classes, 2)
     network = base.make_network(CLASSIFIERS, config)
     return Classifier(base.single_phase(config), network, *base.data_field(fields))
 

@@ -24,24 +24,24 @@ def defaults(method: str) -> ConfigDict:
     )
     config.optim = config_dict.create(  # Adam
         learning_rate=1e-3,  # above 0
-        warmup_steps=0,  # linear, from 0
+        warmup_steps=0,  # linear, from 0; 0: none
         decay="linear",  # or cosine: to 0, from decay_start to decay_end
         decay_start=config_dict.placeholder(int),  # step; None: after the warmup
-        decay_end=config_dict.placeholder(int),  # step; None: no decay
-        b1=0.9,
+        decay_end=config_dict.placeholder(int),  # num_steps or more; None: no decay
+        b1=0.9,  # in [0, 1), as b2
         b2=0.999,
-        eps=1e-8,
+        eps=1e-8,  # above 0
         clip="none",  # of gradients: none, global, per_replica
-        clip_norm=1.0,  # largest L2 norm
+        clip_norm=1.0,  # largest L2 norm, above 0
         ema_decay=0.0,  # of the averaged parameters, in [0, 1); 0: no average
         ema_warmup=True,  # whether the decay increases gradually
     )
     config.train = config_dict.create(
-        num_steps=1000,
-        log_every=500,  # in steps; 0 means never, also below
+        num_steps=1000,  # at least 1
+        log_every=500,  # in steps; 0 means only at the end, also of save_every
         save_every=1000,
-        keep=3,  # checkpoints, besides the best one
-        evaluate_every=0,
+        keep=3,  # checkpoints, at least 1, besides the best one
+        evaluate_every=0,  # in steps; 0 means never, also of sample_every
         sample_every=0,
         init_from="",  # GROUP=WORKDIR,...: copy groups of other runs at step 0
     )

@@ -20,7 +20,7 @@ from diffusion_jax.methods.base import (
     NoOptions,
     PyTree,
     Task,
-    check_at_least,
+    check_range,
     make_network,
     rows_task,
 )
@@ -234,13 +234,14 @@ def make(config: ConfigDict, fields: Fields) -> CycleGAN:
         base_channels=model.disc_channels, num_layers=model.disc_layers
     )
     del model.disc_channels, model.disc_layers
-    for name in ("cycle_weight", "identity_weight", "pool_size"):
-        check_at_least(f"cyclegan.{name}", options[name], 0)
     if not {"image_a", "image_b"} <= fields.keys():
         raise ValueError(
             "CycleGAN needs two domains: set data.source_b and data.train_split_b."
         )
     field = fields["image_a"]
+    for name in ("image_a", "image_b"):
+        remedy = "choose data.source and data.source_b with images"
+        check_range(fields[name], "CycleGAN's generator, which ends in tanh,", remedy)
     optimizer = optimizers.make(**config.optim)
     return CycleGAN(
         phases=(Phase(GEN, (AB, BA), optimizer), Phase(DISC, (DA, DB), optimizer)),

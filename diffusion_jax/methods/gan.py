@@ -19,7 +19,7 @@ from diffusion_jax.methods.base import (
     Fields,
     Method,
     PyTree,
-    check_at_least,
+    check_range,
     data_field,
     make_network,
 )
@@ -257,19 +257,15 @@ def make(config: ConfigDict, fields: Fields) -> GAN:
     """Builds a GAN from the groups model, gan and optim."""
     options, num_classes = config.gan, config.model.num_classes
     data, field = data_field(fields)
-    check_at_least("gan.critic_steps", options.critic_steps, 1)
-    check_at_least("gan.num_latents", options.num_latents, 1)
-    check_at_least("gan.gradient_penalty", options.gradient_penalty, 0)
-    check_at_least("gan.r1", options.r1, 0)
     if options.loss == "wasserstein" and not (options.gradient_penalty or options.r1):
         raise ValueError(
             "gan.loss wasserstein needs a Lipschitz critic: set gan.gradient_penalty "
             "(10 in the paper) or gan.r1."
         )
-    if num_classes < 0 or num_classes == 1:
+    if num_classes == 1:
         raise ValueError(
-            f"model.num_classes = {num_classes} is invalid: use 2 or more, or 0 for "
-            "unconditional networks."
+            "model.num_classes must be 2 or more, or 0 for unconditional networks, "
+            "not 1."
         )
     generator, discriminator = make_network(
         GANS,
@@ -277,6 +273,12 @@ def make(config: ConfigDict, fields: Fields) -> GAN:
         data_shape=field.shape,
         axis_name=parallel.AXIS if options.sync_statistics else None,
     )
+    if config.model.get("bounded", True):  # only an mlp has the choice
+        check_range(
+            field,
+            "The generator's tanh",
+            "use a generator without it, model.name=mlp with model.bounded=False",
+        )
     optim, num = dict(config.optim), options.critic_steps
     disc_learning_rate = optim.pop("disc_learning_rate")
     gen = optimizers.make(**optim)

@@ -250,8 +250,13 @@ def check_shape(shape: Sequence[int], levels: int) -> None:
     Raises:
       ValueError: they cannot.
     """
+    if len(shape) != 3:
+        raise ValueError(
+            f"The U-Net needs images [H, W, C], and the data have shape {tuple(shape)}"
+            ": choose a data.source with images."
+        )
     factor = 2 ** (levels - 1)
-    if len(shape) != 3 or shape[0] % factor or shape[1] % factor:
+    if shape[0] % factor or shape[1] % factor:
         raise ValueError(
             f"The U-Net downsamples {levels - 1} times, so it needs images [H, W, C] "
             f"with height and width divisible by {factor}, but the data have shape "

@@ -75,6 +75,7 @@ class Checkpoints:
             for path in sorted(self.directory.glob(f"*{HALF_WRITTEN}*")):
                 LOGGER.warning("Half-written checkpoint %s: it is not used.", path)
             self._check_writable()
+        parallel.barrier("all processes open the checkpoints")  # Orbax waits only 30 s
         self._manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={

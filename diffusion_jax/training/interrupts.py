@@ -77,9 +77,9 @@ def handle_until_exit() -> None:
     atexit.register(_ignore, stack)  # which keeps it alive
 
 
-def requested() -> bool:
-    """Returns whether this process has been asked to stop."""
-    return bool(_received)
+def requested() -> int:
+    """Returns the signal that asked this process to stop, or 0."""
+    return _received[0] if _received else 0
 
 
 def check() -> None:
@@ -87,8 +87,7 @@ def check() -> None:
 
     Every process has to call this the same number of times.
     """
-    own = np.array([_received[0] if _received else 0])
-    number = int(parallel.all_rows(own).max())
+    number = int(parallel.all_rows(np.array([requested()])).max())
     if number:
         raise Stopped(number)
 

@@ -187,7 +187,7 @@ class MetricLogger:
         losses: dict[str, str],
         monitor: Callable[[int, dict[str, float]], list[str]] = lambda *_: [],
     ):
-        self.stop_requested = False
+        self.stop_requested = 0  # the signal, if there was one in any process
         self._pending = None
         self._num_steps = num_steps
         self._log_every = log_every
@@ -220,7 +220,8 @@ class MetricLogger:
         for name, value in values.items():
             if not math.isfinite(value):
                 raise FloatingPointError(f"{name} is {value} at step {step}.")
-        self.stop_requested |= values.pop("stop") > 0
+        stop = int(values.pop("stop"))
+        self.stop_requested = self.stop_requested or stop
         self._progress.step_done()
         due = self._log_every > 0 and step % self._log_every == 0
         if due or step == self._num_steps:

@@ -5,7 +5,6 @@ devices. A batch is split evenly over all devices, in order of process and devic
 everything else, such as a training state, is replicated.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -15,37 +14,12 @@ import numpy as np
 from jax import Array, lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import multihost
 
 PyTree = Any
 AXIS = "batch"
-
-
-def initialize(
-    coordinator: str | None, num_processes: int | None, process_id: int | None
-) -> None:
-    """Connects this process to the others of the run.
-
-    Without a coordinator, JAX detects the cluster (Cloud TPU pods, SLURM, Open MPI,
-    Kubernetes).
-
-    Args:
-      coordinator: "address:port" of process 0, or None.
-      num_processes: number of processes in the run; required with a coordinator.
-      process_id: 0..num_processes-1; required with a coordinator.
-
-    Raises:
-      ValueError: there is a coordinator, but one of the other two is missing.
-    """
-    if coordinator and (num_processes is None or process_id is None):
-        raise ValueError(
-            "--coordinator also requires --num_processes and --process_id."
-        )
-    jax.distributed.initialize(coordinator, num_processes, process_id)
-
-
-def on_pod() -> bool:
-    """Returns whether this process is one of several workers of a Cloud TPU pod."""
-    return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+# Longer than whatever one process does while the others wait for it at a barrier.
+LONGEST_WAIT = 6 * 60 * 60
 
 
 def describe() -> str:
@@ -89,8 +63,13 @@ def round_up(batch_size: int) -> int:
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has reached this point."""
-    multihost_utils.sync_global_devices(name)
+    """Waits until every process has reached this point.
+
+    The processes meet at process 0's coordination service. No device takes part, so
+    that there is no collective whose few seconds of patience could run out.
+    """
+    meet = multihost.get_barrier_sync_fn()
+    meet(key=name, timeout_ms=LONGEST_WAIT * 1000)
 
 
 def mean(tree: PyTree, axis: str | None) -> PyTree:
@@ -153,33 +132,61 @@ def all_rows(tree: PyTree) -> PyTree:
     """Concatenates the rows of host arrays [b, ...] of all processes, in order."""
     if jax.process_count() == 1:
         return tree
+    barrier("all rows are computed")
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def _compile_together(on_devices: Callable) -> Callable:
+    """Lets no process run a function before all of them have compiled it.
+
+    A collective waits for the other processes only for a while (on CPUs 30 s), and with
+    a warm compilation cache one process is ready long before the others.
+    """
+    if jax.process_count() == 1:
+        return on_devices
+    compiled = False
+
+    def run(*args):
+        nonlocal compiled
+        if not compiled:
+            on_devices.lower(*args).compile()  # the call below finds it in JAX's cache
+            barrier("compiled")
+            compiled = True
+        return on_devices(*args)
+
+    return run
 
 
 def train_step_on_devices(step: Callable) -> Callable:
     """Runs a train step on all devices of all processes.
 
-    The stop flags of all processes are combined, so that all of them stop at the same
-    step.
+    The requests to stop of all processes are combined, so that all of them stop at the
+    same step.
 
     Args:
       step: (state, shard of the batch) -> (state, metrics), the same on every device.
 
     Returns:
-      (replicated state, sharded batch, whether to stop) -> (state, metrics), both
-      replicated; metrics["stop"] > 0 if any process should stop. The input state is
-      donated.
+      (replicated state, sharded batch, stop) -> (state, metrics), both replicated. stop
+      is the number of the signal that asks this process to stop, or 0; metrics["stop"]
+      is the largest of all processes. The input state is donated.
     """
 
     def with_stop(state, batch, stop):
         state, metrics = step(state, batch)
         return state, metrics | {"stop": lax.pmax(stop, AXIS)}
 
-    on_devices = jax.pmap(
-        with_stop, AXIS, in_axes=(None, 0, 0), out_axes=(None, None), donate_argnums=0
+    on_devices = _compile_together(
+        jax.pmap(
+            with_stop,
+            AXIS,
+            in_axes=(None, 0, 0),
+            out_axes=(None, None),
+            donate_argnums=0,
+        )
     )
 
-    def run(state, batch, stop: bool):
+    def run(state, batch, stop: int):
         return on_devices(
             state, batch, np.full(jax.local_device_count(), stop, np.float32)
         )
@@ -197,7 +204,7 @@ def map_on_devices(function: Callable) -> Callable:
       (variables, batch, key) -> host arrays; batch and result are this process's rows,
       a multiple of the number of its devices.
     """
-    on_devices = jax.pmap(function, in_axes=(None, 0, None))
+    on_devices = _compile_together(jax.pmap(function, in_axes=(None, 0, None)))
 
     def run(variables: PyTree, batch: PyTree, key: Array) -> PyTree:
         result = jax.device_get(on_devices(variables, shard(batch), key))

@@ -153,10 +153,15 @@ def test_continuous_timesteps_of_tables_and_curves(name):
 
 @pytest.mark.parametrize("spacing", timesteps.CONTINUOUS_SPACINGS)
 def test_times_that_coincide_in_single_precision(spacing):
-    """The sigmoid curve falls to its minimum within 1e-8 of T: times that differ in
-    float64 but coincide in float32 raise an error."""
-    with pytest.raises(ValueError, match="twice"):
-        timesteps.make(spacing, schedules.make("sigmoid", 1000), 50)
+    """Point 20: the sigmoid curve falls to its minimum within 1e-8 of T: times that
+    differ in float64 but coincide in float32 raise an error, which says that the pair
+    hardly works, and whose choices work for every number of steps."""
+    schedule = schedules.make("sigmoid", 1000)
+    with pytest.raises(ValueError, match="hardly works.*'trailing' or 'leading'"):
+        timesteps.make(spacing, schedule, 50)
+    for choice in ("trailing", "leading"):
+        for num_steps in (1, 2, 50, 999, 1000):
+            timesteps.make(choice, schedule, num_steps)
 
 
 @pytest.mark.usefixtures("x64")

@@ -108,7 +108,7 @@ def nearest(images, labels):
         probabilities = np.eye(10)[labels[squared.argmin(axis=1)]]
         return {"probabilities": probabilities, "features": probabilities}
 
-    return FeatureExtractor("nearest", extract, 10)
+    return FeatureExtractor("nearest", extract, 10, "0")
 
 
 def test_metrics_of_a_classifier(records, monkeypatch):
@@ -136,9 +136,10 @@ def test_metrics_of_a_classifier(records, monkeypatch):
     assert found["conditional_accuracy"] == pytest.approx(1 - 18 / 126)
     assert found["confident_share"] == found["precision"] == 1.0
     assert found["nearest_distance"] == 0.0
-    assert record.settings["accuracy_real"] == 1.0
+    assert record.details["accuracy_real"] == 1.0
     assert record.settings["classifier"] == "nearest"
-    assert record.settings["confident_share_real"] == 1.0
+    assert record.settings["classifier_id"] == "0"
+    assert record.details["confident_share_real"] == 1.0
 
 
 def test_sweep_of_samples(records):
@@ -162,6 +163,20 @@ def test_invalid_metrics_are_refused(changes, words):
     """They are refused before anything is drawn."""
     with pytest.raises(ValueError, match=words):
         make(load("digits_gan", **changes), Stub())
+
+
+@pytest.mark.parametrize("key", ["classifier", "classifier_b"])
+def test_folders_of_classifiers(key, tmp_path, monkeypatch):
+    """Point 18: ~ in the folder of a classifier is the user's, and a URL is refused."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    config = load("digits_gan").copy_and_resolve_references()
+    (tmp_path / "run/config.json").write_text(config.to_json())
+    stub = Stub()
+    with pytest.raises(ValueError, match="~/run is a gan, not a classifier"):
+        make(load("digits_cyclegan", **{f"eval__{key}": "~/run"}), stub)
+    with pytest.raises(ValueError, match="gs://.*not supported"):
+        make(load("digits_cyclegan", **{f"eval__{key}": "gs://bucket/run"}), stub)
 
 
 def test_images_too_large_for_pixels():
@@ -216,7 +231,7 @@ def test_reconstruction_next_to_principal_components(records):
     train, test = (((digits(s)[0] + 1) / 2).reshape(-1, 64) for s in ("train", "test"))
     squared = np.arange(359) / 100
     assert found["squared_error"] == pytest.approx(squared.mean(), rel=1e-5)
-    expected = np.std(squared) / np.sqrt(359)
+    expected = np.std(squared) / np.sqrt(358)
     assert found["standard_error"] == pytest.approx(expected, rel=1e-5)
     expected = latents.pca_mse(train, test, 3)
     assert found["squared_error_of_pca"] == pytest.approx(expected, rel=1e-12)

@@ -142,7 +142,9 @@ def checkpoints_disappear(place: Place) -> str:
         check_sentence(ended, (1,), str(workdir / "checkpoints"))
         shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
         (workdir / "elsewhere").rename(workdir / "checkpoints")
-    done = place.run(workdir, values={"train.num_steps": max(steps(workdir)) + 10})
+    done = place.run(
+        workdir, values=LONG | {"train.num_steps": max(steps(workdir)) + 10}
+    )
     check(done.code == 0, f"afterwards: {done.summary}")
     check("RESUMING" in done.stdout, "afterwards: it does not resume")
     return "goes on in a new one" if goes_on else f"{ended.summary}, resumed"

@@ -35,7 +35,8 @@ VALUES = {
     "eval.num_importance": 500,  # evaluating and drawing take some 0.1 s
     "sample.num_images": 400,
 }
-LONG = {"train.num_steps": 1_000_000}  # until it is stopped
+# Until it is stopped.
+LONG = {"train.num_steps": 1_000_000, "optim.decay_end": 1_000_000}
 END_WITHIN = 30.0  # seconds in which a process ends after a fault
 
 

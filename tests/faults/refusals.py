@@ -6,6 +6,7 @@ import signal
 import numpy as np
 from harness import (
     END_WITHIN,
+    LONG,
     LOOK_EVERY,
     Broken,
     Place,
@@ -119,7 +120,7 @@ def stop_without_saves(place: Place) -> str:
     """a signal saves the last step also with save_every = 0"""
     workdir = place.new("no-saves")
     values = {"train.save_every": 0, "train.evaluate_every": 0, "train.sample_every": 0}
-    process = place.start(workdir, values=values | {"train.num_steps": 10**6})
+    process = place.start(workdir, values=LONG | values)
     process.wait_until(lambda: last_logged(workdir) > LOOK_EVERY)
     process.send(signal.SIGINT)
     ended = process.finish(END_WITHIN)

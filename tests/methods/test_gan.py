@@ -120,6 +120,7 @@ def test_decay_counts_steps():
     values = {f"optim__{name}": value for name, value in rates.items()}
     method = mlp(
         **values,
+        train__num_steps=3,
         optim__disc_learning_rate=0.5,
         gan__critic_steps=2,
         data__batch_size=16,
@@ -356,8 +357,16 @@ PENALTY_WORDS = "batch statistics.*model.disc_norm"
     [
         ("digits_gan", {"gan__loss": "nosuch"}, "gan.loss 'nosuch'.*hinge"),
         ("digits_gan", {"model__name": "nosuch"}, "model.name 'nosuch'.*dcgan"),
-        ("digits_gan", {"model__num_classes": 1}, "num_classes = 1.*2 or more"),
-        ("digits_gan", {"model__num_classes": -2}, "num_classes = -2"),
+        (
+            "digits_gan",
+            {"model__num_classes": 1},
+            "num_classes must be 2 or more.*not 1",
+        ),
+        (
+            "digits_gan",
+            {"model__num_classes": -2},
+            "num_classes must be at least 0, not -2",
+        ),
         ("digits_gan", {"gan__critic_steps": 0}, "gan.critic_steps.*at least 1"),
         ("digits_gan", {"gan__loss": "wasserstein"}, "set gan.gradient_penalty"),
         ("digits_gan", {"gan__r1": -1.0}, "gan.r1 must be at least 0"),
@@ -365,8 +374,8 @@ PENALTY_WORDS = "batch statistics.*model.disc_norm"
         ("digits_gan", {"optim__decay_start": 3}, "3 requires optim.decay_end"),
         (
             "digits_gan",
-            {"optim__decay_start": 3, "optim__decay_end": 3},
-            "decay_start = 3 must be.*less than optim.decay_end = 3",
+            {"optim__decay_start": 4, "optim__decay_end": 4},
+            "decay_start = 4 must be.*less than optim.decay_end = 4",
         ),
         ("digits_dcgan", {"data__image_size": 18}, "image_size = 18 cannot be halved"),
         ("digits_dcgan", {"model__disc_norm": "nosuch"}, "norm 'nosuch'.*batch, none"),
@@ -393,7 +402,7 @@ def test_refusals(name, change, words):
             {"sample__label": 10, "model__num_classes": 10},
             "sample.label = 10.*10 classes",
         ),
-        ({"sample__label": -2}, "sample.label = -2"),
+        ({"sample__label": -2}, "sample.label.*-1, not -2"),
         ({"sample__task": "manifold", "gan__num_latents": 1}, "two latents"),
     ],
 )

@@ -30,7 +30,7 @@ def test_by_hand():
         assert metrics[name] == pytest.approx(bits[:, i].mean(), rel=1e-6)
     total = sum(metrics[name] for name in likelihood.TERMS)
     assert metrics["bits_per_dim"] == pytest.approx(total, rel=1e-9)
-    error = bits.sum(axis=1).std() / math.sqrt(7)
+    error = bits.sum(axis=1).std() / math.sqrt(7 - 1)
     assert metrics["standard_error"] == pytest.approx(error, rel=1e-6)
     assert metrics["num_examples"] == 7
 

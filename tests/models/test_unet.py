@@ -222,7 +222,8 @@ class Shapes(chex.TestCase):
         net = UNet(**TINY | dict(channel_multipliers=(1, 1, 1)))
         x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         t = jax.ShapeDtypeStruct((1,), jnp.int32)
-        message = rf"divisible by 4.*shape {re.escape(str(shape))}"
+        what = "divisible by 4" if len(shape) == 3 else r"needs images \[H, W, C\]"
+        message = rf"{what}.*shape {re.escape(str(shape))}"
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(net.init, jax.random.key(0), x, t)
 

@@ -366,18 +366,3 @@ def test_uneven_batch_is_refused():
         parallel.check_batch_size(12, "data.batch_size")
     with pytest.raises(ValueError, match="8 devices in 2 parts.* multiple of 16"):
         parallel.check_batch_size(24, "data.batch_size", 2)
-
-
-def test_coordinator_needs_the_other_two():
-    """A coordinator without the other two flags is refused before it is waited for."""
-    with pytest.raises(ValueError, match="--num_processes and --process_id"):
-        parallel.initialize("127.0.0.1:1", None, 0)
-
-
-@pytest.mark.parametrize("names,expected", [(None, False), ("a", False), ("a,b", True)])
-def test_on_pod(monkeypatch, names, expected):
-    """A pod is what lists several workers."""
-    monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
-    if names:
-        monkeypatch.setenv("TPU_WORKER_HOSTNAMES", names)
-    assert parallel.on_pod() is expected

@@ -146,7 +146,7 @@ def test_a_signal_saves_the_step(
     assert signal.getsignal(number) is handler
     stopped = int(saved_state(config, tmp_path)[".step"])
     assert stopped in (2, 3)
-    assert f"after step {stopped}, saved" in caplog.text
+    assert f"checkpoints/{stopped}." in caplog.text
     train(config, tmp_path)
     assert_same_states(saved_state(config, tmp_path), expected)
 
@@ -242,7 +242,7 @@ app.run(run, flags_parser=command_line.parse_flags)
 
 def test_the_end_of_the_command(commands, tmp_path):
     """Ctrl-C exits with 0 and says which step it saved, and training has imported
-    neither PyTorch nor TensorFlow, even where they are installed; a huge rate
+    neither PyTorch nor TensorFlow, even where they are installed; a rate of 1e30
     then stops the run with an error that names that step, which is finite."""
     values = {"train__num_steps": 100_000, "train__save_every": 3}
     values["config"], config = "digits_vae", load("digits_vae")
@@ -252,10 +252,11 @@ def test_the_end_of_the_command(commands, tmp_path):
     code, output = commands.finish(process)
     assert code == 0, output
     state = saved_state(config, tmp_path)
-    assert f"Stopped by request after step {state['.step']}, saved." in output
+    assert f"Saved: {tmp_path}/checkpoints/{state['.step']}." in output
+    assert "Stopped by SIGINT. The same command resumes the run." in output
     assert "IMPORTED []" in output
 
-    values["optim__learning_rate"] = "1e38"
+    values |= {"optim__learning_rate": "1e30", "train__save_every": 1000}
     code, output = commands.finish(commands.start(tmp_path, **values))
     assert code != 0
     assert_same_states(saved_state(config, tmp_path, state[".step"]), state)

@@ -66,6 +66,11 @@ def source_of(name, field):
     return ArraySource({name: values}, {name: field}, name)
 
 
+def thresholding_of(method):
+    """Thresholding, where the data have the range that it assumes."""
+    return "static" if method.field.range else "none"
+
+
 def test_loader_loss_and_sampler(method):
     """A batch is [B, ...] of the field's shape, the loss is finite, and samples have
     that shape and depend on seed and index alone."""
@@ -76,7 +81,12 @@ def test_loader_loss_and_sampler(method):
     rest = variables, aux, batch, jax.random.key(1), 0
     loss = jax.jit(method.loss, static_argnums=0)("net", *rest)
     assert np.isfinite(loss.value)
-    task = tasks.make_sample(method, tasks.SampleOptions("ddim", 4, "trailing"))
+    task = tasks.make_sample(
+        method,
+        tasks.SampleOptions(
+            "ddim", 4, "trailing", thresholding=thresholding_of(method)
+        ),
+    )
     stream = inference.make_stream(task, 8, seed=0)
     samples = inference.collect(stream(variables, Range(11), 11), method.data)
     assert samples[method.data].shape == (11, *method.field.shape)
@@ -89,7 +99,9 @@ def test_inpainting(method):
     """The known half of a signal or an image comes out bit for bit."""
     source = source_of(method.data, method.field)
     variables, _ = jax.jit(method.init)(jax.random.key(0))
-    options = tasks.InpaintOptions("ddim", 4, "trailing", num_resamplings=1)
+    options = tasks.InpaintOptions(
+        "ddim", 4, "trailing", thresholding=thresholding_of(method), num_resamplings=1
+    )
     task = tasks.make_inpaint(method, options)
     stream = inference.make_stream(task, 8, seed=0)
     rows = inference.collect(stream(variables, source, 8), "rows", method.data)

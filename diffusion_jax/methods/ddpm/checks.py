@@ -7,6 +7,7 @@ import numpy as np
 from diffusion_jax.diffusion import guidance, losses, process
 from diffusion_jax.diffusion.sampling import Sampler
 from diffusion_jax.lookup import lookup
+from diffusion_jax.methods.base import check_range
 from diffusion_jax.methods.ddpm.method import DDPM
 
 WITH_SIGNAL = "a schedule with signal left at T (such as linear or cosine)"
@@ -58,6 +59,10 @@ def check_training(method: DDPM) -> None:
             "or variance 'learned_range'.",
         ),
     )
+    if learns_variance:  # its decoder cuts [-1, 1] into levels
+        remedy = "set diffusion.loss=simple"
+        check_range(method.field, f"diffusion.loss {method.loss_name!r}", remedy)
+    _check_thresholding(method, method.thresholding)
     for condition in method.conditions:
         if not 0 <= condition.dropout < 1:
             raise ValueError(
@@ -79,11 +84,12 @@ def check_sampling(
     Raises:
       ValueError: they are not; the message names the config keys and a valid choice.
     """
-    lookup(guidance.THRESHOLDING, options.thresholding, "sample.thresholding")
+    _check_thresholding(method, options.thresholding)
     num_steps, discrete = len(timesteps), timesteps.dtype.kind == "i"
     starts_in_noise = timesteps[0] == method.num_timesteps
     starts_in_noise = starts_in_noise and method.schedule.ends_in_noise
     continuous = sampler.continuous_time or not discrete
+    interval = tuple(options.guidance_interval)
     drops = any(condition.dropout for condition in method.conditions)
     _raise_first(
         (
@@ -122,13 +128,18 @@ def check_sampling(
             "diffusion.cond_dropout above 0, or the scale to 1 for no guidance.",
         ),
         (
-            len(options.guidance_interval) not in (0, 2)
-            or len(options.guidance_interval) == 2
-            and not options.guidance_interval[0] < options.guidance_interval[-1],
-            f"sample.guidance_interval = {tuple(options.guidance_interval)} must be "
-            "two log-SNRs, the smaller one first.",
+            bool(interval) and (len(interval) != 2 or not interval[0] < interval[-1]),
+            f"sample.guidance_interval = {interval} must be two log-SNRs, the smaller "
+            "one first, or () to guide everywhere.",
         ),
     )
+
+
+def _check_thresholding(method: DDPM, name: str) -> None:
+    lookup(guidance.THRESHOLDING, name, "sample.thresholding")
+    if name != "none":
+        remedy = "set sample.thresholding=none"
+        check_range(method.field, f"sample.thresholding {name!r}", remedy)
 
 
 def _raise_first(*refusals: tuple[bool, str]) -> None:

@@ -11,7 +11,6 @@ from diffusion_jax.methods import config as common
 from diffusion_jax.methods.base import (
     Family,
     Fields,
-    check_at_least,
     data_field,
     make_network,
     single_phase,
@@ -114,8 +113,6 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
         diffusion.timestep_sampler,
         "diffusion.timestep_sampler",
     )
-    check_at_least("diffusion.num_timesteps", diffusion.num_timesteps, 2)
-    check_at_least("model.num_classes", num_classes, 0)
     if diffusion.cond_dropout and not num_classes:
         raise ValueError(
             f"diffusion.cond_dropout = {diffusion.cond_dropout} drops labels, but "

@@ -27,9 +27,11 @@ from diffusion_jax.diffusion import (
 )
 from diffusion_jax.diffusion.denoiser import Denoiser
 from diffusion_jax.methods.base import (
+    OTHER_METRIC,
     Batch,
     Task,
     check_at_least,
+    check_range,
     rows_task,
     scalar_fields,
     with_axis,
@@ -56,7 +58,8 @@ class SampleOptions:
       churn: for euler and heun, in [0, sqrt(2) - 1].
       thresholding: a name in guidance.THRESHOLDING.
       guidance_scale: scale of classifier-free guidance; 1 is no guidance.
-      guidance_interval: (lowest, highest) log-SNR at which guidance is applied.
+      guidance_interval: (lowest, highest) log-SNR at which guidance is applied; ():
+        everywhere.
       num_frames: intermediate predictions of x_0 to keep.
     """
 
@@ -290,11 +293,12 @@ def make_vlb(method: DDPM, options: VLBOptions) -> Task:
       "time" and "strata_error", the squared error there.
 
     Raises:
-      ValueError: num_terms lies outside 1..T-1.
+      ValueError: num_terms lies outside 1..T-1, or the data are not 8-bit images.
 
     Source: Ho et al. 2020, equation 5, arXiv:2006.11239.
     """
     num_terms, schedule = options.num_terms, method.schedule
+    check_range(method.field, "eval.metric vlb or rate_distortion", OTHER_METRIC, True)
     last = method.num_timesteps - 1
     if not 1 <= num_terms <= last:
         raise ValueError(
@@ -356,12 +360,13 @@ def make_log_likelihood(method: DDPM, options: LikelihoodOptions) -> Task:
       A task with the output "log_likelihood", [B].
 
     Raises:
-      ValueError: the schedule leaves no signal at T, or examples are too large for an
-        exact trace.
+      ValueError: the data are not 8-bit images, the schedule leaves no signal at T, or
+        examples are too large for an exact trace.
 
     Source: Song et al. 2021, equation 39, arXiv:2011.13456.
     """
     schedule, size = method.schedule, math.prod(method.field.shape)
+    check_range(method.field, "eval.metric ode_likelihood", OTHER_METRIC, True)
     check_at_least("eval.num_probes", options.num_probes, 0)
     if not options.num_probes and size > MAX_EXACT_TRACE:
         raise ValueError(
@@ -441,7 +446,7 @@ class Chain:
                 ),
                 options.guidance_scale,
                 method.schedule,
-                tuple(options.guidance_interval) or (-math.inf, math.inf),
+                tuple(options.guidance_interval) or guidance.EVERYWHERE,
             )
         denoise = guidance.THRESHOLDING[options.thresholding](denoise)
         return self._sampler, denoise, method.schedule, self._timesteps
