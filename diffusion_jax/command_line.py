@@ -112,6 +112,7 @@ def _sentence(error: Exception) -> str:
     """Returns an error's message and our notes on it, in one line."""
     notes = getattr(error, "__notes__", [])
     texts = [str(error), *(note for note in notes if "\n" not in note)]  # not JAX's
+    texts = [text if text.endswith((".", "?")) else f"{text}." for text in texts]
     return " ".join(" ".join(texts).split())
 
 

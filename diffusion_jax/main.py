@@ -11,7 +11,8 @@ starts from the values of that run. OUTPUT is WORKDIR unless --output sets it.
 
 Exit codes: 0 done, or training was stopped by a signal (the same command resumes it);
 1 a failure, such as a full disk or a loss that is not finite; 2 a mistake in the
-command, the config or the data; 128 + N sampling was stopped by signal N.
+command, the config or the data; 128 + N sampling was stopped by signal N,
+or anything by a third signal.
 """
 
 import logging
@@ -29,7 +30,7 @@ from diffusion_jax import command_line, paths, run_config, strict_json
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.sample import sample
 from diffusion_jax.train import train
-from diffusion_jax.training import processes
+from diffusion_jax.training import interrupts, processes
 
 
 def print_config(
@@ -68,6 +69,7 @@ def main(argv: list[str]) -> None:
     if not _TRACEBACK.value:  # the libraries' errors reach us as exceptions
         absl_logging.set_verbosity(absl_logging.FATAL)
         threading.excepthook = lambda _: None
+        sys.unraisablehook = lambda _: None
     if not jax.config.jax_compilation_cache_dir:
         cache = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", f"{cache}/diffusion_jax")
@@ -81,18 +83,19 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """Runs the mode on the config that the flags describe."""
-    config, mode = _CONFIG.value.copy_and_resolve_references(), _MODE.value
+    config, mode = _CONFIG.value, _MODE.value
     workdir = paths.local(_WORKDIR.value or f"runs/{config.name}")
     output = paths.local(_OUTPUT.value or workdir)
     is_resumed = mode == "train" and (workdir / run_config.CONFIG).exists()
     if is_resumed or mode in ("sample", "evaluate"):
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
         config = run_config.read_config(workdir, config, overrides)
-    MODES[mode](config, workdir, output)
+    MODES[mode](config.copy_and_resolve_references(), workdir, output)
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
+    interrupts.handle_until_exit()
     try:
         app.run(main, flags_parser=command_line.parse_flags)
     except BaseException as error:

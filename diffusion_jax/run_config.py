@@ -1,5 +1,6 @@
 """A run's config.json and fields.json: reading, comparing and writing them."""
 
+import copy
 import json
 import logging
 import pathlib
@@ -51,6 +52,9 @@ def read_config(
 ) -> ConfigDict:
     """Reads the config that a run was trained with, and sets values on top of it.
 
+    A value that the file computes from train.num_steps, such as the end of the learning
+    rate's decay, follows it if the run is made longer.
+
     Args:
       workdir: the run's folder.
       config: of the same name; it has the keys that an older version did not know.
@@ -69,6 +73,7 @@ def read_config(
         )
     found = ConfigDict(_completed(stored, config.to_dict()))
     before = found.to_dict()
+    overrides = _following(found, config, overrides) | overrides
     kept = _changes(config.to_dict(), before | {"name": config.name})
     kept = {key: kept[key] for key in kept if key not in overrides}
     if kept:
@@ -196,6 +201,30 @@ def _changes(
     return changes
 
 
+def _following(
+    found: ConfigDict, config: ConfigDict, overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the values that are still as a file computed them from train.num_steps.
+
+    Args:
+      found: the values of the run.
+      config: of the file, with its references.
+      overrides: value by dotted key, perhaps a new number of steps.
+
+    Returns:
+      The values for the new number, by dotted key.
+    """
+    key = "train.num_steps"
+    if key not in overrides:
+        return {}
+    new, old = copy.deepcopy(config), copy.deepcopy(config)
+    new.update_from_flattened_dict({key: overrides[key]})
+    old.update_from_flattened_dict({key: found.train.num_steps})
+    computed = _changes(old.to_dict(), new.to_dict())
+    differs = _changes(old.to_dict(), found.to_dict())  # set by hand
+    return {x: pair[1] for x, pair in computed.items() if x not in {*differs, key}}
+
+
 def _refuse_fixed(changes: Changes, workdir: pathlib.Path) -> None:
     """Raises ValueError if a value changes that the weights depend on."""
     fixed = {}
@@ -233,7 +262,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     """Reads a JSON object."""
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise _damaged(path, str(error)) from error
     if not isinstance(content, dict) or not content:
         raise _damaged(path, "it is no JSON object, or an empty one")

@@ -300,3 +300,18 @@ def test_images_that_are_not_square(tmp_path):
     method = methods.make(config, source.fields)
     variables, _ = jax.eval_shape(method.init, jax.random.key(0))
     assert method.field.shape == (8, 16, 1) and variables.params
+
+
+def test_a_longer_run_has_a_longer_schedule(tmp_path):
+    """Point 2: what the file computes from train.num_steps follows a new number, or the
+    learning rate would be 0 from the old end on; values set by hand stay."""
+    config = load("digits_vae", train__num_steps=20)
+    store(config, tmp_path)
+    found = run_config.read_config(tmp_path, config, {"train.num_steps": 40})
+    assert (found.optim.decay_start, found.optim.decay_end) == (20, 40)
+    overrides = {"train.num_steps": 40, "optim.decay_end": 30}
+    found = run_config.read_config(tmp_path, config, overrides)
+    assert (found.optim.decay_start, found.optim.decay_end) == (20, 30)
+    set_stored(tmp_path, "optim.decay_start", 5)
+    found = run_config.read_config(tmp_path, config, {"train.num_steps": 40})
+    assert (found.optim.decay_start, found.optim.decay_end) == (5, 40)

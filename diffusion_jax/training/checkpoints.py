@@ -204,10 +204,11 @@ class Checkpoints:
         """
         with contextlib.suppress(SaveError):
             self.wait()
+        return self._last_complete()
+
+    def _last_complete(self) -> str:
         steps = [int(x.name) for x in self.directory.glob("*") if x.name.isdigit()]
-        if not steps:
-            return "none was saved yet"
-        return str(self.directory / str(max(steps)))
+        return str(self.directory / str(max(steps))) if steps else "none was saved yet"
 
     def _check_writable(self) -> None:
         """Raises SaveError if nothing can be written."""
@@ -218,7 +219,9 @@ class Checkpoints:
             with tempfile.TemporaryFile(dir=self.directory) as file:
                 file.write(b"x")
         except OSError as error:
-            raise self._save_error(error) from error
+            found = self._save_error(error)
+            found.add_note(f"Last good checkpoint: {self._last_complete()}.")
+            raise found from error
 
     def _save_error(self, error: Exception) -> SaveError:
         return SaveError(
@@ -456,7 +459,7 @@ def _read_score(path: pathlib.Path) -> Score | None:
             return Score(value, dict(stored.get("measures", {})))
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except Exception as error:  # damage can surface as any error
             LOGGER.error("Damaged score %s: %s", file, _first_line(error))
     return None
 

@@ -2,9 +2,11 @@
 
 The first one is a request: whatever runs batch after batch saves what it has and stops
 after the current batch. The second one changes nothing, since a scheduler may send two
-and the first may still be saving. The third one ends the process at once.
+and the first may still be saving. The third one ends the process at once, with exit
+code 128 + N, even while it compiles.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -16,6 +18,7 @@ import numpy as np
 from diffusion_jax.training import parallel
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+END = 0  # no signal has this number
 
 _received: list[int] = []  # the signals since `handled` was entered
 
@@ -30,24 +33,48 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Handles the signals within a `with` statement.
+    """Handles the signals within a `with` statement; nested ones do nothing.
 
     A signal that the parent process has disabled (with nohup, for example) stays so.
     Outside the main thread, where Python handles no signals, this does nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    if not is_main or _receive in before.values():
         yield
         return
     _received.clear()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
     before = {n: old for n, old in before.items() if old is not signal.SIG_IGN}
+    # Python calls a handler when the main thread returns from what it is doing, and
+    # once for several signals. The pipe receives the number of each, without delay.
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    fd_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(reader,), daemon=True)
+    watcher.start()
     for number in before:
         signal.signal(number, _receive)
     try:
         yield
     finally:
         for number, old in before.items():
-            signal.signal(number, old)
+            if signal.getsignal(number) is _receive:
+                signal.signal(number, old)
+        signal.set_wakeup_fd(fd_before)
+        os.write(writer, bytes([END]))
+        watcher.join()
+        os.close(reader)
+        os.close(writer)
+
+
+def handle_until_exit() -> None:
+    """Handles the signals until the process ends.
+
+    While Python shuts down they are ignored: a late one changes no exit code.
+    """
+    stack = contextlib.ExitStack()
+    stack.enter_context(handled())
+    atexit.register(_ignore, stack)  # which keeps it alive
 
 
 def requested() -> int:
@@ -67,11 +94,27 @@ def check() -> None:
 
 def _receive(number: int, frame: object) -> None:
     _received.append(number)
-    name = signal.Signals(number).name
-    texts = {1: f"{name}: stopping after this batch", 2: f"{name} again: still saving"}
-    if len(_received) not in texts:
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-        return
-    # Not by print or a logger: the signal may have interrupted just that.
-    os.write(2, f"{texts[len(_received)]} (the third signal kills).\n".encode())
+
+
+def _watch(reader: int) -> None:
+    """Answers each signal; ends the process at the third one."""
+    count = 0
+    while True:
+        for number in os.read(reader, 100):
+            if number == END:
+                return
+            if number not in SIGNALS:
+                continue
+            count += 1
+            if count == 3:
+                os._exit(128 + number)
+            name = signal.Signals(number).name
+            told = f"{name}: stopping after this batch"
+            told = told if count == 1 else f"{name} again: still saving"
+            # Not by print or a logger, which may be waiting for just this.
+            os.write(2, f"{told} (the third signal kills).\n".encode())
+
+
+def _ignore(stack: contextlib.ExitStack) -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

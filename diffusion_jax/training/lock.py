@@ -52,7 +52,11 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = _open(path)
-        _write(file, holder, 0)
+        try:
+            _write(file, holder, 0)
+        except OSError:
+            _remove(path, file, new)
+            raise
     except OSError as error:
         raise OSError(
             f"{folder} cannot be written ({error.strerror}): correct its permissions, "
@@ -65,11 +69,16 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     finally:
         stop.set()
         beats.join()
-        path.unlink(missing_ok=True)
-        os.close(file)
-        if new:  # a refusal leaves nothing behind
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        _remove(path, file, new)
+
+
+def _remove(path: pathlib.Path, file: int, with_folder: bool) -> None:
+    """Removes and releases a lock that this process holds."""
+    path.unlink(missing_ok=True)
+    os.close(file)
+    if with_folder:  # a refusal leaves nothing behind
+        with contextlib.suppress(OSError):  # but a run does
+            path.parent.rmdir()
 
 
 def _open(path: pathlib.Path) -> int:
@@ -127,7 +136,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     """Returns who holds the lock; {} if it is unknown."""
     try:
         holder = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return holder if isinstance(holder, dict) else {}
 

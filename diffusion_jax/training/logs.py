@@ -84,12 +84,14 @@ class MetricsLog:
 
     def __init__(self, workdir: pathlib.Path, start: int):
         self._path = workdir / METRICS
+        self._last: list[bytes] = []  # the lines of step `start`
         if start == 0:
             _set_aside(workdir)
-        if self._path.exists():
+        if self._path.is_file():  # and no device
             lines = self._path.read_bytes().splitlines()
             steps = [_step(line) for line in lines]
             kept = [x for x, step in zip(lines, steps, strict=True) if step <= start]
+            self._last = [x for x, step in zip(lines, steps) if step == start]
             damaged = sum(math.isnan(step) for step in steps[:-1])
             if damaged:  # the last line may have been cut short by a kill
                 LOGGER.warning(
@@ -103,10 +105,27 @@ class MetricsLog:
         self._events = EventFile(workdir / TENSORBOARD, start + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes the metrics of a step."""
-        with self._path.open("a") as file:
-            file.write(strict_json.dumps({"step": step, **metrics}) + "\n")
-        self._events.write(step, metrics)
+        """Writes the metrics of a step.
+
+        A line that the session before has written is not repeated: it was killed after
+        an evaluation, before the score was saved.
+
+        Raises:
+          OSError: they cannot be written.
+        """
+        line = strict_json.dumps({"step": step, **metrics})
+        if line.encode() in self._last:
+            return
+        try:
+            with self._path.open("a") as file:
+                file.write(line + "\n")
+            self._events.write(step, metrics)
+        except OSError as error:
+            raise OSError(
+                f"The metrics of step {step} could not be written to {self._path} or "
+                f"{TENSORBOARD}/ beside it ({error.strerror}): free the disk, or "
+                "correct its permissions, and run the same command again."
+            ) from error
 
     def close(self) -> None:
         """Closes TensorBoard's file."""
@@ -138,8 +157,8 @@ def _step(line: bytes) -> float:
     """Returns the step of a line; NaN if it cannot be read."""
     try:
         step = json.loads(line)["step"]
-        return float(step) if isinstance(step, int) else math.nan
-    except (ValueError, KeyError, TypeError):  # not JSON, not UTF-8, or no object
+        return float(step) if type(step) is int else math.nan  # true is no step
+    except (ValueError, KeyError, TypeError, RecursionError):  # no JSON object
         return math.nan
 
 

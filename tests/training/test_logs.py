@@ -286,3 +286,32 @@ def test_no_lines_but_the_last(tmp_path):
     logger.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [3]
+
+
+def test_an_evaluation_is_logged_once(tmp_path):
+    """Point 8: a run that was killed between the record of an evaluation and its score
+    evaluates again; the record is not there twice. Other values are another record."""
+    for found in (1.5, 1.5, 2.5):
+        log = logs.MetricsLog(tmp_path, start=4)
+        log.write(4, {"test_fd": found})
+        log.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["test_fd"] for line in lines] == [1.5, 2.5]
+
+
+def test_a_full_disk_is_named(tmp_path):
+    """Point 9: if a line cannot be written, the error names the file and the step; a
+    log that is a device is not read."""
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    log = logs.MetricsLog(tmp_path, start=4)
+    words = r"The metrics of step 5 .*metrics.jsonl .*No space left"
+    with pytest.raises(OSError, match=words):
+        log.write(5, {"loss": 1.0})
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"step": true}'])
+def test_odd_lines(tmp_path, line):
+    """Point 4: brackets without an end, or a step that is no number, stop no start."""
+    (tmp_path / "metrics.jsonl").write_text(f'{line}\n{{"step": 1}}\n')
+    logs.MetricsLog(tmp_path, start=4).close()
+    assert lines_of(tmp_path) == [{"step": 1}]

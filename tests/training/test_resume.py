@@ -190,6 +190,45 @@ def test_kill_at_five_moments(commands, tmp_path):
     assert losses(rough) == losses(calm)
 
 
+def test_six_random_signals(commands, tmp_path):
+    """Point 8: six random signals, two of them doubled, change no bit: each time the
+    exit code is 0 and the last step that was done is saved."""
+    values = {"config": "digits_vae", "train__num_steps": 120, "train__save_every": 50}
+    values |= {"train__evaluate_every": 20, "train__sample_every": 20}
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    code, output = commands.finish(commands.start(calm, **values))
+    assert code == 0, output
+    draws = random.Random(0)
+    kinds = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP] * 2
+    for number, kind in enumerate(kinds):
+        process = commands.start(rough, **values)
+        done = max(saved_steps(rough), default=0)
+        goal = done + draws.randint(1, 15)  # some of them evaluate and draw
+        wait_for(process, lambda goal=goal: last_step(rough) >= goal)
+        time.sleep(draws.uniform(0, 0.05))
+        process.send_signal(kind)
+        if number in (1, 4):
+            time.sleep(draws.uniform(0, 0.05))
+            process.send_signal(signal.SIGTERM)
+        code, output = commands.finish(process)
+        assert code == 0, output
+        assert max(saved_steps(rough)) == last_step(rough) > done
+    code, output = commands.finish(commands.start(rough, **values))
+    assert code == 0, output
+    config = load("digits_vae")
+    assert_same_states(saved_state(config, rough), saved_state(config, calm))
+    logged = [(x / "metrics.jsonl").read_text() for x in (rough, calm)]
+    assert without_rates(logged[0]) == without_rates(logged[1])
+
+
+def last_step(workdir):
+    """The last step in metrics.jsonl, while it may be written; 0 if there is none."""
+    try:
+        return without_rates((workdir / "metrics.jsonl").read_text())[-1]["step"]
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 SCRIPT = """
 import sys
 from absl import app
