@@ -11,8 +11,8 @@ def local(path: str | os.PathLike) -> pathlib.Path:
     """Returns a path of this machine's file system, with ~ expanded.
 
     Raises:
-      ValueError: the path is a URL such as gs://bucket/run; bucket storage has to be
-        mounted (for Google Cloud, with gcsfuse).
+      ValueError: the path is a URL such as gs://bucket/run (bucket storage has to be
+        mounted; for Google Cloud, with gcsfuse), or ~NAME names no user.
     """
     text = os.fspath(path)
     if _URL.match(text):
@@ -21,4 +21,7 @@ def local(path: str | os.PathLike) -> pathlib.Path:
             f"{text}: {scheme}:// addresses are not supported. Use a folder, or mount "
             "the bucket as one (such as with gcsfuse) and give its path."
         )
-    return pathlib.Path(text).expanduser()
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{text}: {error} Correct the path.") from error

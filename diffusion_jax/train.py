@@ -123,6 +123,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
             checkpoints.close()
             LOGGER.warning("Saved: %s.", checkpoints.last_good())
             raise
+        except SaveError:
+            raise  # it names the last good checkpoint
         except Exception as error:
             error.add_note(f"Last good checkpoint: {checkpoints.last_good()}.")
             if isinstance(error, FloatingPointError):

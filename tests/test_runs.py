@@ -109,6 +109,16 @@ def test_old_keys_of_stored_configs(key, tmp_path, caplog):
     store(config, tmp_path)  # and training goes on
 
 
+def test_what_older_versions_did(tmp_path):
+    """Where an older version had no key, a stored config says what it did, even if
+    that is not today's default: no part of a folder was held out."""
+    config = load("digits")
+    store(config, tmp_path)
+    set_stored(tmp_path, "data.held_out")
+    assert run_config.read_config(tmp_path, config, {}).data.held_out == 0
+    assert config.data.held_out > 0
+
+
 @pytest.mark.parametrize("key, old, new", OLD_VALUES)
 def test_old_values_of_stored_configs(key, old, new, tmp_path):
     """A stored config with an older version's value is read with its new name."""

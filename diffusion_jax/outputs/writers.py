@@ -1,10 +1,11 @@
 """Writes the outputs of a task to files, by the kind and axes of their fields."""
 
+import contextlib
 import csv
 import logging
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -40,6 +41,14 @@ def save(
     if parallel.process_index() != 0:
         return
     save_preview(path, outputs, fields)
+    with _writing(path):
+        _save_arrays(path, outputs, fields, animation)
+
+
+def _save_arrays(
+    path: pathlib.Path, outputs: Arrays, fields: Fields, animation: bool
+) -> None:
+    """Writes the npz file and the animation."""
     arrays = {
         name: transforms.to_uint8(x) if fields[name].kind == "image" else x
         for name, x in outputs.items()
@@ -80,7 +89,8 @@ def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
     """
     if parallel.process_index() != 0:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     written = set()
     for name, x in outputs.items():
         field = fields[name]
@@ -88,9 +98,22 @@ def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
             continue
         suffix, write = WRITERS[field.kind]
         if suffix not in written:
-            write(path.with_suffix(suffix), x, field)
+            with _writing(path):
+                write(path.with_suffix(suffix), x, field)
             LOGGER.info("Wrote %s.", path.with_suffix(suffix))
             written.add(suffix)
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+    """Names the files in an error of the disk, which often has no name."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{path}.* could not be written ({error.strerror or error}): free the "
+            "disk, or correct its permissions."
+        ) from error
 
 
 def check_writable(folder: pathlib.Path) -> None:

@@ -71,6 +71,7 @@ class Checkpoints:
         self.directory = pathlib.Path(directory).absolute()
         self._keep = keep
         self._read_only = read_only
+        self._manager = None  # until the directory has been checked
         if not read_only:
             for path in sorted(self.directory.glob(f"*{HALF_WRITTEN}*")):
                 LOGGER.warning("Half-written checkpoint %s: it is not used.", path)
@@ -202,11 +203,9 @@ class Checkpoints:
 
         It waits for a save that is running, whose error is of no interest here.
         """
-        with contextlib.suppress(SaveError):
-            self.wait()
-        return self._last_complete()
-
-    def _last_complete(self) -> str:
+        if self._manager:
+            with contextlib.suppress(Exception):
+                self._manager.wait_until_finished()
         steps = [int(x.name) for x in self.directory.glob("*") if x.name.isdigit()]
         return str(self.directory / str(max(steps))) if steps else "none was saved yet"
 
@@ -219,15 +218,14 @@ class Checkpoints:
             with tempfile.TemporaryFile(dir=self.directory) as file:
                 file.write(b"x")
         except OSError as error:
-            found = self._save_error(error)
-            found.add_note(f"Last good checkpoint: {self._last_complete()}.")
-            raise found from error
+            raise self._save_error(error) from error
 
     def _save_error(self, error: Exception) -> SaveError:
         return SaveError(
             f"A checkpoint in {self.directory} could not be written "
             f"({_first_line(error)}): free or mount the disk, or correct its "
-            "permissions, and run the same command again."
+            "permissions, and run the same command again. Last good checkpoint: "
+            f"{self.last_good()}."
         )
 
     def wait(self) -> None:

@@ -41,6 +41,9 @@ def handled() -> Iterator[None]:
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in SIGNALS}
     if not is_main or _receive in before.values():
+        for number, handler in before.items():
+            if handler is _receive:  # JAX may have replaced it outside Python
+                signal.signal(number, _receive)
         yield
         return
     _received.clear()

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.data.base import Field, image_field, label_field
+from diffusion_jax.methods.base import with_axis
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import parallel
 
@@ -15,6 +16,35 @@ SIZE = (32, 40, 3)  # images that are not square, and not enlarged
 LABEL = label_field(10)
 SCALAR = Field((), np.float32, "scalar")
 TOKENS = Field((3,), np.int32, "tokens", size=50)
+
+
+def test_a_disk_that_is_full(tmp_path, monkeypatch):
+    """Point 9: an error of the disk names the files and says what to do; a folder that
+    cannot be written is found out before anything is computed."""
+    outputs = {"image": np.zeros((1, 8, 8, 1), np.float32)}
+    fields = {"image": image_field((8, 8, 1))}
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    words = r"sample\.\* could not be written \(No space left on device\): free"
+    for function in ("save_grid", "save_animation"):
+        with monkeypatch.context() as patch:
+            patch.setattr(writers.images, function, fail)
+            rows = {"rows": np.zeros((1, 2, 8, 8, 1), np.float32)}
+            field = {"rows": with_axis(fields["image"], 2, "column")}
+            with pytest.raises(OSError, match=words):
+                writers.save(tmp_path / "sample", rows, field, animation=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez_compressed", fail)
+        with pytest.raises(OSError, match=words):
+            writers.save(tmp_path / "sample", outputs, fields)
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file" / "x", tmp_path / "file"):
+        with pytest.raises(OSError, match="cannot be written .*--output"):
+            writers.check_writable(folder)
+    writers.check_writable(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
 
 
 def draw_images(*shape):
