@@ -235,7 +235,7 @@ def test_configs_agree_on_keys():
 def test_mode_config(name, capsys, tmp_path):
     """--mode=config prints every value of the resolved config, and runs nothing."""
     config = load(name, "").copy_and_resolve_references()
-    main.MODES["config"](config, tmp_path / "run")
+    main.MODES["config"](config, tmp_path / "run", tmp_path / "run")
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads(json.dumps(config.to_dict()))
     assert not (tmp_path / "run").exists()

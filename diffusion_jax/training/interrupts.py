@@ -63,6 +63,7 @@ def handled() -> Iterator[None]:
         for number, old in before.items():
             if signal.getsignal(number) is _receive:
                 signal.signal(number, old)
+        _received.clear()
         signal.set_wakeup_fd(fd_before)
         os.write(writer, bytes([END]))
         watcher.join()

@@ -63,7 +63,7 @@ with processes.together():
         found = []
         for process in self.processes:
             output, _ = process.communicate(timeout=120)
-            lines = output.strip().splitlines() or [""]
+            lines = [x for x in output.splitlines() if x and "[Gloo]" not in x] or [""]
             found.append((process.returncode, lines[-1], output))
         return found
 
