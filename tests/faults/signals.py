@@ -87,7 +87,7 @@ def signal_while_sampling(place: Place) -> str:
     for mode, key in (("sample", "sample.num_images"), ("evaluate", "eval.batch_size")):
         values = {"sample.num_images": 2_000_000}
         if mode == "evaluate":
-            values = {"eval.num_importance": 3_000_000, "eval.batch_size": 1}
+            values = {"eval.num_importance": 1_000_000, "eval.batch_size": 1}
         for number in STOPS:
             process = place.start(workdir, f"--mode={mode}", values=values)
             process.wait_until(lambda: process.is_working)  # noqa: B023
