@@ -35,7 +35,12 @@ def parse_flags(argv: list[str]) -> list[str]:
     flags.DEFINE_string("config", None, "", flag_values=values)
     values(plain, known_only=True)
     try:
-        if values["config"].value is not None:
+        if values["config"].value is None:
+            if not any(x.startswith(("--help", "-help")) for x in argv):
+                raise ValueError(
+                    "--config is missing: give one, such as --config=configs/digits.py."
+                )
+        else:
             _check_config_file(values["config"].value)
             values = flags.FlagValues()
             config = config_flags.DEFINE_config_file(

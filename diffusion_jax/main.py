@@ -94,7 +94,6 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
     interrupts.handle_until_exit()
     try:
         app.run(main, flags_parser=command_line.parse_flags)

@@ -427,6 +427,24 @@ def test_changed_number_of_steps_is_allowed(run, tmp_path):
     assert (workdir / "checkpoints/3").is_dir()
 
 
+def test_resuming_from_the_workdir(run, tmp_path, call, capfd):
+    """Point 2: a training goes on with the values of its run, without their overrides;
+    only what differs is printed."""
+    workdir = shutil.copytree(run[0], tmp_path / "longer")
+    changes = ["--config.train.num_steps=3", "--config.model.dropout=0.1"]
+    call(f"--workdir={workdir}", *changes)
+    said = capfd.readouterr().out
+    assert "Config changed: model.dropout: 0.0 -> 0.1, train.num_steps: 2 -> 3." in said
+    assert (
+        f"keeps its own values: model.channel_multipliers = {(1,)} (file: (1, 2))"
+        in (said)
+    )
+    assert "RESUMING" in said and "learning_rate" not in said
+    stored = run_config.stored_config(workdir)
+    assert stored.model.channel_multipliers == [1] and stored.train.num_steps == 3
+    assert (workdir / "checkpoints/3").is_dir()
+
+
 def test_missing_data_set(refuse, tmp_path):
     """A TFDS data set that is not prepared: one sentence with the command that does."""
     said = refuse(

@@ -54,7 +54,7 @@ def open_feature_extractor(
     folder = paths.local(workdir)
     if not (folder / run_config.CONFIG).exists():
         raise FileNotFoundError(
-            f"There is no classifier in {key} = {workdir}. Train one first: "
+            f"There is no classifier in {key} = {folder}. Train one first: "
             "python -m diffusion_jax.main --config=configs/NAME_classifier.py "
             f"--config.data.source={source} --workdir={workdir} (or correct the path, "
             f"or evaluate without a classifier: --config.{key}=)."
