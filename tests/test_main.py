@@ -16,7 +16,7 @@ from PIL import Image
 from smoke import CONFIGS, ROOT, Compiled, last_line
 from smoke import load as load_config
 
-from diffusion_jax import command_line, main, methods, run_config
+from diffusion_jax import command_line, main, methods, run_config, runs
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.sample import sample
 from diffusion_jax.train import train
@@ -443,6 +443,26 @@ def test_resuming_from_the_workdir(run, tmp_path, call, capfd):
     stored = run_config.stored_config(workdir)
     assert stored.model.channel_multipliers == [1] and stored.train.num_steps == 3
     assert (workdir / "checkpoints/3").is_dir()
+
+
+def test_output(run, tmp_path, call, monkeypatch):
+    """Point 9: with --output sampling and evaluation change nothing in the run's
+    folder; a folder that cannot be written is found out before anything is loaded."""
+    workdir, output = run[0], tmp_path / "deep" / "output"
+    before = {x: x.read_bytes() for x in workdir.rglob("*") if x.is_file()}
+    call(f"--workdir={workdir}", "--mode=sample", f"--output={output}")
+    changes = {"eval.metric": "rate_distortion"}
+    evaluate(override(workdir, **changes), workdir, output)
+    assert {x: x.read_bytes() for x in workdir.rglob("*") if x.is_file()} == before
+    names = {"sample.npz", "sample.png", "evaluations.jsonl", "rate_distortion.csv"}
+    assert names <= {x.name for x in output.iterdir()}
+    assert last_line(output)["metric"] == "rate_distortion"
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(runs, "load", pytest.fail)
+    for command in (sample, evaluate):
+        with pytest.raises(OSError, match="cannot be written .*--output"):
+            command(override(workdir), workdir, tmp_path / "file" / "x")
 
 
 def test_missing_data_set(refuse, tmp_path):
