@@ -180,13 +180,12 @@ def loop(
             logger.push(done, metrics)
             periods = every.save_every, every.evaluate_every, every.sample_every
             save_now, *look_now = (is_due(done, x, num_steps) for x in periods)
-            save_now |= look_now[0] or done == num_steps
-            if not (save_now or any(look_now) or logger.stop_requested):
+            save_now |= any(look_now) or done == num_steps
+            if not (save_now or logger.stop_requested):
                 continue
             with logger.paused():
                 logger.flush()  # raises before a state that is not finite is used
-                if save_now or logger.stop_requested:
-                    checkpoints.save(state)
+                checkpoints.save(state)
                 if logger.stop_requested:
                     raise interrupts.Stopped(logger.stop_requested)
                 look(done, state)

@@ -1,8 +1,9 @@
-"""One training per folder: a lock that a dead process releases."""
+"""A lock file that allows one training per folder; a dead process does not hold it."""
 
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import pathlib
 import socket
@@ -14,9 +15,12 @@ from typing import Any
 
 from diffusion_jax import strict_json
 
+LOGGER = logging.getLogger(__name__)
+
 NAME = "lock"
-HEARTBEAT = 5.0  # seconds between two signs of life of the holder
-LEASE = 30.0  # seconds without a sign of life after which a holder counts as dead
+HEARTBEAT = 5.0  # seconds between two heartbeats of the holder
+LEASE = 30.0  # seconds without a heartbeat after which a holder counts as dead
+SETTLE = 2.0  # seconds in which processes without flock see each other's start
 
 
 class LockedError(RuntimeError):
@@ -28,12 +32,11 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     """Holds the lock of a folder within a `with` statement; creates the folder.
 
     On one machine the operating system guarantees that at most one process holds the
-    lock, and releases it when the process ends in whatever way. On a disk that several
-    machines share this also holds if the disk supports flock. Where it does not, the
-    holder writes a sign of life every 5 seconds, and a process on another machine takes
-    the lock over after 30 seconds without one; this fails only if the holder's machine
-    hangs for longer than that and then goes on, or if two machines take over a dead
-    process's lock within the same second.
+    lock, and releases it when the process ends, however it ends. This also holds across
+    machines if the shared disk supports flock. Otherwise the holder writes a heartbeat
+    every 5 seconds, and a process on another machine takes over a lock without
+    heartbeats for 30 seconds. This fails only if the holder's machine hangs for longer
+    than that and then continues.
 
     Raises:
       LockedError: another process holds the lock; the message names it.
@@ -51,41 +54,50 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _open(path)
+        file, has_flock = _open(path)
         try:
             _write(file, holder, 0)
         except OSError:
-            _remove(path, file, new)
+            _remove(path, file, holder, new)
             raise
     except OSError as error:
         raise OSError(
             f"{folder} cannot be written ({error.strerror}): correct its permissions, "
             "free the disk, or use another --workdir."
         ) from error
-    beats = threading.Thread(target=_beat, args=(file, holder, stop), daemon=True)
-    beats.start()
+    beats = threading.Thread(target=_beat, args=(path, file, holder, stop), daemon=True)
     try:
+        if not has_flock:
+            time.sleep(SETTLE)  # of several processes that start at once, the last wins
+            if not _is_ours(path, holder):
+                raise _refusal(path, _read(path))
+        beats.start()
         yield
     finally:
         stop.set()
-        beats.join()
-        _remove(path, file, new)
+        if beats.is_alive():
+            beats.join()
+        _remove(path, file, holder, new)
 
 
-def _remove(path: pathlib.Path, file: int, with_folder: bool) -> None:
-    """Removes and releases a lock that this process holds."""
-    path.unlink(missing_ok=True)
+def _remove(
+    path: pathlib.Path, file: int, holder: dict[str, Any], with_folder: bool
+) -> None:
+    """Releases a lock; errors of the disk must not hide why the program ends."""
+    with contextlib.suppress(OSError):
+        if _is_ours(path, holder) or not _read(path):
+            path.unlink(missing_ok=True)
     os.close(file)
     if with_folder:  # a refusal leaves nothing behind
         with contextlib.suppress(OSError):  # but a run does
             path.parent.rmdir()
 
 
-def _open(path: pathlib.Path) -> int:
-    """Opens and locks the file; returns its descriptor."""
+def _open(path: pathlib.Path) -> tuple[int, bool]:
+    """Opens and locks the file; returns its descriptor, and whether flock works."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        has_locks = True
+        has_flock = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -93,24 +105,30 @@ def _open(path: pathlib.Path) -> int:
             os.close(file)
             raise _refusal(path, holder) from None
         except OSError:
-            has_locks = False
+            has_flock = False
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(file).st_ino:
                 break
         os.close(file)  # its last holder has just removed it
     holder = _read(path)
-    is_dead = has_locks and holder.get("host") == socket.gethostname()
+    is_dead = has_flock and holder.get("host") == socket.gethostname()
     try:
         if holder and not is_dead:
             _await_silence(path, holder)
     except LockedError:
         os.close(file)
         raise
-    return file
+    return file, has_flock
 
 
 def _await_silence(path: pathlib.Path, first: dict[str, Any]) -> None:
     """Waits until a holder that may be alive on another machine counts as dead."""
+    LOGGER.warning(
+        "%s was locked by %s: waiting %.0f s for a heartbeat.",
+        path.parent,
+        _name(first),
+        LEASE,
+    )
     end = time.monotonic() + LEASE
     while time.monotonic() < end:
         time.sleep(LEASE / 30)
@@ -118,10 +136,12 @@ def _await_silence(path: pathlib.Path, first: dict[str, Any]) -> None:
             raise _refusal(path, first)
 
 
-def _beat(file: int, holder: dict[str, Any], stop: threading.Event) -> None:
-    """Writes signs of life until `stop` is set."""
+def _beat(
+    path: pathlib.Path, file: int, holder: dict[str, Any], stop: threading.Event
+) -> None:
+    """Writes heartbeats until `stop` is set or another process has taken over."""
     number = 0
-    while not stop.wait(HEARTBEAT):
+    while not stop.wait(HEARTBEAT) and _is_ours(path, holder):
         number += 1
         with contextlib.suppress(OSError):  # a full disk must not end the training
             _write(file, holder, number)
@@ -141,15 +161,23 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
-def _refusal(path: pathlib.Path, holder: dict[str, Any]) -> LockedError:
+def _is_ours(path: pathlib.Path, holder: dict[str, Any]) -> bool:
+    return _read(path).get("token") == holder["token"]
+
+
+def _name(holder: dict[str, Any]) -> str:
+    """Describes a holder, for messages."""
+    if not holder:
+        return "a process that is just starting"
     job = f", job {holder['job']}" if holder.get("job") else ""
-    known = (
+    return (
         f"process {holder.get('pid')} on {holder.get('host')}{job}, since "
         f"{holder.get('since')}"
-        if holder
-        else "a process that is just starting"
     )
+
+
+def _refusal(path: pathlib.Path, holder: dict[str, Any]) -> LockedError:
     return LockedError(
-        f"Another training runs in {path.parent}: {known}. Wait for its end or stop "
-        "it, or use another --workdir."
+        f"Another training runs in {path.parent}: {_name(holder)}. Wait for its end or "
+        "stop it, or use another --workdir."
     )

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ def short_lease(monkeypatch):
     """Signs of life after 0.02 s, death after 0.5 s without one."""
     monkeypatch.setattr(lock, "HEARTBEAT", 0.02)
     monkeypatch.setattr(lock, "LEASE", 0.5)
+    monkeypatch.setattr(lock, "SETTLE", 0.2)
 
 
 def content(folder):
@@ -115,6 +117,46 @@ def test_a_disk_without_locks(tmp_path, short_lease, monkeypatch):
     write(tmp_path)
     with lock.locked(tmp_path):
         assert content(tmp_path)["pid"] == os.getpid()
+
+
+def test_two_starts_at_once_without_locks(tmp_path, short_lease, monkeypatch):
+    """Point 5: without flock, of two processes that start at the same moment one gets
+    the lock, and the other one leaves it alone."""
+
+    def flock(file, operation):
+        raise OSError("not supported")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    both, found = threading.Barrier(2), []
+
+    def start():
+        both.wait()
+        try:
+            with lock.locked(tmp_path):
+                time.sleep(0.6)
+                found.append(True)
+        except lock.LockedError:
+            found.append(None)
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found, key=str) == [None, True]
+    assert not (tmp_path / lock.NAME).exists()
+
+
+def test_an_error_of_the_disk_does_not_hide_another_one(tmp_path, monkeypatch):
+    """Point 9: if the lock cannot be removed, the error that ended the training is the
+    one that is reported."""
+
+    def unlink(self, missing_ok=False):
+        raise OSError("read-only file system")
+
+    with pytest.raises(ValueError, match="the reason"), lock.locked(tmp_path):
+        monkeypatch.setattr(pathlib.Path, "unlink", unlink)
+        raise ValueError("the reason")
 
 
 def test_a_damaged_lock_file(tmp_path):
