@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from traceback import extract_tb
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from diffusion_jax import paths, renames, run_config
 from diffusion_jax.training import interrupts
@@ -27,39 +27,67 @@ def parse_flags(argv: list[str]) -> list[str]:
     It exits with a sentence and code 2 if there is no such config, key or flag, or if a
     value has another type.
     """
-    # config_flags reads the overrides from sys.argv, not from what it is given.
-    sys.argv = argv = [renames.rename_argument(argument) for argument in argv]
-    overrides = [m for m in map(renames.OVERRIDE.fullmatch, argv) if m]
-    plain = [x for x in argv if not renames.OVERRIDE.fullmatch(x)]
+    argv = [renames.rename_argument(argument) for argument in argv]
+    try:
+        return _parse(argv)
+    except (flags.Error, ValueError, FileNotFoundError) as error:
+        if any(x.lstrip("-") in ("traceback", "traceback=true") for x in argv):
+            raise
+        print(_sentence(error), file=sys.stderr)
+        sys.exit(MISUSED)
+
+
+def _parse(argv: list[str]) -> list[str]:
     values = flags.FlagValues()
     flags.DEFINE_string("config", None, "", flag_values=values)
-    values(plain, known_only=True)
+    values([x for x in argv if not renames.OVERRIDE.fullmatch(x)], known_only=True)
+    given = values["config"].value
+    if given is not None:
+        path = os.path.expanduser(given)
+        argv = [path if x == given else x for x in argv]
+        argv = [x.replace(given, path) if _is_config(x) else x for x in argv]
+        _check_config_file(path)
+        config = _load_config(argv)
+        overrides = [m for m in map(renames.OVERRIDE.fullmatch, argv) if m]
+        run_config.check_keys(config, [match[1] for match in overrides])
+    elif not any(x.lstrip("-").startswith("help") for x in argv):
+        raise ValueError(
+            "--config is missing: give one, such as --config=configs/digits.py."
+        )
+    # config_flags reads the overrides from sys.argv, not from what it is given.
+    sys.argv = argv
+    rest = flags.FLAGS(argv)
+    if len(rest) > 1:
+        raise ValueError(f"Unknown arguments: {' '.join(rest[1:])}.")
+    return rest
+
+
+def _is_config(argument: str) -> bool:
+    return argument.lstrip("-").startswith("config=")
+
+
+def _load_config(argv: list[str]) -> ConfigDict:
+    """Loads the file that --config names, without overrides.
+
+    Raises:
+      ValueError: it cannot be loaded.
+    """
+    values = flags.FlagValues()
+    plain = [x for x in argv if not renames.OVERRIDE.fullmatch(x)]
+    define = config_flags.DEFINE_config_file
+    config = define("config", flag_values=values, sys_argv=plain)
     try:
-        if values["config"].value is None:
-            if not any(x.startswith(("--help", "-help")) for x in argv):
-                raise ValueError(
-                    "--config is missing: give one, such as --config=configs/digits.py."
-                )
-        else:
-            _check_config_file(values["config"].value)
-            values = flags.FlagValues()
-            config = config_flags.DEFINE_config_file(
-                "config", flag_values=values, sys_argv=plain
-            )
-            values(plain, known_only=True)
-            run_config.check_keys(config.value, [match[1] for match in overrides])
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise ValueError(f"Unknown arguments: {' '.join(rest[1:])}.")
-        return rest
-    except (flags.Error, ValueError, FileNotFoundError) as error:
-        if "--traceback" in argv:
-            raise
-        lines = str(error).splitlines()
-        is_traceback = any(line.startswith("Traceback") for line in lines)
-        sentence = f"{lines[0].partition(':')[0]}: {lines[-1]}"  # of a config file
-        print(sentence if is_traceback else _sentence(error), file=sys.stderr)
-        sys.exit(MISUSED)
+        values(plain, known_only=True)
+        loaded = config.value
+    except Exception as error:  # whatever the file raises
+        text = str(error)
+        reason = f"{type(error).__name__}: {text}"
+        if "Traceback" in text:  # its last line has the type and the message
+            reason = text.splitlines()[-1]
+        raise ValueError(f"The config file cannot be loaded: {reason}") from error
+    if not isinstance(loaded, ConfigDict):
+        raise ValueError(f"The config file returns no ConfigDict, but {loaded!r}.")
+    return loaded
 
 
 def _check_config_file(argument: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from diffusion_jax import evaluators, methods, runs, strict_json
+from diffusion_jax import evaluators, methods, paths, run_data, runs, strict_json
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import interrupts, parallel
 
@@ -40,6 +40,7 @@ def evaluate(
             "eval.sweep varies the sampling options of eval.metric 'samples' and has "
             f"no effect on {name!r}: use 'samples', or leave the sweep empty."
         )
+    run_data.forget()
     methods.check(config)
     with interrupts.handled():
         writers.check_writable(folder)
@@ -68,8 +69,11 @@ def _append(path: pathlib.Path, record: dict[str, Any]) -> None:
     if wrong:
         LOGGER.warning("Not finite, and null in the record: %s.", ", ".join(wrong))
     line = strict_json.dumps(record)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(line + "\n")
-    LOGGER.info("Appended to %s.", path)
-    print(line, flush=True)  # last, for scripts that parse the output
+    try:
+        with paths.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(line + "\n")
+        LOGGER.info("Appended to %s.", path)
+    finally:  # the metrics may have taken hours
+        print(line, flush=True)  # last, for scripts that parse the output

@@ -84,6 +84,10 @@ def main(argv: list[str]) -> None:
 def run() -> None:
     """Runs the mode on the config that the flags describe."""
     config, mode = _CONFIG.value, _MODE.value
+    if _OUTPUT.value and mode not in ("sample", "evaluate"):
+        raise ValueError(
+            f"--output has no effect with --mode={mode}: training writes to --workdir."
+        )
     workdir = paths.local(_WORKDIR.value or f"runs/{config.name}")
     output = paths.local(_OUTPUT.value or workdir)
     is_resumed = mode == "train" and (workdir / run_config.CONFIG).exists()

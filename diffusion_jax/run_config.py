@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import renames, strict_json
+from diffusion_jax import paths, renames, strict_json
 from diffusion_jax.data.base import Field, image_field, label_field
 from diffusion_jax.training import parallel
 
@@ -71,7 +71,7 @@ def read_config(
             f"The run in {workdir} has the config {stored['name']!r}, not "
             f"{config.name!r}: use that config, or another --workdir."
         )
-    found = ConfigDict(_completed(stored, config.to_dict()))
+    found = ConfigDict(_completed(stored, config.to_dict(), workdir / CONFIG))
     before = found.to_dict()
     overrides = _following(found, config, overrides) | overrides
     kept = _changes(config.to_dict(), before | {"name": config.name})
@@ -97,7 +97,7 @@ def compare_config(config: ConfigDict, workdir: pathlib.Path) -> Changes:
         return {}
     new = config.to_dict()
     stored = stored_config(workdir).to_dict()
-    changes = _changes(_completed(stored, new), new)
+    changes = _changes(_completed(stored, new, workdir / CONFIG), new)
     _refuse_fixed(changes, workdir)
     return changes
 
@@ -126,7 +126,8 @@ def has_checkpoints(workdir: pathlib.Path) -> bool:
     Raises:
       ValueError: there is one, but no config that says what it is.
     """
-    saved = any(x.name.isdigit() for x in (workdir / CHECKPOINTS).glob("*"))
+    folders = (workdir / CHECKPOINTS).glob("*")
+    saved = any(x.name.isdigit() and x.is_dir() for x in folders)
     path = workdir / CONFIG
     if saved and not path.exists():
         raise ValueError(
@@ -148,9 +149,13 @@ def stored_config(workdir: pathlib.Path) -> ConfigDict:
         has_checkpoints(workdir)
         raise FileNotFoundError(f"No run in {workdir}: {path} is missing. Train first.")
     stored = _read(path)
-    if not {"name", "method", "data"} <= stored.keys():
+    kinds = {"name": str, "method": str, "data": dict}
+    if not all(isinstance(stored.get(key), kind) for key, kind in kinds.items()):
         raise _damaged(path, "it is no config")
-    return ConfigDict(renames.rename_stored(stored))
+    try:
+        return ConfigDict(renames.rename_stored(stored))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _damaged(path, str(error)) from error
 
 
 def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]:
@@ -171,11 +176,12 @@ def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]
                     field[key] = None if field[key] is None else tuple(field[key])
             return {name: Field(**field) for name, field in described.items()}
         except (KeyError, TypeError) as error:
-            raise _damaged(path, f"no field is described by {error}") from error
+            raise _damaged(path, f"a field lacks a valid {error}") from error
     data = config.data
     if data.source == "grid25":
         return {"points": Field((2,), np.float32, "points"), "label": label_field(25)}
-    image = image_field((data.image_size, data.image_size, data.num_channels))
+    width = data.get("image_width") or data.image_size
+    image = image_field((data.image_size, width, data.num_channels))
     label = label_field(None)
     if "source_b" in data:
         return {"image_a": image, "label_a": label, "image_b": image, "label_b": label}
@@ -235,25 +241,46 @@ def _refuse_fixed(changes: Changes, workdir: pathlib.Path) -> None:
         if not free:
             fixed[key] = old, new
     if fixed:
+        other = ""
+        if not has_checkpoints(workdir):
+            other = f"; or remove {workdir / CONFIG}, since nothing is trained yet"
         raise ValueError(
             f"The run in {workdir} cannot go on with another config ({describe(fixed)})"
             ": the weights depend on it. Use the config that it was trained with, or "
-            "another --workdir."
+            f"another --workdir{other}."
         )
 
 
-def _completed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def _completed(
+    old: dict[str, Any], new: dict[str, Any], path: pathlib.Path, prefix: str = ""
+) -> dict[str, Any]:
     """Adds to an older version's config the keys that were introduced since.
 
-    Lists become tuples where they are tuples in the new config.
+    Values get the type that they have in the new config: JSON has no tuples.
+
+    Args:
+      old: a stored config, or a group of it.
+      new: the config file's.
+      path: of the stored config, for messages.
+      prefix: of the group's keys.
+
+    Raises:
+      ValueError: a value has a type that cannot be converted.
     """
     completed = {}
     for key in old | new:
         value, current = old.get(key, new.get(key)), new.get(key)
         if isinstance(value, dict) and isinstance(current, dict):
-            value = _completed(value, current)
+            value = _completed(value, current, path, f"{prefix}{key}.")
         elif isinstance(value, list) and isinstance(current, tuple):
             value = tuple(value)
+        elif isinstance(value, int) and isinstance(current, float):
+            value = float(value)
+        elif None not in (value, current) and type(value) is not type(current):
+            kind = "a group" if isinstance(current, dict) else type(current).__name__
+            raise _damaged(path, f"{prefix}{key} is {value!r}, not {kind}")
+        elif value is None and isinstance(current, dict):
+            raise _damaged(path, f"{prefix}{key} is not a group")
         completed[key] = value
     return completed
 
@@ -270,15 +297,10 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _damaged(path: pathlib.Path, reason: str) -> ValueError:
-    return ValueError(
-        f"{path} is damaged ({reason}): "
-        + (
-            _remedy(path)
-            if path.name == CONFIG
-            else "restore it from a copy, or remove it"
-        )
-        + "."
-    )
+    remedy = "train again, which writes it anew, or restore it from a copy"
+    if path.name == CONFIG:
+        remedy = _remedy(path)
+    return ValueError(f"{path} is damaged ({reason}): {remedy}.")
 
 
 def _remedy(path: pathlib.Path) -> str:
@@ -291,5 +313,6 @@ def _remedy(path: pathlib.Path) -> str:
 def _write(path: pathlib.Path, content: Any) -> None:
     if parallel.process_index() == 0:
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(strict_json.dumps(content, indent=2))
-        temporary.replace(path)
+        with paths.writing(path):
+            temporary.write_text(strict_json.dumps(content, indent=2))
+            temporary.replace(path)

@@ -1,5 +1,8 @@
 """Opens the data that a config names, for training and for evaluation."""
 
+import functools
+from typing import Any
+
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -36,11 +39,28 @@ def open_held_out(config: ConfigDict) -> Source:
     return _open_source(config, config.eval.split, split_b)
 
 
+def forget() -> None:
+    """Forgets what has been opened; every command begins with it.
+
+    Within a command a source is opened once, however many of its parts use it.
+    """
+    _opened.cache_clear()
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(check_files: bool, *arguments: Any) -> Source:
+    source = sources.make(*arguments)
+    if check_files:
+        sources.check_all(source)
+    return source
+
+
 def _open_source(config: ConfigDict, split: str, split_b: str | None) -> Source:
     data = config.data
 
     def opened(source: str, split: str) -> Source:
-        opened = sources.make(
+        return _opened(
+            data.check_files,
             source,
             split,
             (data.image_size, data.image_width or data.image_size),
@@ -50,9 +70,6 @@ def _open_source(config: ConfigDict, split: str, split_b: str | None) -> Source:
             data.held_out,
             data.on_error,
         )
-        if data.check_files:
-            sources.check_all(opened)
-        return opened
 
     if split_b is not None:
         return Unpaired(opened(data.source, split), opened(data.source_b, split_b))

@@ -4,7 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from diffusion_jax import methods, runs, task_runner
+from diffusion_jax import methods, run_data, runs, task_runner
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import interrupts
 
@@ -28,6 +28,7 @@ def sample(
       Stopped: the program was asked to stop; nothing is written.
     """
     options, folder = config.sample, output or workdir
+    run_data.forget()
     methods.check(config)
     with interrupts.handled():
         writers.check_writable(folder)

@@ -27,6 +27,10 @@ from diffusion_jax.training.state import TrainState, Variables
 from diffusion_jax.training.step import loss_names, make_train_step
 
 LOGGER = logging.getLogger(__name__)
+# Keys of group data that determine what a metric measures.
+SCORED_DATA = (
+    "source source_b image_size image_width num_channels background held_out"
+).split()
 # Variables for inference -> (metrics, score); (step, variables) -> None.
 Evaluate = Callable[[Variables], tuple[dict[str, float], Score]]
 Draw = Callable[[int, Variables], None]
@@ -56,6 +60,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
 def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     # 1. Validate the config, the data and the folder before anything is compiled.
     every = config.train
+    run_data.forget()
     methods.check_training(config)
     changes = run_config.compare_config(config, workdir)
     is_trained = run_config.has_checkpoints(workdir)
@@ -105,23 +110,23 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
 
         # 3. Train.
         losses = loss_names(method.phases)
-        logger = MetricLogger(
-            workdir,
-            start,
-            every.num_steps,
-            every.log_every,
-            config.data.batch_size,
-            primary,
-            losses,
-            TrainingMonitor(losses.values()).push,
-        )
         try:
+            logger = MetricLogger(
+                workdir,
+                start,
+                every.num_steps,
+                every.log_every,
+                config.data.batch_size,
+                primary,
+                losses,
+                TrainingMonitor(losses.values()).push,
+            )
             loop(config, method, state, batches, logger, checkpoints, evaluate, draw)
             logger.close()
             checkpoints.close()
         except interrupts.Stopped:
             checkpoints.close()
-            LOGGER.warning("Saved: %s.", checkpoints.last_good())
+            LOGGER.warning("Last checkpoint: %s.", checkpoints.last_good())
             raise
         except SaveError:
             raise  # it names the last good checkpoint
@@ -236,9 +241,10 @@ def make_evaluate(
             values = value if isinstance(value, list) else None  # such as a histogram
             named = {f"{name}/{i}": x for i, x in enumerate(values or [])}
             metrics |= named or {name: value}
-        measures = {"metric": config.eval.metric, "data": config.data.source}
+        data = {key: config.data[key] for key in SCORED_DATA if key in config.data}
+        settings = {"metric": config.eval.metric, **data, **record.settings}
         value = next(iter(record.metrics.values()))
-        return metrics, Score(value, measures | record.settings)
+        return metrics, Score(value, settings)
 
     return evaluate
 

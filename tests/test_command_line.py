@@ -100,6 +100,31 @@ def test_config_files_that_do_not_exist(arguments, words, monkeypatch, capsys):
     assert re.search(words, said), said
 
 
+FILES = {
+    "syntax": ("def get_config(:", "SyntaxError"),
+    "import": ("import nosuchmodule", "No module named 'nosuchmodule'"),
+    "function": ("x = 1", "get_config"),
+    "none": ("def get_config():\n    return None", "returns no ConfigDict"),
+    "error": ("def get_config():\n    return {}['a']", "KeyError"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_config_files_that_cannot_be_loaded(name, monkeypatch, capsys, tmp_path):
+    """Points 18 and 19: whatever a config file raises is one sentence; ~ in its path is
+    expanded."""
+    text, words = FILES[name]
+    (tmp_path / "x.py").write_text(text)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("~/x.py", str(tmp_path / "x.py")):
+        monkeypatch.delitem(sys.modules, "config_config", raising=False)  # its name
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as error:
+            command_line.parse_flags([main.__file__, f"--config={path}"])
+        said = capsys.readouterr().err
+        assert error.value.code == 2 and said.count("\n") == 1
+        assert re.search(words, said), said
+
+
 def test_the_process_ends():
     """Point 9: after an error the process ends within a bound, even if a thread waits
     for ever, and with the exit code of the error."""

@@ -107,6 +107,22 @@ def test_a_new_learning_rate_schedule(tmp_path, caplog):
 
 
 BROKEN = [b"", b"{", b"[]", b"{}", b"3", b'"x"', b"\xff\xfe", b'{"name": "x"}', b"null"]
+BROKEN += [
+    b'{"name": "x", "method": [1], "data": {}}',
+    b'{"name": "x", "method": "vae", "data": null}',
+    b'{"name": "x", "method": "vae", "data": {}, "a.b": 1}',
+]
+WRONG = {  # values of another type than the config file's
+    "data": [1],
+    "train": "x",
+    "data.source": 5,
+    "optim.learning_rate": "fast",
+    "model.hidden": 3,
+    "eval.sweep": [1],
+    "train.num_steps": 4.5,
+    "data.flip": 1,
+    "sample": None,
+}
 
 
 @pytest.mark.parametrize("content", BROKEN)
@@ -127,13 +143,43 @@ def test_a_damaged_config(run, content):
     assert files(run) == before
 
 
+@pytest.mark.parametrize("key", WRONG)
+def test_a_config_of_another_shape(run, key):
+    """Point 3: a value that has become another type is named by its key."""
+    path = run / "config.json"
+    stored = json.loads(path.read_text())
+    *groups, name = key.split(".")
+    node = stored[groups[0]] if groups else stored
+    node[name] = WRONG[key]
+    path.write_text(json.dumps(stored))
+    before = files(run)
+    for command in (
+        lambda: train(small(), run),
+        lambda: run_config.read_config(run, small(), {}),
+    ):
+        with pytest.raises(ValueError, match="is damaged") as error:
+            command()
+        assert key in str(error.value) or key == "data"
+    assert files(run) == before
+
+
+def test_numbers_of_another_type(run):
+    """Point 3: an integer may stand for a number with a fraction."""
+    path = run / "config.json"
+    stored = json.loads(path.read_text())
+    stored["optim"]["learning_rate"] = 1
+    path.write_text(json.dumps(stored))
+    changes = {"optim.learning_rate": 0.5}
+    assert run_config.read_config(run, small(), changes).optim.learning_rate == 0.5
+
+
 @pytest.mark.parametrize("content", [b"", b"[1]", b'{"image": 3}', b'{"image": {}}'])
 def test_damaged_fields(run, content):
     """Point 3: so is fields.json; training writes it again."""
     path = run / "fields.json"
     expected = path.read_bytes()
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="fields.json is damaged .*or remove it"):
+    with pytest.raises(ValueError, match="fields.json is damaged .*train again"):
         runs.load(small(), run, "last")
     train(small(), run)
     assert path.read_bytes() == expected
@@ -318,8 +364,8 @@ def test_scores_say_what_they_measure(tmp_path, caplog):
     )
     assert runs.load(config, tmp_path, "best").step == 6
     stored = json.loads((tmp_path / "checkpoints/6/score.json").read_text())
-    measures = stored["measures"]
-    assert measures["metric"] == "samples" and measures["data"] == "digits"
+    settings = stored["settings"]
+    assert settings["metric"] == "samples" and settings["source"] == "digits"
     assert (
-        measures["splits"] == ["train_even", "train_odd"] and "seconds" not in measures
+        settings["splits"] == ["train_even", "train_odd"] and "seconds" not in settings
     )

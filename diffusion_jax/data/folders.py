@@ -18,6 +18,7 @@ from diffusion_jax.lookup import lookup
 
 LOGGER = logging.getLogger(__name__)
 
+_MAX_DIGESTED = 65536  # bytes of a file that tell it apart from files of its size
 _SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .gif .tif .tiff .ppm .pgm".split())
 # Names of folders, in any case, and the splits that they mean.
 _SPLITS = {
@@ -124,8 +125,15 @@ def open_folder(rest: str, spec: base.ImageSpec) -> base.Source:
     def decode(i: int) -> tuple[Image.Image, int]:
         return transforms.read_image(paths[i]), labels[i]
 
+    def digest(path: str) -> tuple[int, bytes]:
+        """Tells files apart, also copies in two splits, without reading all of them."""
+        with open(path, "rb") as file:
+            content = file.read(_MAX_DIGESTED)
+        return os.path.getsize(path), hashlib.blake2b(content).digest()
+
     def identify() -> base.Identities:
-        return base.Identities([file.real for file in chosen], by_content=False)
+        with futures.ThreadPoolExecutor(16) as pool:
+            return base.Identities(list(pool.map(digest, paths)), by_content=True)
 
     num_classes = max(len(classes), 1)
     return base.lazy_images(

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion_jax import methods
+from diffusion_jax import methods, paths
 from diffusion_jax.evaluators.base import Evaluator, Record, over_held_out
 from diffusion_jax.metrics import likelihood
 from diffusion_jax.outputs import plots, writers
@@ -51,7 +51,8 @@ def make_rate_distortion(
         if parallel.process_index() == 0:
             path = workdir / "rate_distortion.csv"
             writers.write_csv(path, columns)
-            plots.save_rate_distortion(path.with_suffix(".png"), columns)
+            with paths.writing(path.with_suffix(".png")):
+                plots.save_rate_distortion(path.with_suffix(".png"), columns)
         metrics = {name: float(columns[name][-1]) for name in ("rate", "distortion")}
         settings = {"num_rows": len(columns["rate"]), "clipped": True}
         yield Record(metrics, settings | _settings(config))

@@ -101,12 +101,10 @@ def make_samples(
         for variant, runner in zip(variants, runners, strict=True):
             start = time.monotonic()
             metrics = _compare(runner.run(variables), method.data, real, extractor)
-            diffusion = dict(variant.diffusion) if "diffusion" in variant else {}
             settings = {
                 "num_samples": num,
                 **real.settings,
-                **diffusion,
-                **{k: v for k, v in variant.sample.items() if k not in IRRELEVANT},
+                **_sampling_settings(variant),
             }
             seconds = round(time.monotonic() - start, 1)
             yield Record(metrics, settings, real.details | {"seconds": seconds})
@@ -124,6 +122,13 @@ def _swept(config: ConfigDict) -> Iterator[ConfigDict]:
         variant = config.copy_and_resolve_references()
         variant.sample.update(dict(zip(sweep, values, strict=True)))
         yield variant
+
+
+def _sampling_settings(config: ConfigDict) -> dict[str, Any]:
+    """Settings that samples depend on."""
+    diffusion = dict(config.diffusion) if "diffusion" in config else {}
+    sampling = {k: v for k, v in config.sample.items() if k not in IRRELEVANT}
+    return diffusion | sampling
 
 
 def _features(
@@ -244,7 +249,7 @@ def make_modes(
             "share_within_3_sigma": counts.share_within,
             "histogram": counts.histogram,
         }
-        settings = {"num_samples": len(samples), "seed": config.sample.seed}
+        settings = {"num_samples": len(samples), **_sampling_settings(config)}
         yield Record(metrics, settings)
 
     return evaluate

@@ -1,14 +1,14 @@
 """Writes the outputs of a task to files, by the kind and axes of their fields."""
 
-import contextlib
 import csv
 import logging
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
+from diffusion_jax import paths
 from diffusion_jax.data import transforms
 from diffusion_jax.data.base import Field
 from diffusion_jax.outputs import images, plots
@@ -41,7 +41,7 @@ def save(
     if parallel.process_index() != 0:
         return
     save_preview(path, outputs, fields)
-    with _writing(path):
+    with paths.writing(f"{path}.*"):
         _save_arrays(path, outputs, fields, animation)
 
 
@@ -89,7 +89,7 @@ def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
     """
     if parallel.process_index() != 0:
         return
-    with _writing(path):
+    with paths.writing(f"{path}.*"):
         path.parent.mkdir(parents=True, exist_ok=True)
     written = set()
     for name, x in outputs.items():
@@ -98,22 +98,10 @@ def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
             continue
         suffix, write = WRITERS[field.kind]
         if suffix not in written:
-            with _writing(path):
+            with paths.writing(f"{path}.*"):
                 write(path.with_suffix(suffix), x, field)
             LOGGER.info("Wrote %s.", path.with_suffix(suffix))
             written.add(suffix)
-
-
-@contextlib.contextmanager
-def _writing(path: pathlib.Path) -> Iterator[None]:
-    """Names the files in an error of the disk, which often has no name."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"{path}.* could not be written ({error.strerror or error}): free the "
-            "disk, or correct its permissions."
-        ) from error
 
 
 def check_writable(folder: pathlib.Path) -> None:
@@ -140,7 +128,7 @@ def check_writable(folder: pathlib.Path) -> None:
 
 def write_csv(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
     """Writes columns of equal length as a CSV file; the first line has their names."""
-    with path.open("w", newline="") as file:
+    with paths.writing(path), path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*(x.tolist() for x in columns.values()), strict=True))

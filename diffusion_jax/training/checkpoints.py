@@ -33,16 +33,16 @@ OLD_SCORE_FILE = "metrics/metrics"  # of older versions, which wrote {"score": x
 
 
 class Score(NamedTuple):
-    """What an evaluation of a checkpoint found.
+    """The result of evaluating a checkpoint.
 
     Attributes:
       value: lower is better.
-      measures: what the value measures: the metric and the settings it depends on.
-        Only scores with equal `measures` can be compared.
+      settings: the metric and the settings that the value depends on.
+        Only scores with equal settings can be compared.
     """
 
     value: float
-    measures: dict[str, Any]
+    settings: dict[str, Any]
 
 
 class SaveError(OSError):
@@ -123,8 +123,8 @@ class Checkpoints:
         scores = {x: self._scores[x] for x in self.steps() if x in self._scores}
         if not scores:
             return None
-        latest = scores[max(scores)].measures
-        values = {x: y.value for x, y in scores.items() if y.measures == latest}
+        latest = scores[max(scores)].settings
+        values = {x: y.value for x, y in scores.items() if y.settings == latest}
         best = min(values, key=values.__getitem__)
         return best if values[best] < math.inf else None
 
@@ -171,19 +171,19 @@ class Checkpoints:
           SaveError: the checkpoint or the score cannot be written.
         """
         self.wait()  # its folder appears when it is complete
-        score = score._replace(measures=json.loads(strict_json.dumps(score.measures)))
-        others = [x.measures for x in self._scores.values()]
-        if others and score.measures not in others:
-            old = others[-1]
+        score = score._replace(settings=json.loads(strict_json.dumps(score.settings)))
+        before = [x for x in self._scores if x < step]
+        old = self._scores[max(before)].settings if before else score.settings
+        if old != score.settings:
             changed = [
-                f"{name} was {old.get(name)} and is {score.measures.get(name)}"
-                for name in old | score.measures
-                if old.get(name) != score.measures.get(name)
+                f"{name} was {old.get(name)} and is {score.settings.get(name)}"
+                for name in old | score.settings
+                if old.get(name) != score.settings.get(name)
             ]
             LOGGER.warning(
                 "Earlier scores of this run measure something else (%s): the best "
                 "checkpoint is chosen anew, from step %d on.",
-                "; ".join(changed[:3]),
+                "; ".join(changed[:3]) if old else "an older version did not store it",
                 step,
             )
         if not math.isfinite(score.value):
@@ -206,8 +206,8 @@ class Checkpoints:
         if self._manager:
             with contextlib.suppress(Exception):
                 self._manager.wait_until_finished()
-        steps = [int(x.name) for x in self.directory.glob("*") if x.name.isdigit()]
-        return str(self.directory / str(max(steps))) if steps else "none was saved yet"
+        found = [x for x in self.directory.glob("*") if x.name.isdigit() and x.is_dir()]
+        return str(max(found, key=lambda x: int(x.name), default="none"))
 
     def _check_writable(self) -> None:
         """Raises SaveError if nothing can be written."""
@@ -454,7 +454,7 @@ def _read_score(path: pathlib.Path) -> Score | None:
             stored = json.loads(file.read_bytes())
             value = stored["value"] if name == SCORE_FILE else stored["score"]
             value = math.inf if value is None else float(value)
-            return Score(value, dict(stored.get("measures", {})))
+            return Score(value, dict(stored.get("settings", {})))
         except FileNotFoundError:
             continue
         except Exception as error:  # damage can surface as any error

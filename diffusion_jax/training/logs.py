@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from diffusion_jax import strict_json
+from diffusion_jax import paths, strict_json
 from diffusion_jax.training.tensorboard import EventFile
 
 LOGGER = logging.getLogger(__name__)
@@ -78,31 +78,42 @@ class MetricsLog:
       workdir: the run's folder.
       start: the step at which this session starts; metrics that an earlier session
         logged for later steps are dropped, since those steps are run again. Lines that
-        cannot be read are dropped too, with a warning. If the session starts from step
-        0, the logs of an earlier one are kept under another name.
+        cannot be read are moved to metrics.damaged. If the session starts from step 0,
+        the logs of an earlier one are kept under another name.
     """
 
     def __init__(self, workdir: pathlib.Path, start: int):
         self._path = workdir / METRICS
         self._last: list[bytes] = []  # the lines of step `start`
-        if start == 0:
-            _set_aside(workdir)
-        if self._path.is_file():  # and no device
-            lines = self._path.read_bytes().splitlines()
-            steps = [_step(line) for line in lines]
-            kept = [x for x, step in zip(lines, steps, strict=True) if step <= start]
-            self._last = [x for x, step in zip(lines, steps) if step == start]
-            damaged = sum(math.isnan(step) for step in steps[:-1])
-            if damaged:  # the last line may have been cut short by a kill
-                LOGGER.warning(
-                    "%d lines of %s cannot be read and are dropped.",
-                    damaged,
-                    self._path,
-                )
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
-            temporary.replace(self._path)
-        self._events = EventFile(workdir / TENSORBOARD, start + 1)
+        with paths.writing(self._path):
+            if start == 0:
+                _set_aside(workdir)
+            if self._path.is_file():  # reading a link to /dev/full would never end
+                self._keep_until(start)
+            self._events = EventFile(workdir / TENSORBOARD, start + 1)
+
+    def _keep_until(self, start: int) -> None:
+        """Drops the lines of later steps."""
+        lines = self._path.read_bytes().splitlines()
+        steps = [_step(line) for line in lines]
+        by_step = list(zip(steps, lines, strict=True))
+        self._last = [line for step, line in by_step if step == start]
+        # The last line may have been cut short by a kill.
+        damaged = [line for step, line in by_step[:-1] if math.isnan(step)]
+        if damaged:
+            path = self._path.with_suffix(".damaged")
+            with path.open("ab") as file:
+                file.writelines(line + b"\n" for line in damaged)
+            LOGGER.warning(
+                "%d lines of %s cannot be read: moved to %s.",
+                len(damaged),
+                self._path,
+                path,
+            )
+        temporary = self._path.with_suffix(".tmp")
+        kept = [line + b"\n" for step, line in by_step if step <= start]
+        temporary.write_bytes(b"".join(kept))
+        temporary.replace(self._path)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of a step.
@@ -116,16 +127,10 @@ class MetricsLog:
         line = strict_json.dumps({"step": step, **metrics})
         if line.encode() in self._last:
             return
-        try:
+        with paths.writing(f"Step {step} of {self._path} or {TENSORBOARD}/"):
             with self._path.open("a") as file:
                 file.write(line + "\n")
             self._events.write(step, metrics)
-        except OSError as error:
-            raise OSError(
-                f"The metrics of step {step} could not be written to {self._path} or "
-                f"{TENSORBOARD}/ beside it ({error.strerror}): free the disk, or "
-                "correct its permissions, and run the same command again."
-            ) from error
 
     def close(self) -> None:
         """Closes TensorBoard's file."""

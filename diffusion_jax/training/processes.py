@@ -114,11 +114,11 @@ def together() -> Iterator[None]:
                 _check_devices()
                 yield
                 parallel.barrier("end")
+                leaving.set()  # before the others can leave
             except jax.errors.JaxRuntimeError:
                 # Perhaps the end of another process, which the watcher will notice.
                 watcher.join(ROUND + DEAD + 5)
                 raise
-        leaving.set()
         watcher.join()
     except BaseException as error:
         code = _print_error(error)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from prepared import prepare
 
-from diffusion_jax.data import sources
+from diffusion_jax.data import sources, transforms
 
 RNG = np.random.default_rng(0)
 
@@ -40,8 +40,13 @@ def refused(root, *words, split="train", error=ValueError):
 
 
 def files_of(source):
-    """The paths of all examples below the working folder."""
-    return {os.path.relpath(path) for path in source.identities().values}
+    """The paths of all examples below the working folder, with links resolved."""
+    read, paths = transforms.read_image, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transforms, "read_image", lambda x: paths.append(x) or read(x))
+        for i in range(len(source)):
+            source[i]
+    return {os.path.relpath(os.path.realpath(path)) for path in paths}
 
 
 @pytest.fixture(autouse=True)

@@ -2,12 +2,14 @@
 
 import pathlib
 import runpy
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 from prepared import prepare
 
+from diffusion_jax import run_data
 from diffusion_jax.evaluators.base import check_held_out
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -62,11 +64,18 @@ def test_two_domains():
 
 
 def test_folder(tmp_path):
-    """Point 16: files are compared; the held-out part of a folder is not in 'train'."""
+    """Point 16: files are compared; the held-out part of a folder is not in 'train'.
+    Copies of the training images, under other names, are refused."""
     for i in range(40):
-        pixels = np.zeros((8, 8, 3), np.uint8)  # equal, but in files of their own
-        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-    source = f"folder:{tmp_path}"
+        pixels = RNG.integers(0, 256, (8, 8, 3), np.uint8)
+        (tmp_path / "whole").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "whole" / f"{i}.png")
+    shutil.copytree(tmp_path / "whole", tmp_path / "copied" / "train")
+    shutil.copytree(tmp_path / "whole", tmp_path / "copied" / "test")
+    for path in (tmp_path / "copied" / "test").iterdir():
+        path.rename(path.with_stem(f"copy{path.stem}"))
+    refused(of_splits(f"folder:{tmp_path}/copied", "train", "test"), "40 of the 40")
+    source = f"folder:{tmp_path}/whole"
     check_held_out(of_splits(source, "train", "test"))
     refused(of_splits(source, "all", "test"), "examples of eval.split 'test'")
     refused(of_splits(source, "all", "all"), "40 of the 40")
@@ -111,6 +120,7 @@ def test_equal_images_of_arrays(tmp_path, caplog):
             test_labels=np.arange(100)[::-1],
         )
         config = of_splits(f"npz:{tmp_path}/a.npz", "train", "test")
+        run_data.forget()  # another file of the same name
         caplog.clear()
         if words:
             refused(config, words)

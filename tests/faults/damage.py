@@ -111,13 +111,13 @@ def every_checkpoint(place: Place) -> str:
 def score_file(place: Place) -> str:
     """score.json damaged: named, evaluated again, and no record is there twice"""
     workdir = place.partly_trained("score")
-    for text in ("", "[]", '{"value": "x"}', '{"value": 1.0, "measures": 3}'):
+    for text in ("", "[]", '{"value": "x"}', '{"value": 1.0, "settings": 3}'):
         path = workdir / f"checkpoints/{LOOK_EVERY}/score.json"
         path.write_text(text)
         done = place.run(workdir, values={"train.num_steps": LOOK_EVERY})
         check(done.code == 0, f"{text!r}: {done.summary}")
         check("score.json" in done.stdout, f"{text!r}: the damage is not named")
-        check(json.loads(path.read_text())["measures"], "it has no score again")
+        check(json.loads(path.read_text())["settings"], "it has no score again")
     done = place.run(workdir)
     check(done.code == 0, done.summary)
     check_same_end(workdir, place.calm)

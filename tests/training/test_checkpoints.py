@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -389,10 +390,16 @@ def test_only_equal_measures_are_compared(tmp_path, caplog):
     assert (
         caplog.text.count("measure something else (split was test and is train)") == 1
     )
-    assert Checkpoints(tmp_path).steps() == [3, 4]
-    assert Checkpoints(tmp_path).best_step() == 3
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    assert checkpoints.steps() == [3, 4]
+    assert checkpoints.best_step() == 3
+    checkpoints.save(make_state(5))
+    checkpoints.set_score(5, Score(9.0, {"metric": "loss", "split": "test"}))
+    assert "else (split was train and is test)" in caplog.text  # and back again
+    assert checkpoints.best_step() == 5
+    checkpoints.close()
     stored = json.loads((tmp_path / "3/score.json").read_text())
-    assert stored == {"value": 2.0, "measures": {"metric": "loss", "split": "train"}}
+    assert stored == {"value": 2.0, "settings": {"metric": "loss", "split": "train"}}
 
 
 def test_a_score_that_is_not_finite_is_never_the_best(tmp_path):
@@ -429,6 +436,20 @@ def test_a_checkpoint_that_cannot_be_written(tmp_path):
     assert str(tmp_path / "checkpoints") in str(error.value)
     assert "\n" not in str(error.value)
     assert Checkpoints(tmp_path / "away").restore_latest(TEMPLATE).step == 1
+
+
+def test_a_folder_that_cannot_be_written(copied, monkeypatch):
+    """Point 9: it is found out at the start, with the last good checkpoint; reading is
+    still possible."""
+
+    def fail(**options):
+        raise OSError("Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
+    words = f"Permission denied.*Last good checkpoint: {copied}/2"
+    with pytest.raises(SaveError, match=words):
+        Checkpoints(copied)
+    assert Checkpoints(copied, read_only=True).steps() == [1, 2]
 
 
 def test_damaged_twice(copied):

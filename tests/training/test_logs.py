@@ -252,7 +252,8 @@ def test_lines_that_cannot_be_read(tmp_path, caplog, line):
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([good[0], line, good[1]]))
     logs.MetricsLog(tmp_path, start=2).close()
     assert [x["step"] for x in lines_of(tmp_path)] == [1, 2]
-    assert "1 lines of" in caplog.text and "dropped" in caplog.text
+    assert "1 lines of" in caplog.text and "metrics.damaged" in caplog.text
+    assert (tmp_path / "metrics.damaged").read_bytes() == line + b"\n"
 
 
 def test_logs_without_checkpoints_are_kept(tmp_path, caplog):
@@ -304,7 +305,7 @@ def test_a_full_disk_is_named(tmp_path):
     log that is a device is not read."""
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     log = logs.MetricsLog(tmp_path, start=4)
-    words = r"The metrics of step 5 .*metrics.jsonl .*No space left"
+    words = r"Step 5 of .*metrics.jsonl .*could not be written .No space left"
     with pytest.raises(OSError, match=words):
         log.write(5, {"loss": 1.0})
 

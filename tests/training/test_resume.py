@@ -252,7 +252,7 @@ def test_the_end_of_the_command(commands, tmp_path):
     code, output = commands.finish(process)
     assert code == 0, output
     state = saved_state(config, tmp_path)
-    assert f"Saved: {tmp_path}/checkpoints/{state['.step']}." in output
+    assert f"Last checkpoint: {tmp_path}/checkpoints/{state['.step']}." in output
     assert "Stopped by SIGINT. The same command resumes the run." in output
     assert "IMPORTED []" in output
 

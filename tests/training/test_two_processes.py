@@ -60,7 +60,7 @@ def test_two_processes_are_one(digits_config, commands, tmp_path):
     assert [code for code, _ in ends] == [0, 0], ends
     last = Checkpoints(two / "checkpoints").steps()[-1]
     for _, output in ends:
-        assert f"Saved: {two}/checkpoints/{last}." in output
+        assert f"Last checkpoint: {two}/checkpoints/{last}." in output
     assert "4 cpu devices" in ends[0][1] or "2 of 4 cpu devices" in ends[0][1]
     assert "step 1/" in ends[0][1] and "step 1/" not in ends[1][1]
     assert len([*two.glob("tensorboard/*")]) == 1
