@@ -17,7 +17,7 @@ from diffusion_jax.training import interrupts
 
 PACKAGE = str(pathlib.Path(__file__).parent)
 CONFIGS = pathlib.Path("configs")
-FAILED, MISUSED = 1, 2  # exit codes: something broke; the user can mend it
+FAILED, MISUSED = 1, 2  # exit codes: something broke; a mistake of the user
 END_WITHIN = 20.0  # seconds
 
 
@@ -113,7 +113,7 @@ def _check_config_file(argument: str) -> None:
 
 @contextlib.contextmanager
 def explained(traceback: bool) -> Iterator[None]:
-    """Ends the program with a sentence, if an error is one that the user can mend.
+    """Ends the program with a sentence, if an error is one that the user can fix.
 
     Args:
       traceback: let all errors pass instead.
@@ -144,7 +144,10 @@ def _code(error: Exception) -> int | None:
 def _sentence(error: Exception) -> str:
     """Returns an error's message and our notes on it, in one line."""
     notes = getattr(error, "__notes__", [])
-    texts = [str(error), *(note for note in notes if "\n" not in note)]  # not JAX's
+    texts = [
+        str(error),
+        *(note for note in notes if "\n" not in note),
+    ]  # JAX's have several
     texts = [text if text.endswith((".", "?")) else f"{text}." for text in texts]
     return " ".join(" ".join(texts).split())
 

@@ -11,8 +11,8 @@ starts from the values of that run. OUTPUT is WORKDIR unless --output sets it.
 
 Exit codes: 0 done, or training was stopped by a signal (the same command resumes it);
 1 a failure, such as a full disk or a loss that is not finite; 2 a mistake in the
-command, the config or the data; 128 + N sampling was stopped by signal N,
-or anything by a third signal.
+command, the config or the data; 128 + N sampling or evaluation was stopped by signal N,
+or anything was killed by a third one.
 """
 
 import logging

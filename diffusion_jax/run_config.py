@@ -172,7 +172,8 @@ def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]
         try:
             for field in described.values():
                 field["dtype"] = np.dtype(field["dtype"]).type
-                for key in ("shape", "range", "axes"):
+                field.setdefault("names", ())
+                for key in ("shape", "range", "axes", "names"):
                     field[key] = None if field[key] is None else tuple(field[key])
             return {name: Field(**field) for name, field in described.items()}
         except (KeyError, TypeError) as error:
@@ -186,6 +187,40 @@ def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]
     if "source_b" in data:
         return {"image_a": image, "label_a": label, "image_b": image, "label_b": label}
     return {"image": image, "label": label}
+
+
+def check_classes(
+    config: ConfigDict, fields: Mapping[str, Field], workdir: pathlib.Path
+) -> None:
+    """Checks that the labels mean what they meant when a run was trained.
+
+    Args:
+      config: of the run.
+      fields: of the data.
+      workdir: the run's folder; it may be new.
+
+    Raises:
+      ValueError: the run is conditional, and its classes had other numbers.
+    """
+    conditional = config.model.get("num_classes", 0) and "label" in fields
+    if not conditional or not (workdir / FIELDS).exists():
+        return
+    names = fields["label"].names
+    stored = stored_fields(config, workdir).get("label", label_field(None))
+    # Older versions stored no names; they sorted numbers as text.
+    known = stored.names or (tuple(sorted(names)) if stored.size == len(names) else ())
+    if names and known and names != known:
+        changed = [
+            f"{i} was {old} and is {new}"
+            for i, (old, new) in enumerate(zip(known, names, strict=False))
+            if old != new
+        ]
+        changed = changed or [f"there were {len(known)} and are {len(names)}"]
+        raise ValueError(
+            f"The classes of {config.data.source} are not those of the run in "
+            f"{workdir} ({changed[0]}): rename or restore the folders of the classes, "
+            "or use another --workdir."
+        )
 
 
 def describe(changes: Changes) -> str:

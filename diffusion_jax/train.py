@@ -65,6 +65,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     changes = run_config.compare_config(config, workdir)
     is_trained = run_config.has_checkpoints(workdir)
     source = run_data.open_train(config)
+    run_config.check_classes(config, source.fields, workdir)
     method = methods.make(config, source.fields)
     num_slices = max(phase.batch_slice[1] for phase in method.phases)
     parallel.check_batch_size(config.data.batch_size, "data.batch_size", num_slices)
@@ -162,7 +163,8 @@ def loop(
     def look(done: int, state: TrainState) -> None:
         """Evaluates and samples if due after `done` steps, which have been saved."""
         evaluate_now = evaluate and is_due(done, every.evaluate_every, num_steps)
-        if evaluate_now and not checkpoints.has_score(done):
+        # Processes may see different states of a shared disk.
+        if evaluate_now and not parallel.largest(checkpoints.has_score(done)):
             metrics, score = evaluate(for_inference(state.averaged))
             LOGGER.info("Step %d, %s: %s", done, config.eval.split, metrics)
             logger.write(done, metrics, prefix=f"{config.eval.split}_")

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from PIL import Image
 from smoke import load, restore
 
 from diffusion_jax import run_config, runs
@@ -199,6 +200,37 @@ def test_a_missing_config(run):
         ):
             command()
     assert files(run) == before
+
+
+def test_classes_that_have_other_numbers(tmp_path):
+    """Point 12: if classes are added or renamed, the labels of a conditional run would
+    mean other classes: it is refused, with the first of them."""
+    for name in ("1", "2", "10"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(4):
+            image = Image.new("L", (8, 8), 50 * i)
+            image.save(tmp_path / "data" / name / f"{i}.png")
+    source = {"data.source": f"folder:{tmp_path}/data", "data.train_split": "all"}
+    config = load("digits_classifier", model__num_classes=4, train__sample_every=0)
+    config.update_from_flattened_dict(source | {"train.num_steps": 2})
+    train(config, tmp_path / "run")
+    config.train.num_steps = 4
+    (tmp_path / "data" / "2").rename(tmp_path / "data" / "two")
+    before = files(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"\(1 was 2 and is 10\): rename or restore"):
+        train(config, tmp_path / "run")
+    assert files(tmp_path / "run") == before
+
+    (tmp_path / "data" / "two").rename(tmp_path / "data" / "2")
+    path = tmp_path / "run" / "fields.json"
+    stored = json.loads(path.read_text())
+    assert stored["label"].pop("names") == ["1", "2", "10"]
+    path.write_text(json.dumps(stored))  # of a version that sorted them as text
+    with pytest.raises(ValueError, match=r"\(1 was 10 and is 2\)"):
+        train(config, tmp_path / "run")
+    stored["label"]["names"] = ["1", "2", "10"]
+    path.write_text(json.dumps(stored))
+    train(config, tmp_path / "run")
 
 
 def test_missing_checkpoints(run, caplog):

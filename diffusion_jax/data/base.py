@@ -35,6 +35,7 @@ class Field(NamedTuple):
       range: lowest and highest value, where the values are bounded.
       axes: names of leading axes of an output, such as ("column",) for rows of images
         or ("frame",) for the frames of an animation; part of `shape`.
+      names: names of the classes of a label, in order, if they have some.
     """
 
     shape: tuple[int, ...]
@@ -43,6 +44,7 @@ class Field(NamedTuple):
     size: int | None = None
     range: tuple[float, float] | None = None
     axes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def image_field(shape: tuple[int, int, int]) -> Field:
@@ -50,9 +52,14 @@ def image_field(shape: tuple[int, int, int]) -> Field:
     return Field(tuple(shape), np.float32, "image", range=(-1.0, 1.0))
 
 
-def label_field(num_classes: int | None) -> Field:
-    """Returns the field of a class label in 0..num_classes-1."""
-    return Field((), np.int32, "label", size=num_classes)
+def label_field(num_classes: int | None, names: tuple[str, ...] = ()) -> Field:
+    """Returns the field of a class label in 0..num_classes-1.
+
+    Args:
+      num_classes: None if unknown.
+      names: of the classes, in order, if they have some.
+    """
+    return Field((), np.int32, "label", size=num_classes, names=names)
 
 
 def check_integers(name: str, values: np.ndarray, size: int | None) -> None:
@@ -466,7 +473,7 @@ def lazy_images(
     size: int,
     decode: Callable[[int], tuple[Image.Image, int]],
     spec: ImageSpec,
-    num_classes: int | None,
+    label: Field,
     name: str,
     describe: Callable[[int], str],
     identify: Callable[[], Identities],
@@ -478,7 +485,7 @@ def lazy_images(
       decode: i -> image i, of any size and mode, and its label; any exception means
         that the image is damaged.
       spec: the size and channels that images are converted to.
-      num_classes: None if unknown.
+      label: the field of the labels.
       name: used in messages.
       describe: i -> the name of image i in messages.
       identify: returns the identities of all images.
@@ -494,13 +501,13 @@ def lazy_images(
 
     def example(i: int) -> Example:
         try:
-            image, label = decode(i)
+            image, number = decode(i)
             pixels = transforms.to_pixels(image, shape, spec.background)
         except Exception as error:  # PIL and TFDS raise many types.
             raise transforms.UnreadableError(describe(i), error) from error
-        return {"image": pixels, "label": label}
+        return {"image": pixels, "label": number}
 
-    fields = {"image": image_field(shape), "label": label_field(num_classes)}
+    fields = {"image": image_field(shape), "label": label}
     source = LazySource(size, example, fields, name, identify)
     return Skipping(source, name) if spec.on_error == "skip" else source
 

@@ -135,9 +135,9 @@ def open_folder(rest: str, spec: base.ImageSpec) -> base.Source:
         with futures.ThreadPoolExecutor(16) as pool:
             return base.Identities(list(pool.map(digest, paths)), by_content=True)
 
-    num_classes = max(len(classes), 1)
+    label = base.label_field(max(len(classes), 1), tuple(classes))
     return base.lazy_images(
-        len(paths), decode, spec, num_classes, name, paths.__getitem__, identify
+        len(paths), decode, spec, label, name, paths.__getitem__, identify
     )
 
 
@@ -249,7 +249,7 @@ def _has_classes(where: str, depth: int, files: list[_File]) -> bool:
     nested = [file for file in files if len(file.place) > depth + 1]
     if loose and nested:
         raise ValueError(
-            f"{where} has {loose[0].text} beside the class folder "
+            f"{where} has {loose[0].text} next to the class folder "
             f"{nested[0].place[depth]!r}; move such images into class folders."
         )
     return bool(nested)

@@ -87,6 +87,8 @@ def open_tfds(rest: str, spec: base.ImageSpec) -> base.Source:
         return base.Identities(places, by_content=False)
 
     num_classes = getattr(label, "num_classes", None) if has_label else 1
+    names = tuple(getattr(label, "names", None) or ()) if has_label else ()
+    label = base.label_field(num_classes, names)
     return base.lazy_images(
-        len(examples), decode, spec, num_classes, name, describe, identify
+        len(examples), decode, spec, label, name, describe, identify
     )

@@ -13,8 +13,6 @@ import signal
 import threading
 from collections.abc import Iterator
 
-import numpy as np
-
 from diffusion_jax.training import parallel
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -91,7 +89,7 @@ def check() -> None:
 
     Every process has to call this the same number of times.
     """
-    number = int(parallel.all_rows(np.array([requested()])).max())
+    number = parallel.largest(requested())
     if number:
         raise Stopped(number)
 

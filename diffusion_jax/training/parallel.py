@@ -136,6 +136,11 @@ def all_rows(tree: PyTree) -> PyTree:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
+def largest(number: int) -> int:
+    """Returns the largest of all processes' numbers, in every process."""
+    return int(np.max(all_rows(np.array([number]))))
+
+
 def _compile_together(on_devices: Callable) -> Callable:
     """Lets no process run a function before all of them have compiled it.
 

@@ -32,7 +32,7 @@ def test_points_have_the_contract(splits):
     assert sizes == {"train": 100_000, "test": 10_000}
     for source in (*splits.values(), sources.make("grid25", "test", 32, 3)):
         points, label = source.fields["points"], source.fields["label"]
-        assert points == ((2,), np.float32, "points", None, None, ())
+        assert points == base.Field((2,), np.float32, "points")
         assert label.kind == "label" and label.size == 25
         assert source.fields.keys() == source.arrays.keys() == source[0].keys()
         assert source[0]["points"].shape == (2,)
