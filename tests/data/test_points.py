@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from diffusion_jax.data import loader, points, sources
+from diffusion_jax.data import base, loader, points, sources
 
 
 @pytest.fixture(scope="module")
