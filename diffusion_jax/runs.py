@@ -77,7 +77,11 @@ def read_groups(template: TrainState, init_from: str) -> Variables:
     """
     groups = Variables({}, {})
     for entry in filter(None, init_from.split(",")):
-        group, _, workdir = entry.partition("=")
+        group, equals, workdir = entry.partition("=")
+        if not (equals and workdir):
+            raise ValueError(
+                f"train.init_from={init_from} must be written GROUP=WORKDIR,..."
+            )
         params = lookup(template.params, group, "group in train.init_from")
         stats = {g: x for g, x in template.model_state.items() if g == group}
         directory = paths.local(workdir) / run_config.CHECKPOINTS

@@ -270,6 +270,8 @@ def test_init_from(trained, tmp_path):
 @pytest.mark.parametrize(
     "init_from, error, words",
     [
+        ("net", ValueError, "train.init_from=net must be written GROUP=WORKDIR"),
+        ("net=", ValueError, "train.init_from=net= must be written GROUP=WORKDIR"),
         ("nosuch={}", ValueError, "group in train.init_from 'nosuch'. Known: net."),
         ("net=nosuch", FileNotFoundError, "nosuch"),
         ("net={}", ValueError, r"decoder_0.kernel is float32\[2, 16\]"),

@@ -313,8 +313,11 @@ class Skipping(Source):
                 self._damaged.add(i)
                 LOGGER.warning(
                     "%s: skipped %s, which cannot be read (%s); %d so far, at most %d.",
-                    *(self.name, error.example, error.reason),
-                    *(len(self._damaged), limit),
+                    self.name,
+                    error.example,
+                    error.reason,
+                    len(self._damaged),
+                    limit,
                 )
             if len(self._damaged) > limit:
                 raise ValueError(
@@ -503,6 +506,8 @@ def lazy_images(
         try:
             image, number = decode(i)
             pixels = transforms.to_pixels(image, shape, spec.background)
+        except MemoryError:
+            raise  # nothing is wrong with the image
         except Exception as error:  # PIL and TFDS raise many types.
             raise transforms.UnreadableError(describe(i), error) from error
         return {"image": pixels, "label": number}
@@ -523,7 +528,10 @@ def warn_of_transparency(name: str, num: int, size: int, background: str) -> Non
         LOGGER.warning(
             "%s: %d of %d images have transparency; they are composited over "
             "data.background=%s.",
-            *(name, num, size, background),
+            name,
+            num,
+            size,
+            background,
         )
 
 

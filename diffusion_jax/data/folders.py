@@ -105,7 +105,10 @@ def open_folder(rest: str, spec: base.ImageSpec) -> base.Source:
     paths = [os.path.join(root, *file.place) for file in chosen]
     LOGGER.info(
         "%s: split %r: %d pictures, %d classes%s, %s.",
-        *(name, split, len(chosen), len(classes)),
+        name,
+        split,
+        len(chosen),
+        len(classes),
         ": " * bool(classes) + _abbreviated(f"{i}={c}" for c, i in number.items()),
         skipped,
     )

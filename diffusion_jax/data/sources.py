@@ -8,6 +8,8 @@ import numpy as np
 from diffusion_jax.data import base, folders, idx, npz, points, tfds, transforms
 from diffusion_jax.lookup import lookup
 
+MAX_NAMED = 20  # damaged examples in a message
+
 
 def make(
     source: str,
@@ -116,7 +118,7 @@ def check_all(source: base.Source) -> None:
     """Decodes every example of a source once, unless they are in memory.
 
     Raises:
-      ValueError: some of them cannot be decoded; the message lists them all.
+      ValueError: some of them cannot be decoded; the message lists them.
     """
 
     if isinstance(source, base.ArraySource):
@@ -131,9 +133,11 @@ def check_all(source: base.Source) -> None:
     with futures.ThreadPoolExecutor() as pool:
         problems = [x for x in pool.map(problem, range(len(source))) if x]
     if problems:
+        more = f" and {len(problems) - MAX_NAMED} more" * (len(problems) > MAX_NAMED)
         raise ValueError(
             f"{len(problems)} of {len(source)} examples cannot be read: "
-            f"{', '.join(problems)}; repair or remove them, or set data.on_error=skip."
+            f"{', '.join(problems[:MAX_NAMED])}{more}; repair or remove them, or set "
+            "data.on_error=skip."
         )
 
 

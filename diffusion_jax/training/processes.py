@@ -76,6 +76,8 @@ def initialize(
                 shutdown_timeout_seconds=SHUTDOWN,
             )
         except ValueError as error:
+            if coordinator:
+                raise
             raise ValueError(
                 f"This is no cluster that JAX knows ({error}): give --coordinator, "
                 "--num_processes and --process_id instead of --distributed."
