@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from traceback import extract_tb
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -42,7 +43,7 @@ def _parse(argv: list[str]) -> list[str]:
     flags.DEFINE_string("config", None, "", flag_values=values)
     values([x for x in argv if not renames.OVERRIDE.fullmatch(x)], known_only=True)
     given = values["config"].value
-    if given is not None:
+    if given:
         path = os.path.expanduser(given)
         argv = [path if x == given else x for x in argv]
         argv = [x.replace(given, path) if _is_config(x) else x for x in argv]
@@ -133,6 +134,8 @@ def _code(error: Exception) -> int | None:
     """Returns the exit code for an error; None for a fault of the program."""
     if isinstance(error, interrupts.Stopped):
         return 128 + error.number
+    if _is_out_of_memory(error):
+        return FAILED
     last = extract_tb(error.__traceback__)[-1]
     # This package raised it on purpose, to say what is wrong.
     on_purpose = last.filename.startswith(PACKAGE) and last.line.startswith("raise ")
@@ -143,13 +146,18 @@ def _code(error: Exception) -> int | None:
 
 def _sentence(error: Exception) -> str:
     """Returns an error's message and our notes on it, in one line."""
-    notes = getattr(error, "__notes__", [])
-    texts = [
-        str(error),
-        *(note for note in notes if "\n" not in note),
-    ]  # JAX's have several
+    notes = getattr(error, "__notes__", [])  # those of libraries have several lines
+    text = str(error)
+    if _is_out_of_memory(error):
+        text = f"{text.splitlines()[0]} Lower the batch_size in data, sample or eval."
+    texts = [text, *(note for note in notes if "\n" not in note)]
     texts = [text if text.endswith((".", "?")) else f"{text}." for text in texts]
     return " ".join(" ".join(texts).split())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    is_jax = isinstance(error, jax.errors.JaxRuntimeError)
+    return is_jax and str(error).startswith("RESOURCE_EXHAUSTED")
 
 
 def end_soon(error: BaseException) -> None:

@@ -15,9 +15,17 @@ command, the config or the data; 128 + N sampling or evaluation was stopped by s
 or anything was killed by a third one.
 """
 
+import signal
+
+if __name__ == "__main__":
+    # While modules are imported, Ctrl-C ends the process without a traceback.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import logging
 import os
 import pathlib
+import re
 import sys
 import threading
 
@@ -74,6 +82,10 @@ def main(argv: list[str]) -> None:
         cache = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", f"{cache}/diffusion_jax")
     with command_line.explained(_TRACEBACK.value):
+        if not _COORDINATOR.value and (_NUM_PROCESSES.value or _PROCESS_ID.value):
+            raise ValueError(
+                "--num_processes and --process_id require --coordinator=ADDRESS:PORT."
+            )
         if _COORDINATOR.value or _DISTRIBUTED.value or processes.on_pod():
             numbers = _NUM_PROCESSES.value, _PROCESS_ID.value
             processes.initialize(_COORDINATOR.value, *numbers)
@@ -88,7 +100,15 @@ def run() -> None:
         raise ValueError(
             f"--output has no effect with --mode={mode}: training writes to --workdir."
         )
+    if not re.fullmatch(r"\w[\w.-]*", config.name):
+        raise ValueError(
+            f"config.name = {config.name!r} must consist of letters, digits, _, - and ."
+        )
+    if _WORKDIR.value == "":
+        raise ValueError("--workdir is empty (an unset variable?): give a folder.")
     workdir = paths.local(_WORKDIR.value or f"runs/{config.name}")
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={workdir} is a file, not a folder.")
     output = paths.local(_OUTPUT.value or workdir)
     is_resumed = mode == "train" and (workdir / run_config.CONFIG).exists()
     if is_resumed or mode in ("sample", "evaluate"):

@@ -273,6 +273,8 @@ def _refuse_fixed(changes: Changes, workdir: pathlib.Path) -> None:
         free = key.split(".")[0] in FREE_GROUPS or key in FREE_KEYS
         if key == "diffusion.variance":
             free = {old, new} <= FIXED_VARIANCES
+        if key == "data.held_out":  # images that were trained on are not held out
+            free = new <= old
         if not free:
             fixed[key] = old, new
     if fixed:

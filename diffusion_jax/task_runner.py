@@ -69,6 +69,11 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
     number, label = config.sample.num_images, config.sample.get("label", -1)
     num_classes = config.model.get("num_classes", 0)
     if label != -1 and not 0 <= label < num_classes:
+        if not num_classes:
+            raise ValueError(
+                f"sample.label = {label}, but the model has no classes "
+                "(model.num_classes = 0): leave it at -1."
+            )
         raise ValueError(
             f"sample.label = {label} is not one of the {num_classes} classes; -1 draws "
             "all of them in turn."

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import evaluators, methods, run_config, run_data, runs, task_runner
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.outputs import writers
-from diffusion_jax.training import interrupts, parallel
+from diffusion_jax.training import interrupts, logs, parallel
 from diffusion_jax.training import state as states
 from diffusion_jax.training.checkpoints import (
     Checkpoints,
@@ -31,9 +31,9 @@ LOGGER = logging.getLogger(__name__)
 SCORED_DATA = (
     "source source_b image_size image_width num_channels background held_out"
 ).split()
-# Variables for inference -> (metrics, score); (step, variables) -> None.
+# Variables for inference -> (metrics, score); (step, variables, skip if it exists).
 Evaluate = Callable[[Variables], tuple[dict[str, float], Score]]
-Draw = Callable[[int, Variables], None]
+Draw = Callable[[int, Variables, bool], None]
 
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -67,6 +67,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     source = run_data.open_train(config)
     run_config.check_classes(config, source.fields, workdir)
     method = methods.make(config, source.fields)
+    evaluators.check_name(config)
     num_slices = max(phase.batch_slice[1] for phase in method.phases)
     parallel.check_batch_size(config.data.batch_size, "data.batch_size", num_slices)
     batches = Loader(
@@ -170,7 +171,7 @@ def loop(
             logger.write(done, metrics, prefix=f"{config.eval.split}_")
             checkpoints.set_score(done, score)
         if draw and is_due(done, every.sample_every, num_steps):
-            draw(done, for_inference(state.averaged))
+            draw(done, for_inference(state.averaged), done == start)
 
     if parallel.process_count() == 1:  # several ones agree with the first step
         interrupts.check()
@@ -255,10 +256,15 @@ def make_draw(
     config: ConfigDict, method: methods.Method, workdir: pathlib.Path
 ) -> Draw:
     """Makes a function that runs sample.task and writes samples/STEP.png."""
-    runner = task_runner.make(config, method, config.sample.task)
+    runner, folder = (
+        task_runner.make(config, method, config.sample.task),
+        workdir / logs.SAMPLES,
+    )
 
-    def draw(step: int, variables: Variables) -> None:
+    def draw(step: int, variables: Variables, unless_drawn: bool) -> None:
+        if unless_drawn and parallel.largest(any(folder.glob(f"{step:08}.*"))):
+            return
         outputs = runner.run(variables)
-        writers.save_preview(workdir / f"samples/{step:08}", outputs, runner.fields)
+        writers.save_preview(folder / f"{step:08}", outputs, runner.fields)
 
     return draw

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import pytest
 from absl.testing import flagsaver
 from smoke import ROOT
@@ -41,6 +42,10 @@ def noted():
         raise
 
 
+def out_of_memory():
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory.\nmuch more")
+
+
 def stopped():
     raise interrupts.Stopped(15)
 
@@ -52,6 +57,7 @@ def stopped():
         (ours_by_name, 2, "Unknown letter 'b'. Known: a."),
         (noted, 2, "its path. Last good checkpoint: none."),
         (of_the_disk, 1, "/nosuch/file"),
+        (out_of_memory, 1, "Out of memory. Lower the batch_size in data, sample or"),
         (stopped, 143, "Stopped by SIGTERM."),
         (of_a_library, None, ""),
         (a_fault, None, ""),
@@ -87,6 +93,8 @@ def test_a_traceback_on_request():
         (["--config=configs"], "There is no config configs"),
         (["--config=configs/nosuch_x.py", "--config.seed=1"], "There is no config con"),
         (["--config.seed=1"], "--config is missing"),
+        (["--config="], "--config is missing"),
+        (["--config"], "Missing value for flag --config"),
         ([], "--config is missing"),
     ],
 )

@@ -164,7 +164,8 @@ def keys_of(node, prefix=""):
 
 
 def make(config):
-    """The method of a config, without its data."""
+    """The method of a config, without its data; the command line locks configs."""
+    config.lock()
     return methods.make(
         config, run_config.stored_fields(config, pathlib.Path("nosuch"))
     )

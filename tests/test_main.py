@@ -353,6 +353,11 @@ REFUSED = [
     ("key in a value", ["--config.seed.x=3"], "seed.*'x'"),
     ("wrong type", ["--config.train.num_steps=many"], "num_steps.*many"),
     ("unknown flag", ["--stepz=3"], "stepz"),
+    ("no coordinator", ["--num_processes=2"], "require --coordinator"),
+    ("output of train", ["--output=x"], "--output has no effect with --mode=train"),
+    ("name", ["--config.name=../x"], "config.name = '../x' must consist of letters"),
+    ("dtype", ["--config.model.dtype=float99"], "model.dtype 'float99'. Known: floa"),
+    ("metric", ["--config.eval.metric=fd"], "eval.metric of a ddpm 'fd'. Known: vlb"),
     ("unknown mode", ["--mode=draw"], "draw.*train.*sample.*evaluate"),
     ("stray word", ["digits"], "digits"),
     ("no config file", ["--config=nosuch.py"], "nosuch.py"),
@@ -372,6 +377,13 @@ def test_refused_before_compilation(refuse, tmp_path, args, words):
     said = refuse(f"--workdir={workdir}", *args)
     assert re.search(words, said), said
     assert not workdir.exists()
+
+
+def test_a_workdir_that_is_no_folder(refuse, tmp_path):
+    """Point 19: an empty --workdir and one that is a file are refused in words."""
+    (tmp_path / "file").touch()
+    assert "--workdir is empty" in refuse("--workdir=")
+    assert "is a file, not a folder" in refuse(f"--workdir={tmp_path}/file")
 
 
 def test_config_is_required(command):

@@ -234,13 +234,25 @@ def test_classes_that_have_other_numbers(tmp_path):
 
 
 def test_missing_checkpoints(run, caplog):
-    """Point 4: training starts anew without its checkpoints, but the log is kept."""
+    """Point 4: training starts anew without its checkpoints, but log and samples are
+    kept."""
+    (run / "samples").mkdir()
+    (run / "samples/00000004.png").touch()
     log = (run / "metrics.jsonl").read_bytes()
     (run / "checkpoints").rename(run / "away")
     train(small(), run)
     assert (run / "logs-before-1/metrics.jsonl").read_bytes() == log
     assert steps(run) == ([2, 4], [1, 2, 3, 4])
+    assert (run / "logs-before-1/samples/00000004.png").exists()
+    assert not (run / "samples").exists()
     assert "has logs but no checkpoints" in caplog.text
+
+
+def test_more_held_out_data(run):
+    """Point 16: a larger held-out part would contain images that were trained on."""
+    with pytest.raises(ValueError, match=r"data.held_out: 0.1 -> 0.3"):
+        train(small(**{"data.held_out": 0.3}), run)
+    train(small(**{"data.held_out": 0.05}), run)
 
 
 def test_two_trainings(run):
@@ -364,8 +376,12 @@ def test_a_signal_while_looking(tmp_path, monkeypatch, caplog, what):
         evaluated = [x for x in map(json.loads, lines) if "test_FD of pixels" in x]
         assert [x["step"] for x in evaluated] == [2, 4]
     else:
-        images = sorted(x.name for x in tmp_path.glob("samples/*"))
-        assert images == ["00000002.png", "00000004.png"]
+        images = {x.name: x.stat().st_mtime_ns for x in tmp_path.glob("samples/*")}
+        assert sorted(images) == ["00000002.png", "00000004.png"]
+        train(config, tmp_path)  # draws nothing again
+        assert images["00000004.png"] == (
+            (tmp_path / "samples/00000004.png").stat().st_mtime_ns
+        )
 
 
 def test_a_signal_before_the_first_step(tmp_path, monkeypatch):

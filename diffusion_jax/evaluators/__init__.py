@@ -19,7 +19,7 @@ from diffusion_jax.evaluators import (
 from diffusion_jax.evaluators.base import Evaluator, Record
 from diffusion_jax.lookup import lookup
 
-__all__ = ["EVALUATORS", "Evaluator", "Record", "make"]
+__all__ = ["EVALUATORS", "Evaluator", "Record", "check_name", "make"]
 
 
 def make(
@@ -31,10 +31,15 @@ def make(
       FileNotFoundError: the data or a classifier are missing.
       ValueError: the family has no such metric, or the config is invalid for it.
     """
+    check_name(config)
+    return EVALUATORS[config.eval.metric][1](config, method, workdir)
+
+
+def check_name(config: ConfigDict) -> None:
+    """Raises ValueError unless the family has the metric that eval.metric names."""
     tasks = methods.FAMILIES[config.method].tasks
-    table = {name: row[1] for name, row in EVALUATORS.items() if row[0] <= tasks.keys()}
-    make_named = lookup(table, config.eval.metric, f"eval.metric of a {config.method}")
-    return make_named(config, method, workdir)
+    known = {name: row for name, row in EVALUATORS.items() if row[0] <= tasks.keys()}
+    lookup(known, config.eval.metric, f"eval.metric of a {config.method}")
 
 
 # name -> (tasks that the family must have, function that makes the evaluator).

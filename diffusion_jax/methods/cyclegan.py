@@ -229,11 +229,10 @@ def tiny(config: ConfigDict) -> None:
 
 def make(config: ConfigDict, fields: Fields) -> CycleGAN:
     """Builds a CycleGAN from the groups model, cyclegan and optim."""
-    options, model = config.cyclegan, ConfigDict(config.model)
+    options, model = config.cyclegan, config.model.to_dict()
     discriminator = PatchDiscriminator(
-        base_channels=model.disc_channels, num_layers=model.disc_layers
+        base_channels=model.pop("disc_channels"), num_layers=model.pop("disc_layers")
     )
-    del model.disc_channels, model.disc_layers
     if not {"image_a", "image_b"} <= fields.keys():
         raise ValueError(
             "CycleGAN needs two domains: set data.source_b and data.train_split_b."

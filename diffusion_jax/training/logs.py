@@ -15,7 +15,7 @@ from diffusion_jax.training.tensorboard import EventFile
 
 LOGGER = logging.getLogger(__name__)
 
-METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+METRICS, TENSORBOARD, SAMPLES = "metrics.jsonl", "tensorboard", "samples"
 KEPT = "logs-before-"  # folder of logs that are set aside, before its number
 
 
@@ -139,20 +139,20 @@ class MetricsLog:
 
 def _set_aside(workdir: pathlib.Path) -> None:
     """Renames the logs of an earlier session that has left no checkpoint."""
-    if not (workdir / METRICS).exists():
+    if not any((workdir / name).exists() for name in (METRICS, SAMPLES)):
         return
     number = 1
     while (workdir / f"{KEPT}{number}").exists():
         number += 1
     kept = workdir / f"{KEPT}{number}"
     kept.mkdir()
-    for name in (METRICS, TENSORBOARD):
+    for name in (METRICS, TENSORBOARD, SAMPLES):
         if (workdir / name).exists():
             (workdir / name).rename(kept / name)
     LOGGER.warning(
         "%s has logs but no checkpoints: training starts from step 0, and the earlier "
-        "logs are kept in %s. If there should be checkpoints, stop now and look for "
-        "them (is a disk not mounted?).",
+        "logs and samples are kept in %s. If there should be checkpoints, stop now and "
+        "look for them (is a disk not mounted?).",
         workdir,
         kept,
     )

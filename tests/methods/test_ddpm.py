@@ -622,7 +622,7 @@ LEARNED_RANGE = {"diffusion__variance": "learned_range"}
             {"sample__guidance_interval": (1.0, -1.0)},
             r"guidance_interval = \(1.0, -1.0\).*the smaller one first",
         ),
-        ({"sample__label": 0}, "sample.label = 0 is not one of the 0 classes"),
+        ({"sample__label": 0}, "sample.label = 0, but the model has no classes"),
         ({**CLASSES, "sample__label": 10}, "sample.label = 10 is not one of the 10"),
         ({**CLASSES, "sample__label": -2}, "sample.label.*-1, not -2"),
         ({"sample__num_frames": -1}, "num_frames must be at least 0, not -1"),

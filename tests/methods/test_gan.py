@@ -397,7 +397,7 @@ def test_refusals(name, change, words):
     "change, words",
     [
         ({"sample__task": "nosuch"}, "task of a gan model 'nosuch'.*slerp"),
-        ({"sample__label": 0}, "sample.label = 0.*0 classes"),
+        ({"sample__label": 0}, "sample.label = 0, but the model has no classes"),
         (
             {"sample__label": 10, "model__num_classes": 10},
             "sample.label = 10.*10 classes",
