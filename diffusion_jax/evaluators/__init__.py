@@ -32,14 +32,16 @@ def make(
       ValueError: the family has no such metric, or the config is invalid for it.
     """
     check_name(config)
-    return EVALUATORS[config.eval.metric][1](config, method, workdir)
+    _, make_named = lookup(EVALUATORS, config.eval.metric, "eval.metric")
+    return make_named(config, method, workdir)
 
 
 def check_name(config: ConfigDict) -> None:
-    """Raises ValueError unless the family has the metric that eval.metric names."""
+    """Raises ValueError if the family has metrics, but not the one of eval.metric."""
     tasks = methods.FAMILIES[config.method].tasks
     known = {name: row for name, row in EVALUATORS.items() if row[0] <= tasks.keys()}
-    lookup(known, config.eval.metric, f"eval.metric of a {config.method}")
+    if known:
+        lookup(known, config.eval.metric, f"eval.metric of a {config.method}")
 
 
 # name -> (tasks that the family must have, function that makes the evaluator).
