@@ -40,8 +40,9 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains until config.train.num_steps, from the last checkpoint if there is one.
 
     Writes config.json, fields.json, metrics.jsonl, tensorboard/, checkpoints/ and
-    samples/ into the workdir, but nothing before everything has been checked. SIGTERM
-    and Ctrl-C save and return.
+    samples/ into the workdir, but nothing before everything has been checked; only
+    half-written and damaged checkpoints are set aside before. SIGTERM and Ctrl-C save
+    and return.
 
     Raises:
       ValueError: the config is invalid, or does not match the data or an earlier run.
