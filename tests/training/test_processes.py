@@ -119,7 +119,7 @@ def test_one_is_killed_all_end(victim):
 def test_one_finishes_before_the_other():
     """Point 22: a process that has finished waits for the other one, whose last seconds
     are not cut short."""
-    ends = Pair("time.sleep(5 * me); print('finished')").ends()
+    ends = Pair("time.sleep(3 * me); print('finished')").ends()
     assert [end[:2] for end in ends] == [(0, "finished")] * 2
 
 

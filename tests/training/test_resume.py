@@ -116,7 +116,7 @@ def test_a_finished_run_does_nothing(digits_config, straight, tmp_path):
     "number,due",
     [
         (signal.SIGTERM, "nothing"),
-        (signal.SIGINT, "evaluate_every"),
+        pytest.param(signal.SIGINT, "evaluate_every", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, "nothing", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "evaluate_every", marks=pytest.mark.slow),
     ],
@@ -190,24 +190,23 @@ def test_kill_at_five_moments(commands, tmp_path):
     assert losses(rough) == losses(calm)
 
 
-def test_six_random_signals(commands, tmp_path):
-    """Point 8: six random signals, two of them doubled, change no bit: each time the
-    exit code is 0 and the last step that was done is saved."""
-    values = {"config": "digits_vae", "train__num_steps": 120, "train__save_every": 50}
+def test_three_random_signals(commands, tmp_path):
+    """Point 8: three random signals, one of them doubled, change no bit: each time the
+    exit code is 0 and the last step that was done is saved. (tests/faults sends ten.)"""
+    values = {"config": "digits_vae", "train__num_steps": 70, "train__save_every": 50}
     values |= {"train__evaluate_every": 20, "train__sample_every": 20}
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     code, output = commands.finish(commands.start(calm, **values))
     assert code == 0, output
     draws = random.Random(0)
-    kinds = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP] * 2
-    for number, kind in enumerate(kinds):
+    for kind in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         process = commands.start(rough, **values)
         done = max(saved_steps(rough), default=0)
         goal = done + draws.randint(1, 15)  # some of them evaluate and draw
         wait_for(process, lambda goal=goal: last_step(rough) >= goal)
         time.sleep(draws.uniform(0, 0.05))
         process.send_signal(kind)
-        if number in (1, 4):
+        if kind == signal.SIGINT:
             time.sleep(draws.uniform(0, 0.05))
             process.send_signal(signal.SIGTERM)
         code, output = commands.finish(process)
