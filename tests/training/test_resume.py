@@ -192,7 +192,7 @@ def test_kill_at_five_moments(commands, tmp_path):
 
 def test_three_random_signals(commands, tmp_path):
     """Point 8: three random signals, one of them doubled, change no bit: each time the
-    exit code is 0 and the last step that was done is saved. (tests/faults sends ten.)"""
+    exit code is 0 and the last step that was done is saved."""
     values = {"config": "digits_vae", "train__num_steps": 70, "train__save_every": 50}
     values |= {"train__evaluate_every": 20, "train__sample_every": 20}
     calm, rough = tmp_path / "calm", tmp_path / "rough"
