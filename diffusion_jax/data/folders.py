@@ -3,6 +3,7 @@
 import collections
 import decimal
 import hashlib
+import heapq
 import logging
 import os
 import re
@@ -148,17 +149,19 @@ def _scan(name: str, root: str) -> tuple[list[_File], str]:
     """Finds the images below a folder, each once, and says what is skipped.
 
     What lies in the folder itself comes before what links lead to, so that a link
-    never takes a file away from its class.
+    never takes a file away from its class. Of several links to a file, the one with the
+    fewest links on the way counts, and of these the first one by name.
     """
     files, skipped = [], collections.defaultdict(list)
-    seen, folders, links = set(), collections.deque(), collections.deque()
+    seen, folders = set(), collections.deque()
+    links: list[tuple[int, tuple[str, ...], str]] = []  # a heap
 
-    def add(path: str, real: str, place: tuple[str, ...]) -> None:
+    def add(path: str, real: str, place: tuple[str, ...], num_links: int) -> None:
         if real in seen:
             skipped["repeated"].append(path)
         elif os.path.isdir(real):
             seen.add(real)
-            folders.append((path, real, place))
+            folders.append((path, real, place, num_links))
         elif not os.path.exists(real):
             skipped["broken links"].append(path)
         elif os.path.isfile(real) and _suffix(path) in _SUFFIXES:
@@ -167,13 +170,13 @@ def _scan(name: str, root: str) -> tuple[list[_File], str]:
         else:
             skipped["other types"].append(_suffix(path) or os.path.basename(path))
 
-    add(root, os.path.realpath(root), ())
+    add(root, os.path.realpath(root), (), 0)
     while folders or links:
         if not folders:
-            path, place = links.popleft()
-            add(path, os.path.realpath(path), place)
+            num_links, place, path = heapq.heappop(links)
+            add(path, os.path.realpath(path), place, num_links)
             continue
-        folder, real_folder, place = folders.popleft()
+        folder, real_folder, place, num_links = folders.popleft()
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
@@ -186,9 +189,10 @@ def _scan(name: str, root: str) -> tuple[list[_File], str]:
             if entry.name[0] == "." or entry.name in _JUNK:
                 continue
             if entry.is_symlink():
-                links.append((entry.path, inside))
+                heapq.heappush(links, (num_links + 1, inside, entry.path))
             else:
-                add(entry.path, os.path.join(real_folder, entry.name), inside)
+                real = os.path.join(real_folder, entry.name)
+                add(entry.path, real, inside, num_links)
     reasons = (
         f"{len(which)} {reason}: {_abbreviated(dict.fromkeys(which))}"
         for reason, which in skipped.items()

@@ -207,6 +207,8 @@ def refused(tree, split):
 
 
 @hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.example(({("9", "d.txt"): False}, {("9", "cat"): "cat"}))
+@hypothesis.example(({("9", "a.png"): False}, {("9", "cat"): "cat"}))
 @hypothesis.given(trees())
 def test_what_is_printed_is_what_is_read(tree):
     """Points 11, 12 and 13: a tree of any layout, with links in circles, gives each
