@@ -139,14 +139,15 @@ class MetricsLog:
 
 def _set_aside(workdir: pathlib.Path) -> None:
     """Renames the logs of an earlier session that has left no checkpoint."""
-    if not any((workdir / name).exists() for name in (METRICS, SAMPLES)):
+    has_samples = (workdir / SAMPLES).is_dir()
+    if not (has_samples or (workdir / METRICS).exists()):
         return
     number = 1
     while (workdir / f"{KEPT}{number}").exists():
         number += 1
     kept = workdir / f"{KEPT}{number}"
     kept.mkdir()
-    for name in (METRICS, TENSORBOARD, SAMPLES):
+    for name in (METRICS, TENSORBOARD, *[SAMPLES] * has_samples):
         if (workdir / name).exists():
             (workdir / name).rename(kept / name)
     LOGGER.warning(
