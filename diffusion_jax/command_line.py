@@ -1,16 +1,19 @@
-"""The command line: parsing it, and explaining errors in one sentence."""
+"""The command line: flags, folders, the log, and errors in one sentence."""
 
 import contextlib
 import difflib
+import logging
 import os
 import pathlib
+import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from traceback import extract_tb
 
 import jax
-from absl import flags
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from diffusion_jax import paths, renames, run_config
@@ -20,6 +23,66 @@ PACKAGE = str(pathlib.Path(__file__).parent)
 CONFIGS = pathlib.Path("configs")
 FAILED, MISUSED = 1, 2  # exit codes: something broke; a mistake of the user
 END_WITHIN = 20.0  # seconds
+WITH_OUTPUT = ("sample", "evaluate")  # modes that write to --output
+
+
+def start(main: Callable[[list[str]], None]) -> None:
+    """Runs main(arguments after the flags), with signals handled until the end."""
+    interrupts.handle_until_exit()
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except BaseException as error:
+        end_soon(error)
+        raise
+
+
+def prepare(traceback: bool) -> None:
+    """Sets up the log, which goes to stdout, and the cache of compiled programs.
+
+    Args:
+      traceback: show the libraries' own error messages; otherwise only ours.
+    """
+    logger = logging.getLogger("diffusion_jax")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.StreamHandler(sys.stdout))
+    logger.propagate = False
+    if not traceback:  # the libraries' errors reach us as exceptions
+        absl_logging.set_verbosity(absl_logging.FATAL)
+        threading.excepthook = lambda _: None
+        sys.unraisablehook = lambda _: None
+    if not jax.config.jax_compilation_cache_dir:
+        cache = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", f"{cache}/diffusion_jax")
+
+
+def folders(
+    name: str, mode: str, workdir: str | None, output: str | None
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """Returns the run's folder, and the folder of what sampling and evaluation write.
+
+    Args:
+      name: of the config.
+      mode: of the command.
+      workdir: --workdir; None for runs/NAME.
+      output: --output; None for the workdir.
+
+    Raises:
+      ValueError: the name or a folder is invalid, or the mode has no output.
+    """
+    if output and mode not in WITH_OUTPUT:
+        raise ValueError(
+            f"--output has no effect with --mode={mode}: training writes to --workdir."
+        )
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(
+            f"config.name = {name!r} must consist of letters, digits, _, - and ."
+        )
+    if workdir == "":
+        raise ValueError("--workdir is empty (an unset variable?): give a folder.")
+    folder = paths.local(workdir or f"runs/{name}")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--workdir={folder} is a file, not a folder.")
+    return folder, paths.local(output) if output else folder
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -142,7 +142,7 @@ def stored_config(workdir: pathlib.Path) -> ConfigDict:
 
     Raises:
       FileNotFoundError: there is no run in workdir.
-      ValueError: config.json is damaged, or missing beside checkpoints.
+      ValueError: config.json is damaged, or missing although there are checkpoints.
     """
     path = workdir / CONFIG
     if not path.exists():

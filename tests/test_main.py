@@ -354,6 +354,7 @@ REFUSED = [
     ("wrong type", ["--config.train.num_steps=many"], "num_steps.*many"),
     ("unknown flag", ["--stepz=3"], "stepz"),
     ("no coordinator", ["--num_processes=2"], "require --coordinator"),
+    ("process 0 alone", ["--process_id=0"], "require --coordinator"),
     ("output of train", ["--output=x"], "--output has no effect with --mode=train"),
     ("name", ["--config.name=../x"], "config.name = '../x' must consist of letters"),
     ("dtype", ["--config.model.dtype=float99"], "model.dtype 'float99'. Known: floa"),
@@ -380,7 +381,7 @@ def test_refused_before_compilation(refuse, tmp_path, args, words):
 
 
 def test_a_workdir_that_is_no_folder(refuse, tmp_path):
-    """Point 19: an empty --workdir and one that is a file are refused in words."""
+    """Point 19: an empty --workdir and one that is a file raise a clear error."""
     (tmp_path / "file").touch()
     assert "--workdir is empty" in refuse("--workdir=")
     assert "is a file, not a folder" in refuse(f"--workdir={tmp_path}/file")

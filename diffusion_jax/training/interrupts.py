@@ -31,7 +31,9 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Handles the signals within a `with` statement; nested ones do nothing.
+    """Handles the signals within a `with` statement.
+
+    Nested calls only install the handlers again.
 
     A signal that the parent process has disabled (with nohup, for example) stays so.
     Outside the main thread, where Python handles no signals, this does nothing.
@@ -111,10 +113,11 @@ def _watch(reader: int) -> None:
             if count == 3:
                 os._exit(128 + number)
             name = signal.Signals(number).name
-            told = f"{name}: stopping after this batch"
-            told = told if count == 1 else f"{name} again: still saving"
-            # Not by print or a logger, which may be waiting for just this.
-            os.write(2, f"{told} (the third signal kills).\n".encode())
+            text = f"{name}: stopping after this batch"
+            if count == 2:
+                text = f"{name} again: still saving"
+            # Not by print or a logger: the main thread may hold their locks.
+            os.write(2, f"{text} (the third signal kills).\n".encode())
 
 
 def _ignore(stack: contextlib.ExitStack) -> None:

@@ -43,9 +43,13 @@ def initialize(
       process_id: 0..num_processes-1; required with a coordinator.
 
     Raises:
-      ValueError: there is a coordinator, but it has no port, or one of the other two is
-        missing or out of range; there is none, and no cluster is detected.
+      ValueError: only some of the three are given, the coordinator has no port, a
+        number is out of range, or none is given and no cluster is detected.
     """
+    if not coordinator and (num_processes, process_id) != (None, None):
+        raise ValueError(
+            "--num_processes and --process_id require --coordinator=ADDRESS:PORT."
+        )
     if coordinator and (num_processes is None or process_id is None):
         raise ValueError(
             "--coordinator also requires --num_processes and --process_id."

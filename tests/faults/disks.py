@@ -180,13 +180,19 @@ def fill(disk: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def full_disk(place: Place) -> str:
-    """the disk gets full while training: a sentence, exit code 1; freed, it goes on"""
+@contextlib.contextmanager
+def filled_while_training(place: Place):
+    """Yields a training, its folder and what fills its disk."""
     with small_disk(place, "8m") as disk:
         workdir = disk / "run"
         process = place.start(workdir)
         process.wait_until(lambda: last_logged(workdir) > LOOK_EVERY)
-        filler = fill(disk)
+        yield process, workdir, fill(disk)
+
+
+def full_disk(place: Place) -> str:
+    """the disk gets full while training: a sentence, exit code 1; freed, it goes on"""
+    with filled_while_training(place) as (process, workdir, filler):
         ended = check_ends_with_last_good(process, workdir)
         again = place.start(workdir).finish(END_WITHIN)
         check_sentence(again, (1, 2))
@@ -266,11 +272,7 @@ def samples_cannot_be_written(place: Place) -> str:
 
 def kill_while_the_disk_is_full(place: Place) -> str:
     """a full disk and SIGTERM together: it ends in time, nothing good is lost"""
-    with small_disk(place, "8m") as disk:
-        workdir = disk / "run"
-        process = place.start(workdir)
-        process.wait_until(lambda: last_logged(workdir) > LOOK_EVERY)
-        filler = fill(disk)
+    with filled_while_training(place) as (process, workdir, filler):
         process.send(signal.SIGTERM)
         ended = process.finish(END_WITHIN)
         check(ended.code == 1, ended.summary)

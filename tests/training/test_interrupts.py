@@ -21,8 +21,8 @@ SIGNALS = pytest.mark.parametrize("number", interrupts.SIGNALS)
 
 @SIGNALS
 def test_a_signal_is_a_request(number, capfd):
-    """Point 8: one signal or two ask to stop, in words; afterwards the handlers are
-    those from before, and the request is forgotten."""
+    """Point 8: the first two signals request a stop and print a line each; afterwards
+    the previous handlers are restored and the request is cleared."""
     before = signal.getsignal(number)
     with interrupts.handled():
         interrupts.check()
