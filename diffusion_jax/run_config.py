@@ -19,7 +19,7 @@ LOGGER = logging.getLogger(__name__)
 CONFIG, FIELDS, CHECKPOINTS = "config.json", "fields.json", "checkpoints"
 # The other groups determine what the weights mean: a run cannot go on with another one.
 FREE_GROUPS = ("name", "seed", "data", "optim", "train", "sample", "eval")
-FREE_KEYS = ("model.dtype", "model.dropout")  # of the same weights
+FREE_KEYS = ("model.dtype", "model.dropout", "model.remat")  # of the same weights
 FIXED_VARIANCES = {"fixedsmall", "fixedlarge"}  # the weights do not depend on which
 MISSING = "(missing)"  # shown in place of a value
 

@@ -56,12 +56,16 @@ def dequantize(keys: Array, x_0: Array) -> Array:
 def _velocity(
     denoise: Denoiser, probes: Array, x: Array, t: Array, logsnr: Array
 ) -> tuple[Array, Array]:
-    """dx/dl and its divergence [B], with one linearisation for all probes."""
-    x_0, jvp = jax.linearize(lambda x: denoise(x, t, None).x_0.astype(x.dtype), x)
+    """dx/dl and its divergence [B], with one linearisation for all probes.
+
+    The products are J^T v, since fused attention has no forward derivative.
+    """
+    x_0, vjp = jax.vjp(lambda x: denoise(x, t, None).x_0.astype(x.dtype), x)
 
     def quadratic_form(probe: Array) -> Array:
         probe = jnp.broadcast_to(probe, x.shape).astype(x.dtype)
-        return gaussians.sum_over_data(probe * jvp(probe))
+        (product,) = vjp(probe)
+        return gaussians.sum_over_data(probe * product)
 
     trace = jnp.mean(lax.map(quadratic_form, probes), axis=0)
     alpha, size = process.alpha(logsnr), math.prod(x.shape[1:])

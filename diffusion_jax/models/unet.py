@@ -3,8 +3,9 @@
 Source: Ho et al. 2020, appendix B, arXiv:2006.11239.
 """
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffusion_jax import prng
+from diffusion_jax.lookup import lookup
+from diffusion_jax.models.attention import at_least_float32, attention
 
 NUM_GROUPS = 32
 MIN_GROUP_SIZE = 4
@@ -38,11 +41,6 @@ def time_embedding(t: Array, features: int) -> Array:
     frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half) / (half - 1))
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-
-
-def at_least_float32(x: Array) -> Array:
-    """Casts x to float32 unless its dtype is wider."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _init(scale: float = 1.0):
@@ -127,6 +125,7 @@ class AttentionBlock(nn.Module):
     """Single-head self-attention over all pixels, and a skip connection."""
 
     dtype: DTypeLike
+    capability: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -136,9 +135,7 @@ class AttentionBlock(nn.Module):
         q = _dense(channels, self.dtype, "query")(h)
         k = _dense(channels, self.dtype, "key")(h)
         v = _dense(channels, self.dtype, "value")(h)
-        logits = jnp.einsum("bqc,bkc->bqk", q, k) * channels**-0.5
-        weights = nn.softmax(at_least_float32(logits)).astype(self.dtype)
-        h = jnp.einsum("bqk,bkc->bqc", weights, v)
+        h = attention(q, k, v, self.capability)
         h = _dense(channels, self.dtype, "out", scale=0.0)(h)
         return x + h.reshape(x.shape)
 
@@ -155,6 +152,9 @@ class UNet(nn.Module):
       out_channels: C, or 2C if the variance is learned.
       num_classes: number of classes to condition on, or 0.
       dtype: dtype of activations; parameters stay float32.
+      remat: what the backward pass computes again to save memory, a name in REMATS.
+      capability: major compute capability of the GPU, 0 without one; see
+        `attention.is_fused`.
 
     Source: Ho et al. 2020, appendix B, arXiv:2006.11239.
     """
@@ -167,6 +167,8 @@ class UNet(nn.Module):
     out_channels: int
     num_classes: int = 0
     dtype: DTypeLike = jnp.float32
+    remat: str = "none"
+    capability: int = 0
 
     @nn.compact
     def __call__(
@@ -191,10 +193,13 @@ class UNet(nn.Module):
           f32[B, H, W, out_channels] (f64 if dtype is float64).
 
         Raises:
-          ValueError: the data are not images, or cannot be halved levels - 1 times.
+          ValueError: the data are not images, or cannot be halved levels - 1 times; or
+            remat is unknown.
         """
         levels = len(self.channel_multipliers)
         check_shape(x.shape[1:], levels)
+        remat = lookup(REMATS, self.remat, "model.remat")
+        res_block, attention_block = remat(ResBlock), remat(AttentionBlock)
         width = 4 * self.base_channels
         time = _dense(width, self.dtype, "time1")(time_embedding(t, self.base_channels))
         time = _dense(width, self.dtype, "time2")(nn.swish(time))
@@ -208,10 +213,11 @@ class UNet(nn.Module):
             )(cond["label"])
 
         def block(h: Array, features: int, name: str, attend: bool) -> Array:
-            block_ = ResBlock(features, self.dropout, self.dtype, name=name)
+            block_ = res_block(features, self.dropout, self.dtype, name=name)
             h = block_(h, time, dropout_index)
             if attend:
-                h = AttentionBlock(self.dtype, name=f"{name}_attention")(h)
+                name = f"{name}_attention"
+                h = attention_block(self.dtype, self.capability, name=name)(h)
             return h
 
         def level_block(h: Array, level: int, name: str) -> Array:
@@ -263,3 +269,15 @@ def check_shape(shape: Sequence[int], levels: int) -> None:
             f"{tuple(shape)}. Resize the data (data.image_size) or use fewer "
             "model.channel_multipliers."
         )
+
+
+# What the backward pass computes again: (a block's class) -> the class to use.
+REMATS: dict[str, Callable] = {
+    "none": lambda block: block,
+    # All but the results of convolutions and matrix products: cheap to compute.
+    "elementwise": functools.partial(
+        nn.remat, policy=jax.checkpoint_policies.dots_saveable
+    ),
+    # All but the inputs of residual and attention blocks: a second forward pass.
+    "blocks": nn.remat,
+}

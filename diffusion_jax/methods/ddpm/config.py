@@ -20,6 +20,7 @@ from diffusion_jax.methods.ddpm import checks, tasks
 from diffusion_jax.methods.ddpm.conditions import Condition
 from diffusion_jax.methods.ddpm.method import DDPM
 from diffusion_jax.models import MODELS
+from diffusion_jax.training import parallel
 
 DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
 SIDE_OF_OTHERS = 64  # image side assumed for other data: no schedule is shifted
@@ -37,6 +38,7 @@ def defaults() -> ConfigDict:
         dropout=0.0,  # rate, in [0, 1)
         num_classes=0,  # 0: unconditional
         dtype="float32",  # of activations, or bfloat16
+        remat="none",  # computed again to save memory: none, elementwise, blocks
     )
     config.diffusion = config_dict.create(
         schedule="linear",  # a name in schedules.SCHEDULES or CURVES
@@ -138,7 +140,10 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
     method = DDPM(
         phases=single_phase(config),
         network=make_network(
-            MODELS, config, out_channels=field.shape[-1] * (1 + learned)
+            MODELS,
+            config,
+            out_channels=field.shape[-1] * (1 + learned),
+            capability=parallel.compute_capability(),
         ),
         data=data,
         field=field,
