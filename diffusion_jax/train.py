@@ -24,7 +24,7 @@ from diffusion_jax.training.lock import locked
 from diffusion_jax.training.logs import MetricLogger
 from diffusion_jax.training.monitor import TrainingMonitor
 from diffusion_jax.training.state import TrainState, Variables
-from diffusion_jax.training.step import loss_names, make_train_step
+from diffusion_jax.training.step import check_batch, loss_names, make_train_step
 
 LOGGER = logging.getLogger(__name__)
 # Keys of group data that determine what a metric measures.
@@ -69,8 +69,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     run_config.check_classes(config, source.fields, workdir)
     method = methods.make(config, source.fields)
     evaluators.check_name(config)
-    num_slices = max(phase.batch_slice[1] for phase in method.phases)
-    parallel.check_batch_size(config.data.batch_size, "data.batch_size", num_slices)
+    check_batch(method, config.data.batch_size, every.accumulate)
     batches = Loader(
         source,
         config.data.batch_size,
@@ -159,7 +158,8 @@ def loop(
     """
     num_steps, every = config.train.num_steps, config.train
     for_inference = jax.jit(method.for_inference)
-    run_step = parallel.train_step_on_devices(make_train_step(method, parallel.AXIS))
+    train_step = make_train_step(method, parallel.AXIS, every.accumulate)
+    run_step = parallel.train_step_on_devices(train_step)
     start = int(state.step)
 
     def look(done: int, state: TrainState) -> None:

@@ -36,6 +36,11 @@ class Method(abc.ABC):
 
     phases: tuple[Phase, ...]
 
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether a network normalises by its batch, which couples the examples."""
+        return False
+
     @abc.abstractmethod
     def init(self, key: Array) -> tuple[Variables, PyTree]:
         """Initialises (variables, aux); `after_step` updates the extra state aux."""

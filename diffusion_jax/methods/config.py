@@ -42,6 +42,7 @@ def defaults(method: str) -> ConfigDict:
     )
     config.train = config_dict.create(
         num_steps=1000,  # at least 1
+        accumulate=1,  # slices of a device's batch, computed in turn to save memory
         log_every=500,  # in steps; 0 means only at the end, also of save_every
         save_every=1000,
         keep=3,  # checkpoints, at least 1, besides the best one

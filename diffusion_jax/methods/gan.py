@@ -72,6 +72,11 @@ class GAN(Method):
         """The label if the networks are conditional."""
         return ("label",) if self.num_classes else ()
 
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether one of the networks has batch norm."""
+        return bool(jax.eval_shape(self.init, jax.random.key(0))[0].state)
+
     def init(self, key: Array) -> tuple[Variables, PyTree]:
         """Initialises both networks.
 

@@ -203,6 +203,7 @@ RANGES: dict[str, Range] = {
     "optim.clip_norm": POSITIVE,
     "optim.ema_decay": SHARE,
     "train.num_steps": _count(1),
+    "train.accumulate": SIZE,
     "train.log_every": _count(0),
     "train.save_every": _count(0),
     "train.keep": _count(1),

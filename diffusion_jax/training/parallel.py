@@ -47,16 +47,19 @@ def process_count() -> int:
     return jax.process_count()
 
 
-def check_batch_size(batch_size: int, name: str, parts: int = 1) -> None:
+def check_batch_size(
+    batch_size: int, name: str, parts: int = 1, reason: str = ""
+) -> None:
     """Raises ValueError unless a batch splits evenly over all devices.
 
     Args:
       batch_size: over all devices of all processes.
       name: the config key, for the message.
       parts: number of parts that each device's share is split into.
+      reason: why, for the message.
     """
     if batch_size % (jax.device_count() * parts):
-        shares = f" in {parts} parts" if parts > 1 else ""
+        shares = f" in {parts} parts{reason}" if parts > 1 else ""
         raise ValueError(
             f"{name} = {batch_size} cannot be split evenly over "
             f"{jax.device_count()} devices{shares}: make it a multiple of "
