@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = gan.defaults()
     config.name = "celeba_dcgan64"
     config.data.update(source="tfds:celeb_a", image_size=64, num_channels=3, flip=True)
+    config.model.dtype = "bfloat16"
     config.optim.ema_decay = 0.999
     config.train.update(
         num_steps=40_000, log_every=100, save_every=5000, sample_every=5000

@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
         batch_size=64,
         flip=True,
     )
-    config.model.channel_multipliers = (1, 1, 2, 2, 4, 4)
+    config.model.update(channel_multipliers=(1, 1, 2, 2, 4, 4), dtype="bfloat16")
     config.diffusion.variance = "fixedsmall"
     config.optim.update(learning_rate=2e-5, clip="per_replica")
     config.train.update(

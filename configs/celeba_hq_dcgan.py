@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update(
         source="tfds:celeb_a_hq/128", image_size=128, num_channels=3, flip=True
     )
-    config.model.width = 64
+    config.model.update(width=64, dtype="bfloat16")
     config.optim.ema_decay = 0.999
     config.train.update(
         num_steps=40_000, log_every=100, save_every=5000, sample_every=5000

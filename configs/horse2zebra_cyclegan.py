@@ -29,6 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
         source_b="tfds:cycle_gan/horse2zebra",
         train_split_b="trainB",
     )
+    config.model.dtype = "bfloat16"
     config.train.update(
         num_steps=266_800, log_every=100, save_every=5000, sample_every=5000
     )

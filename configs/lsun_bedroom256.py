@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update(
         source="tfds:lsun/bedroom", image_size=256, num_channels=3, batch_size=64
     )
-    config.model.channel_multipliers = (1, 1, 2, 2, 4, 4)
+    config.model.update(channel_multipliers=(1, 1, 2, 2, 4, 4), dtype="bfloat16")
     config.diffusion.variance = "fixedsmall"
     config.optim.update(learning_rate=2e-5, clip="per_replica")
     config.train.update(

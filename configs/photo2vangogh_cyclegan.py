@@ -29,6 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
         source_b="tfds:cycle_gan/vangogh2photo",
         train_split_b="trainA",
     )
+    config.model.dtype = "bfloat16"
     config.train.update(
         num_steps=1_257_400, log_every=100, save_every=5000, sample_every=5000
     )

@@ -36,7 +36,6 @@ def rename_stored(stored: dict[str, Any], prefix: str = "") -> dict[str, Any]:
       prefix: of the group's keys, such as "sample.".
     """
     new: dict[str, Any] = {}
-    group = prefix.removesuffix(".")
     for name, value in stored.items():
         key = RENAMED_KEYS.get(prefix + name, prefix + name)
         if key != prefix + name:
@@ -53,8 +52,7 @@ def rename_stored(stored: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         elif isinstance(value, str):
             value = names.get(value, value)
         new[key.removeprefix(prefix)] = value
-    implied = {key: x for key, x in IMPLIED.items() if key.rpartition(".")[0] == group}
-    return {key.rpartition(".")[2]: x for key, x in implied.items()} | new
+    return new
 
 
 def _finite_interval(interval: list[float]) -> list[float]:
@@ -67,8 +65,8 @@ def _finite_interval(interval: list[float]) -> list[float]:
     return [max(-1000.0, min(1000.0, end)) for end in interval]
 
 
-# What older versions did where they had no key, if it is not the default.
-IMPLIED = {"data.held_out": 0.0}
+# What older versions did where they had no key, if it is not today's value.
+IMPLIED = {"data.held_out": 0.0, "model.dtype": "float32"}
 # Keys (None: dropped), and values by the key's new name.
 RENAMED_KEYS = {
     "diffusion.zero_snr": "diffusion.zero_terminal_snr",

@@ -306,7 +306,8 @@ def _completed(
     """
     completed = {}
     for key in old | new:
-        value, current = old.get(key, new.get(key)), new.get(key)
+        current = new.get(key)
+        value = old.get(key, renames.IMPLIED.get(prefix + key, current))
         if isinstance(value, dict) and isinstance(current, dict):
             value = _completed(value, current, path, f"{prefix}{key}.")
         elif isinstance(value, list) and isinstance(current, tuple):

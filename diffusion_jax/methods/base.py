@@ -125,9 +125,11 @@ def make_network(
       **options: further arguments of the network.
 
     Raises:
-      ValueError: the name is unknown.
+      ValueError: the name or the dtype is unknown.
     """
     model = dict(config.model)
+    if "dtype" in model:
+        lookup(DTYPES, model["dtype"], "model.dtype")
     return lookup(table, model.pop("name"), "model.name")(**options, **model)
 
 
@@ -246,4 +248,5 @@ def check_at_least(key: str, value: float, minimum: float) -> None:
         raise ValueError(f"{key} must be at least {minimum}, not {value}.")
 
 
+DTYPES = dict.fromkeys(("float32", "bfloat16", "float16"))  # of activations
 DATA_KINDS = ("image", "points", "signal")

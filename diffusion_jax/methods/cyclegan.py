@@ -196,6 +196,7 @@ def defaults() -> ConfigDict:
         num_downsamplings=2,
         disc_channels=64,  # after the first layer
         disc_layers=3,  # of stride 2; patches of 16, 34, 70 pixels for 1, 2, 3
+        dtype="float32",  # of activations, or bfloat16
     )
     config.cyclegan = config_dict.create(
         loss="least_squares",  # or another of gan.loss
@@ -231,7 +232,9 @@ def make(config: ConfigDict, fields: Fields) -> CycleGAN:
     """Builds a CycleGAN from the groups model, cyclegan and optim."""
     options, model = config.cyclegan, config.model.to_dict()
     discriminator = PatchDiscriminator(
-        base_channels=model.pop("disc_channels"), num_layers=model.pop("disc_layers")
+        base_channels=model.pop("disc_channels"),
+        num_layers=model.pop("disc_layers"),
+        dtype=model["dtype"],
     )
     if not {"image_a", "image_b"} <= fields.keys():
         raise ValueError(

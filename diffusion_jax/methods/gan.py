@@ -226,10 +226,11 @@ def defaults() -> ConfigDict:
     """Returns the settings of DCGAN (Radford et al. 2016)."""
     config = common.defaults("gan")
     config.model = config_dict.create(
-        name="dcgan",  # or mlp, with hidden and bounded instead of width and disc_norm
+        name="dcgan",  # or mlp, with hidden and bounded for width, disc_norm and dtype
         width=128,  # channels at half the resolution
         disc_norm="batch",  # or none
         num_classes=0,  # 0: unconditional
+        dtype="float32",  # of activations, or bfloat16
     )
     config.gan = config_dict.create(
         loss="non_saturating",  # minimax, hinge, wasserstein, least_squares

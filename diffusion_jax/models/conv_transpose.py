@@ -2,7 +2,9 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax import Array
+from jax.typing import DTypeLike
 
 
 class ConvTranspose2x(nn.Module):
@@ -20,6 +22,7 @@ class ConvTranspose2x(nn.Module):
       use_bias: whether a bias is added.
       kernel_init: initializer of the kernel [k, k, features, C], which has the layout
         of `nn.ConvTranspose(transpose_kernel=True)`.
+      dtype: of the computation; None: that of the input and the parameters.
 
     Source: Shi et al. 2016, section 3.2, arXiv:1609.05158.
     """
@@ -28,6 +31,7 @@ class ConvTranspose2x(nn.Module):
     kernel_size: int = 4
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -36,6 +40,10 @@ class ConvTranspose2x(nn.Module):
         k, features = self.kernel_size, self.features
         shape = (k, k, features, channels)
         kernel = self.param("kernel", self.kernel_init, shape)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (features,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         missing = (0, 4 - k)
         kernel = jnp.pad(kernel, (missing, missing, (0, 0), (0, 0)))[::-1, ::-1]
         # Tap a + 2u connects an output of parity a to the u-th of its two inputs.
@@ -58,6 +66,5 @@ class ConvTranspose2x(nn.Module):
         y = jnp.stack(rows, axis=2)  # [B, H, 2, W, 2, features]
         y = y.reshape(batch, 2 * height, 2 * width, features)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (features,))
             y += bias.reshape(1, 1, 1, features)
         return y

@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffusion_jax.lookup import lookup
+from diffusion_jax.models.attention import at_least_float32
 from diffusion_jax.models.conv_transpose import ConvTranspose2x
 from diffusion_jax.models.dense import LEAK, append_label
 
@@ -79,7 +80,9 @@ def num_halvings(size: Sequence[int]) -> int:
     return count
 
 
-def conv_down(features: int, use_bias: bool, name: str) -> nn.Conv:
+def conv_down(
+    features: int, use_bias: bool, name: str, dtype: DTypeLike | None = None
+) -> nn.Conv:
     """Creates a convolution that halves the resolution: kernel 4, stride 2."""
     return nn.Conv(
         features,
@@ -88,6 +91,7 @@ def conv_down(features: int, use_bias: bool, name: str) -> nn.Conv:
         padding=1,
         use_bias=use_bias,
         kernel_init=WEIGHT_INIT,
+        dtype=dtype,
         name=name,
     )
 
@@ -105,6 +109,8 @@ class DCGANGenerator(nn.Module):
       num_classes: number of classes to condition on, or 0.
       axis_name: see `batch_norm`.
       momentum: see `batch_norm`.
+      dtype: of activations; None: that of the input and the parameters, which stay
+        float32. Moments and the output are in float32 or wider.
 
     Source: Radford et al. 2016, section 3 and figure 1, arXiv:1511.06434.
     """
@@ -114,6 +120,7 @@ class DCGANGenerator(nn.Module):
     num_classes: int = 0
     axis_name: str | None = None
     momentum: float = 0.9
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -137,7 +144,11 @@ class DCGANGenerator(nn.Module):
 
         def conv_up(features: int, name: str) -> ConvTranspose2x:
             return ConvTranspose2x(
-                features, use_bias=False, kernel_init=WEIGHT_INIT, name=name
+                features,
+                use_bias=False,
+                kernel_init=WEIGHT_INIT,
+                dtype=self.dtype,
+                name=name,
             )
 
         def norm(h: Array, name: str) -> Array:
@@ -146,13 +157,17 @@ class DCGANGenerator(nn.Module):
         h = append_label(z, label, self.num_classes)
         shape = (size[0] >> k, size[1] >> k, self.width * 2 ** (k - 1))
         h = nn.Dense(
-            math.prod(shape), use_bias=False, kernel_init=WEIGHT_INIT, name="project"
+            math.prod(shape),
+            use_bias=False,
+            kernel_init=WEIGHT_INIT,
+            dtype=self.dtype,
+            name="project",
         )(h)
         h = norm(h.reshape(-1, *shape), "norm0")
         for i in range(1, k):
             h = conv_up(h.shape[-1] // 2, f"up{i}")(h)
             h = norm(h, f"norm{i}")
-        return jnp.tanh(conv_up(channels, "out")(h))
+        return jnp.tanh(at_least_float32(conv_up(channels, "out")(h)))
 
 
 class DCGANDiscriminator(nn.Module):
@@ -168,6 +183,8 @@ class DCGANDiscriminator(nn.Module):
       norm: "batch" (layers have no biases, as in the paper) or "none" (with biases).
       axis_name: see `batch_norm`.
       momentum: see `batch_norm`.
+      dtype: of activations; None: that of the input and the parameters, which stay
+        float32. Moments and the output are in float32 or wider.
 
     Source: Radford et al. 2016, section 3, arXiv:1511.06434.
     """
@@ -177,6 +194,7 @@ class DCGANDiscriminator(nn.Module):
     norm: str = "batch"
     axis_name: str | None = None
     momentum: float = 0.9
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -200,7 +218,8 @@ class DCGANDiscriminator(nn.Module):
         k = num_halvings(x.shape[1:3])
         h = append_label(x, label, self.num_classes)
         for i in range(k):
-            h = conv_down(self.width * 2**i, not normalized, f"down{i}")(h)
+            features = self.width * 2**i
+            h = conv_down(features, not normalized, f"down{i}", self.dtype)(h)
             if normalized and i > 0:
                 h = batch_norm(h, train, self.axis_name, self.momentum, f"norm{i}")
             h = nn.leaky_relu(h, LEAK)
@@ -210,9 +229,10 @@ class DCGANDiscriminator(nn.Module):
             padding="VALID",
             use_bias=not normalized,
             kernel_init=WEIGHT_INIT,
+            dtype=self.dtype,
             name="out",
         )(h)
-        return h[:, 0, 0, 0]
+        return at_least_float32(h[:, 0, 0, 0])
 
 
 def dcgan(
@@ -221,6 +241,7 @@ def dcgan(
     width: int,
     disc_norm: str,
     num_classes: int,
+    dtype: DTypeLike | None = None,
 ) -> tuple[DCGANGenerator, DCGANDiscriminator]:
     """Creates DCGAN's generator and discriminator with the same width.
 
@@ -230,6 +251,7 @@ def dcgan(
       width: see `DCGANGenerator`.
       disc_norm: norm of the discriminator.
       num_classes: number of classes to condition on, or 0.
+      dtype: see `DCGANGenerator`.
 
     Raises:
       ValueError: the data are not images.
@@ -240,8 +262,8 @@ def dcgan(
             f"{tuple(data_shape)}: use model.name = mlp."
         )
     return (
-        DCGANGenerator(data_shape, width, num_classes, axis_name),
-        DCGANDiscriminator(width, num_classes, disc_norm, axis_name),
+        DCGANGenerator(data_shape, width, num_classes, axis_name, dtype=dtype),
+        DCGANDiscriminator(width, num_classes, disc_norm, axis_name, dtype=dtype),
     )
 
 

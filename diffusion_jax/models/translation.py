@@ -3,7 +3,9 @@
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
+from diffusion_jax.models.attention import at_least_float32
 from diffusion_jax.models.conv_transpose import ConvTranspose2x
 from diffusion_jax.models.dcgan import WEIGHT_INIT, conv_down
 from diffusion_jax.models.dense import LEAK
@@ -12,7 +14,12 @@ MAX_MULTIPLIER = 8  # of base_channels, in the U-Net and in PatchGAN
 
 
 def _conv(
-    features: int, kernel: int, padding: int, name: str, strides: int = 1
+    features: int,
+    kernel: int,
+    padding: int,
+    dtype: DTypeLike | None,
+    name: str,
+    strides: int = 1,
 ) -> nn.Conv:
     return nn.Conv(
         features,
@@ -20,12 +27,17 @@ def _conv(
         strides=strides,
         padding=padding,
         kernel_init=WEIGHT_INIT,
+        dtype=dtype,
         name=name,
     )
 
 
-def _conv_up(features: int, kernel_size: int, name: str) -> ConvTranspose2x:
-    return ConvTranspose2x(features, kernel_size, kernel_init=WEIGHT_INIT, name=name)
+def _conv_up(
+    features: int, kernel_size: int, dtype: DTypeLike | None, name: str
+) -> ConvTranspose2x:
+    return ConvTranspose2x(
+        features, kernel_size, kernel_init=WEIGHT_INIT, dtype=dtype, name=name
+    )
 
 
 def _reflect_pad(x: Array, pad: int) -> Array:
@@ -43,14 +55,20 @@ def instance_norm(x: Array) -> Array:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with reflection padding and instance norm, plus a skip."""
+    """Two 3x3 convolutions with reflection padding and instance norm, plus a skip.
+
+    Attributes:
+      dtype: of activations; None: that of the input and the parameters.
+    """
+
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Applies the block to x [B, H, W, C]."""
-        h = _conv(x.shape[-1], 3, 0, "conv1")(_reflect_pad(x, 1))
+        h = _conv(x.shape[-1], 3, 0, self.dtype, "conv1")(_reflect_pad(x, 1))
         h = nn.relu(instance_norm(h))
-        h = _conv(x.shape[-1], 3, 0, "conv2")(_reflect_pad(h, 1))
+        h = _conv(x.shape[-1], 3, 0, self.dtype, "conv2")(_reflect_pad(h, 1))
         return x + instance_norm(h)
 
 
@@ -65,6 +83,8 @@ class ResNetGenerator(nn.Module):
       base_channels: channels at full resolution; each downsampling doubles them.
       num_blocks: residual blocks at the lowest resolution; 6 for 128 pixels, 9 for 256.
       num_downsamplings: number of convolutions that halve the resolution.
+      dtype: of activations; None: that of the input and the parameters, which stay
+        float32. Moments and the output are in float32 or wider.
 
     Source: Zhu et al. 2017, appendix 7.2, arXiv:1703.10593.
     """
@@ -73,6 +93,7 @@ class ResNetGenerator(nn.Module):
     base_channels: int = 64
     num_blocks: int = 9
     num_downsamplings: int = 2
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -83,17 +104,18 @@ class ResNetGenerator(nn.Module):
         """
         for size in x.shape[1:3]:
             check_resnet_size(size, self.num_downsamplings)
-        h = _conv(self.base_channels, 7, 0, "conv_in")(_reflect_pad(x, 3))
+        h = _conv(self.base_channels, 7, 0, self.dtype, "conv_in")(_reflect_pad(x, 3))
         h = nn.relu(instance_norm(h))
         for i in range(self.num_downsamplings):
-            h = _conv(2 * h.shape[-1], 3, 1, f"down{i}", strides=2)(h)
+            h = _conv(2 * h.shape[-1], 3, 1, self.dtype, f"down{i}", strides=2)(h)
             h = nn.relu(instance_norm(h))
         for i in range(self.num_blocks):
-            h = ResidualBlock(name=f"block{i}")(h)
+            h = ResidualBlock(self.dtype, name=f"block{i}")(h)
         for i in reversed(range(self.num_downsamplings)):
-            h = _conv_up(h.shape[-1] // 2, 3, f"up{i}")(h)
+            h = _conv_up(h.shape[-1] // 2, 3, self.dtype, f"up{i}")(h)
             h = nn.relu(instance_norm(h))
-        return jnp.tanh(_conv(self.out_channels, 7, 0, "conv_out")(_reflect_pad(h, 3)))
+        conv_out = _conv(self.out_channels, 7, 0, self.dtype, "conv_out")
+        return jnp.tanh(at_least_float32(conv_out(_reflect_pad(h, 3))))
 
 
 class UNetGenerator(nn.Module):
@@ -107,6 +129,8 @@ class UNetGenerator(nn.Module):
       out_channels: C.
       base_channels: channels at half the resolution.
       num_levels: how often the resolution is halved; 8 for 256 pixels, 7 for 128.
+      dtype: of activations; None: that of the input and the parameters, which stay
+        float32. Moments and the output are in float32 or wider.
 
     Source: Isola et al. 2017, appendix 6.1, arXiv:1611.07004, with instance norm as in
     the code of CycleGAN's authors.
@@ -115,6 +139,7 @@ class UNetGenerator(nn.Module):
     out_channels: int
     base_channels: int = 64
     num_levels: int = 8
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -132,15 +157,16 @@ class UNetGenerator(nn.Module):
         h, skips = x, []
         for level in range(self.num_levels):
             h = nn.leaky_relu(h, LEAK) if level > 0 else h
-            h = conv_down(features[level], True, f"down{level}")(h)
+            h = conv_down(features[level], True, f"down{level}", self.dtype)(h)
             # The bottleneck may be a single pixel, which instance norm would set to 0.
             h = instance_norm(h) if 0 < level < self.num_levels - 1 else h
             skips.append(h)
         h = skips.pop()
         for level in reversed(range(1, self.num_levels)):
-            h = _conv_up(features[level - 1], 4, f"up{level}")(nn.relu(h))
+            h = _conv_up(features[level - 1], 4, self.dtype, f"up{level}")(nn.relu(h))
             h = jnp.concatenate([skips.pop(), instance_norm(h)], axis=-1)
-        return jnp.tanh(_conv_up(self.out_channels, 4, "up0")(nn.relu(h)))
+        h = _conv_up(self.out_channels, 4, self.dtype, "up0")(nn.relu(h))
+        return jnp.tanh(at_least_float32(h))
 
 
 class PatchDiscriminator(nn.Module):
@@ -153,6 +179,8 @@ class PatchDiscriminator(nn.Module):
     Attributes:
       base_channels: channels of the first layer.
       num_layers: convolutions of stride 2; with 1, 2, 3 a score sees 16, 34, 70 pixels.
+      dtype: of activations; None: that of the input and the parameters, which stay
+        float32. Moments and the output are in float32 or wider.
 
     Source: Isola et al. 2017, appendix 6.1.2, arXiv:1611.07004; Zhu et al. 2017,
     appendix 7.2, arXiv:1703.10593.
@@ -160,6 +188,7 @@ class PatchDiscriminator(nn.Module):
 
     base_channels: int = 64
     num_layers: int = 3
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -174,9 +203,9 @@ class PatchDiscriminator(nn.Module):
         for i in range(self.num_layers + 1):
             features = self.base_channels * min(2**i, MAX_MULTIPLIER)
             strides = 2 if i < self.num_layers else 1
-            h = _conv(features, 4, 1, f"conv{i}", strides)(h)
+            h = _conv(features, 4, 1, self.dtype, f"conv{i}", strides)(h)
             h = nn.leaky_relu(instance_norm(h) if i > 0 else h, LEAK)
-        return _conv(1, 4, 1, "out")(h)[..., 0]
+        return at_least_float32(_conv(1, 4, 1, self.dtype, "out")(h)[..., 0])
 
 
 def check_resnet_size(size: int, num_downsamplings: int) -> None:

@@ -2,7 +2,6 @@
 
 import math
 
-import jax.numpy as jnp
 from ml_collections import ConfigDict, config_dict
 
 from diffusion_jax.data.base import label_field
@@ -22,7 +21,6 @@ from diffusion_jax.methods.ddpm.method import DDPM
 from diffusion_jax.models import MODELS
 from diffusion_jax.training import parallel
 
-DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
 SIDE_OF_OTHERS = 64  # image side assumed for other data: no schedule is shifted
 
 
@@ -108,7 +106,6 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
     data, field = data_field(fields)
     variances = process.VARIANCES | process.LEARNED_VARIANCES
     thresholding = config.sample.thresholding
-    lookup(DTYPES, config.model.get("dtype", "float32"), "model.dtype")
     lookup(process.PREDICTIONS, diffusion.prediction, "diffusion.prediction")
     lookup(variances, diffusion.variance, "diffusion.variance")
     lookup(losses.LOSSES, diffusion.loss, "diffusion.loss")
