@@ -57,7 +57,8 @@ def load(config: ConfigDict, workdir: pathlib.Path, checkpoint: str) -> Run:
     step, variables = checkpoints.restore_variables(
         make_template(method).variables, checkpoint
     )
-    variables = jax.jit(method.for_inference)(parallel.replicate(variables))
+    variables = parallel.replicate(variables, donate=True)
+    variables = jax.jit(method.for_inference)(variables)
     return Run(method, variables, step)
 
 

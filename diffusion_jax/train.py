@@ -106,7 +106,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
             last = every.num_steps
             LOGGER.warning("RESUMING %s at step %d of %d.", workdir, step, last)
         start = int(state.step)
-        state = parallel.replicate(state)
+        state = parallel.replicate(state, donate=True)
         num_parameters = sum(x.size for x in jax.tree.leaves(state.params))
         LOGGER.info("%s parameters, on %s.", f"{num_parameters:,}", parallel.describe())
 

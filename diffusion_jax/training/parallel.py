@@ -97,13 +97,24 @@ def gather(tree: PyTree, axis: str | None) -> PyTree:
     return jax.tree.map(lambda x: lax.all_gather(x, axis, tiled=True), tree)
 
 
-def replicate(tree: PyTree) -> PyTree:
+def replicate(tree: PyTree, donate: bool = False) -> PyTree:
     """Copies a tree to every device of this process, without adding an axis.
 
-    The copies share no buffer with the argument, so they can be donated.
+    The copies can be donated: they share no buffer with an argument that is kept.
+
+    Args:
+      tree: arrays of the host or of a device.
+      donate: give the argument up: an array that lies on a device already is not copied
+        there, so that no device holds two of them.
     """
     sharding = NamedSharding(Mesh(jax.local_devices(), AXIS), PartitionSpec())
-    return jax.device_put(jax.tree.map(jnp.copy, tree), sharding)
+
+    def place(x: Array | np.ndarray) -> Array:
+        if not (donate and isinstance(x, Array)):
+            x = jnp.copy(x)  # the donation of a host array would not be its own
+        return jax.device_put(x, sharding)
+
+    return jax.tree.map(place, tree)
 
 
 def to_global(tree: PyTree) -> PyTree:
