@@ -178,8 +178,8 @@ def accumulated(
     weight = jnp.sum(losses.weight)
     divisor = jnp.where(weight == 0, 1, weight)  # a shard without tokens counts nothing
 
-    def mean(x: Array) -> Array:
-        return jnp.tensordot(losses.weight, x, axes=1) / divisor
+    def mean(x: Array) -> Array:  # no matrix product, which TPUs round to bfloat16
+        return jnp.sum(jax.vmap(jnp.multiply)(losses.weight, x), axis=0) / divisor
 
     return jax.tree.map(lambda x: x / divisor, total), Loss(
         value=mean(losses.value),

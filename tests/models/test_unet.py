@@ -14,7 +14,7 @@ from absl.testing import parameterized
 from jax import Array
 from jax.extend.core import jaxprs_in_params
 
-from diffusion_jax.models.unet import ExampleDropout, UNet, time_embedding
+from diffusion_jax.models.unet import REMATS, ExampleDropout, UNet, time_embedding
 
 CIFAR10 = dict(
     base_channels=128,
@@ -356,3 +356,38 @@ class Dropout(chex.TestCase):
         masks = [np.asarray(block["dropout"]["__call__"][0] == 0) for block in blocks]
         agreement = np.mean(masks[0] == masks[1])
         assert abs(agreement - 0.5) < 5 * 0.5 / math.sqrt(masks[0].size)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("remat", [name for name in REMATS if name != "none"])
+def test_remat_changes_nothing_but_memory(remat, dtype):
+    """Parameters, outputs and gradients are equal, dropout masks included, and the
+    backward pass gets a fraction of the intermediate results."""
+    x, t = example(4, 8)
+    params = random_params(UNet(**SMALL), 8)
+
+    def loss(net, params):
+        rngs = {"dropout": jax.random.key(0)}
+        return jnp.sum(jnp.sin(net.apply(params, x, t, dropout_index=t, rngs=rngs)))
+
+    found, saved = [], []
+    for name in ("none", remat):
+        net = UNet(**SMALL, dtype=dtype, remat=name)
+        chex.assert_trees_all_equal_shapes(init_shapes(net, 8), params["params"])
+        of_net = functools.partial(loss, net)
+        found.append(jax.jit(jax.value_and_grad(of_net))(params))
+        residuals = jax.eval_shape(lambda p, f=of_net: jax.vjp(f, p)[1], params)
+        saved.append(sum(r.size * r.dtype.itemsize for r in jax.tree.leaves(residuals)))
+    (value, gradient), (again, its_gradient) = found
+    tolerance = 1e-5 if dtype == jnp.float32 else 0.02
+    np.testing.assert_allclose(again, value, rtol=tolerance)
+    for a, b in zip(*map(jax.tree.leaves, (gradient, its_gradient)), strict=True):
+        assert np.linalg.norm(a - b) <= tolerance * max(1, np.linalg.norm(a))
+    assert saved[1] < 0.5 * saved[0]
+
+
+def test_unknown_remat_is_refused():
+    """The error names the known ones."""
+    net = UNet(**TINY, remat="some")
+    with pytest.raises(ValueError, match="model.remat 'some'.*none, elementwise, bl"):
+        jax.eval_shape(net.init, jax.random.key(0), *arguments(1, 8, 8, 3))
