@@ -119,6 +119,21 @@ def test_what_older_versions_did(tmp_path):
     assert config.data.held_out > 0
 
 
+def test_runs_before_there_was_a_dtype_stay_in_float32(tmp_path):
+    """A DCGAN that was trained before it had a dtype is float32, though its config file
+    is bfloat16 today; a family without a dtype gets none."""
+    config = load("celeba_dcgan64")
+    store(config, tmp_path)
+    set_stored(tmp_path, "model.dtype")
+    assert run_config.read_config(tmp_path, config, {}).model.dtype == "float32"
+    assert run_config.compare_config(config, tmp_path) == {
+        "model.dtype": ("float32", "bfloat16")
+    }
+    other = load("digits_vae")
+    store(other, tmp_path)
+    assert "dtype" not in run_config.read_config(tmp_path, other, {}).model
+
+
 @pytest.mark.parametrize("key, old, new", OLD_VALUES)
 def test_old_values_of_stored_configs(key, old, new, tmp_path):
     """A stored config with an older version's value is read with its new name."""
