@@ -59,7 +59,7 @@ def at_least_float32(x: Array) -> Array:
 
 
 def _plain(query: Array, key: Array, value: Array) -> Array:
-    # Not jax.nn.dot_product_attention: on CPUs it needs 1.3 to 1.6 times as long for
+    # Not jax.nn.dot_product_attention: on CPUs it needs 1.3 to 1.5 times as long for
     # the same values, and it rounds the logits of float64 to float32.
     logits = jnp.einsum("btc,bsc->bts", query, key) * query.shape[-1] ** -0.5
     weights = nn.softmax(at_least_float32(logits)).astype(value.dtype)

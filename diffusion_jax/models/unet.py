@@ -278,6 +278,6 @@ REMATS: dict[str, Callable] = {
     "elementwise": functools.partial(
         nn.remat, policy=jax.checkpoint_policies.dots_saveable
     ),
-    # All but the inputs of residual and attention blocks: a second forward pass.
+    # All but the inputs of residual and attention blocks: a sixth more products.
     "blocks": nn.remat,
 }

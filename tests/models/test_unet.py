@@ -386,6 +386,24 @@ def test_remat_changes_nothing_but_memory(remat, dtype):
     assert saved[1] < 0.5 * saved[0]
 
 
+@pytest.mark.parametrize("config, size", [(CIFAR10, 32), (LARGE, 256)])
+def test_products_that_remat_repeats(config, size):
+    """Multiplications of a gradient: none more where products are kept, and for blocks
+    less than a quarter, since a block's last product is not needed again."""
+    counts = {}
+    for remat in REMATS:
+        net = UNet(**config, remat=remat)
+
+        def loss(params, x, t, net=net):
+            return jnp.sum(net.apply(params, x, t))
+
+        params = {"params": init_shapes(net, size)}
+        traced = jax.make_jaxpr(jax.grad(loss))(params, *arguments(1, size, size, 3))
+        counts[remat] = count_macs(traced.jaxpr)
+    assert counts["elementwise"] == counts["none"]
+    assert 1.1 < counts["blocks"] / counts["none"] < 1.25
+
+
 def test_unknown_remat_is_refused():
     """The error names the known ones."""
     net = UNet(**TINY, remat="some")
