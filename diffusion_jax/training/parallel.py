@@ -16,6 +16,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import multihost
 
+from diffusion_jax.training import batches
+
 PyTree = Any
 AXIS = "batch"
 # Longer than whatever one process does while the others wait for it at a barrier.
@@ -203,13 +205,18 @@ def map_on_devices(function: Callable) -> Callable:
     """Runs a function of examples on all devices of all processes.
 
     Args:
-      function: (variables, batch, key) -> arrays [b, ...], row by row.
+      function: (variables, batch, key) -> arrays [b, ...], row by row. It gets images
+        in [-1, 1], see `batches.normalise`.
 
     Returns:
       (variables, batch, key) -> host arrays; batch and result are this process's rows,
-      a multiple of the number of its devices.
+      a multiple of the number of its devices. Images of the batch may be bytes.
     """
-    on_devices = _compile_together(jax.pmap(function, in_axes=(None, 0, None)))
+
+    def of_batch(variables: PyTree, batch: PyTree, key: Array) -> PyTree:
+        return function(variables, batches.normalise(batch), key)
+
+    on_devices = _compile_together(jax.pmap(of_batch, in_axes=(None, 0, None)))
 
     def run(variables: PyTree, batch: PyTree, key: Array) -> PyTree:
         result = jax.device_get(on_devices(variables, shard(batch), key))

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from diffusion_jax import methods
+from diffusion_jax.data import transforms
 from diffusion_jax.data.base import ArraySource, Unpaired, image_field
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.models.unet import ExampleDropout, time_embedding
@@ -113,6 +114,7 @@ def run_on(num_devices, method, state, batches):
 def whole_batch_gradient(method, state, batch):
     """Loss and gradient by a plain jax.grad of the whole batch on one device."""
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
+    batch = batch | {"image": transforms.to_float(batch["image"])}
 
     def loss(params):
         variables = Variables(params, {})
