@@ -21,7 +21,7 @@ KEPT = "logs-before-"  # folder of logs that are set aside, before its number
 # What a line says about speed and memory, if it is known.
 SPEED = "step_time images_per_second images_per_second_per_device data_wait".split()
 SPEED += ["mfu", "device_memory"]
-MIN_WAIT = 0.1  # the progress line shows a larger share of waiting for data
+MIN_WAIT = 0.2  # the progress line shows a larger share of waiting for data
 
 
 class Progress:
@@ -29,7 +29,7 @@ class Progress:
 
     With several phases it prints the loss of each: "disc 1.3863  gen 0.6931". Only the
     time of steps counts, not that of the first step, which compiles, nor of pauses. If
-    the loop waits for data for more than a tenth of the time, the line says so.
+    the loop waits for data for more than a fifth of the time, the line says so.
 
     Args:
       num_steps: the step at which the run ends.

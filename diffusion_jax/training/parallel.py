@@ -6,7 +6,6 @@ everything else, such as a training state, is replicated.
 """
 
 from collections.abc import Callable, Iterator
-from concurrent import futures
 from typing import Any
 
 import jax
@@ -148,28 +147,29 @@ def shard(batch: PyTree) -> PyTree:
 def to_devices(
     stream: Iterator[tuple[int, PyTree]],
 ) -> Iterator[tuple[int, PyTree]]:
-    """Puts batches on the devices, each one while the step before it runs.
+    """Splits batches over the devices and copies them there one step ahead.
+
+    CPUs share the host's memory: their batches stay host arrays.
 
     Args:
       stream: (step, this process's batch [b, ...]).
 
     Yields:
-      (step, the batch on this process's devices, [D, b/D, ...] as from `shard`).
+      (step, the batch as from `shard`, [D, b/D, ...]).
     """
+    shards = ((step, shard(batch)) for step, batch in stream)
+    if jax.default_backend() == "cpu":
+        yield from shards
+        return
     sharding = NamedSharding(Mesh(jax.local_devices(), AXIS), PartitionSpec(AXIS))
-
-    def fetch() -> tuple[int, PyTree] | None:
-        found = next(stream, None)
-        return found and (found[0], jax.device_put(shard(found[1]), sharding))
-
-    thread = futures.ThreadPoolExecutor(1)
-    try:
-        ahead = thread.submit(fetch)
-        while (found := ahead.result()) is not None:
-            ahead = thread.submit(fetch)
-            yield found
-    finally:  # the thread may wait for a disk
-        thread.shutdown(wait=False, cancel_futures=True)
+    ready = None
+    for step, batch in shards:
+        copied = step, jax.device_put(batch, sharding)  # returns before it is done
+        if ready:
+            yield ready
+        ready = copied
+    if ready:
+        yield ready
 
 
 def local_rows(x: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax import train
 from diffusion_jax.training import costs, parallel
 
 
@@ -94,3 +95,17 @@ def test_what_a_backend_does_not_know():
 def test_in_words(number, words):
     """Two digits."""
     assert costs.in_words(int(number)) == words
+
+
+@pytest.mark.parametrize("limit,warns", [({}, False), (16e9, True), (24e9, False)])
+def test_too_little_memory_is_a_warning(monkeypatch, caplog, limit, warns):
+    """The memory of a step is always said; that a device has less, with the keys that
+    help, only where it is known and true."""
+    caplog.set_level("INFO")
+    found = {"bytes_limit": limit} if limit else {}
+    monkeypatch.setattr(parallel, "device_memory", lambda: found)
+    step = types.SimpleNamespace(compile=lambda *_: costs.Costs(3e9, int(21.2e9)))
+    assert train.compile_step(step, None, None) == 3e9
+    assert "The train step needs about 21 GB per device." in caplog.text
+    assert ("A device has only 16 GB" in caplog.text) == warns
+    assert ("data.batch_size" in caplog.text) == warns

@@ -1,13 +1,16 @@
 """Laws of the profile: the steps that were asked for, closed in any case."""
 
+import json
 import pathlib
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
+from smoke import load
 
-from diffusion_jax.training import profiling
+from diffusion_jax.train import train
+from diffusion_jax.training import logs, profiling
 
 DOC = pathlib.Path(__file__).resolve().parents[2] / "docs/performance_logs.md"
 
@@ -90,3 +93,32 @@ def test_the_documented_reader(tmp_path, capsys):
     for line in lines:
         time, name = re.fullmatch(r" *(\d+\.\d\d) ms  (\S+)", line).groups()
         assert float(time) >= 0 and name in program
+
+
+def test_a_run_with_a_profile(tmp_path, caplog):
+    """--config.train.profile=1:3 writes one trace of a run, which ends with the state
+    of a run without it; its lines have the speed, and its memory is said before. A
+    profile beyond the last step is refused before anything is written."""
+    caplog.set_level("INFO")
+    config = load("digits_vae")
+    config.train.profile = "3:5"
+    with pytest.raises(ValueError, match="train.profile is '3:5'"):
+        train(config, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    config.train.profile = "1:3"
+    train(config, tmp_path / "traced")
+    config.train.profile = ""
+    train(config, tmp_path / "plain")
+    assert len(list(tmp_path.rglob("perfetto_trace.json.gz"))) == 1
+    assert (tmp_path / "traced/profile").is_dir()
+    assert "The train step needs about " in caplog.text
+    lines = [
+        [
+            json.loads(x)
+            for x in (tmp_path / name / logs.METRICS).read_text().splitlines()
+        ]
+        for name in ("traced", "plain")
+    ]
+    assert set(logs.SPEED[:4]) <= lines[0][-1].keys()
+    traced, plain = ([line["loss"] for line in x if "loss" in line] for x in lines)
+    assert traced == plain
