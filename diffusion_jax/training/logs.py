@@ -80,7 +80,7 @@ class Progress:
         return {
             "step_time": seconds / steps,
             "images_per_second": rate,
-            "images_per_second_per_device": rate / parallel.device_count(),
+            "images_per_second_per_device": rate / parallel.num_devices(),
             "data_wait": waited / seconds,
         }
 

@@ -32,7 +32,7 @@ def describe() -> str:
     return f"{number} {jax.devices()[0].device_kind} device{plural}"
 
 
-def device_count() -> int:
+def num_devices() -> int:
     """Returns the number of devices of all processes."""
     return jax.device_count()
 
