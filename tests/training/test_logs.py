@@ -237,10 +237,10 @@ def test_timing(monkeypatch):
             yield wait
 
     stream = progress.waits(batches())
+    assert progress.timing() == {}
     assert next(stream) == 5.0
     now = 10.0
     progress.step_done()
-    assert progress.timing() == {}
     assert next(stream) == 0.5
     now = 12.0
     progress.step_done()
@@ -258,7 +258,8 @@ def test_timing(monkeypatch):
     assert list(stream) == [0.25]
     now = 21.0
     progress.step_done()
-    assert progress.timing()["step_time"] == 1
+    timing = progress.timing()
+    assert (timing["step_time"], timing["data_wait"]) == (1, 0.25)
     assert progress.timing() == {}
 
 

@@ -180,7 +180,8 @@ def test_batches_are_copied_and_traced(tmp_path):
         run = parallel.train_step_on_devices(step)
         state = parallel.replicate(jnp.zeros(3))
         workdir = pathlib.Path({str(tmp_path)!r}) / str(me)
-        stream = ((k, {{"x": np.full((4, 3), 10 * me + k, np.uint8)}}) for k in range(4))
+        images = [np.full((4, 3), 10 * me + k, np.uint8) for k in range(4)]
+        stream = ((k, {{"x": x}}) for k, x in enumerate(images))
         with profiling.Profile(range(1, 3), workdir) as profile:
             for k, batch in parallel.to_devices(stream):
                 assert isinstance(batch["x"], jax.Array)
