@@ -32,9 +32,10 @@ def make_stream(task: Task, batch_size: int, seed: int) -> Stream:
 
     Returns:
       (variables, source, num) -> an iterator over batches of host arrays, [b, ...]: the
-      task's outputs and the fields of the examples. num is the number of rows; indices
-      beyond the end of the source wrap around. If the program is asked to stop, it
-      raises `interrupts.Stopped` before the next batch.
+      task's outputs and the fields of the examples as the source has them, images as
+      bytes (the task reads them in [-1, 1]). num is the number of rows; indices beyond
+      the end of the source wrap around. If the program is asked to stop, it raises
+      `interrupts.Stopped` before the next batch.
     """
     batch_size = parallel.round_up(batch_size)
     run = parallel.map_on_devices(task.run)
@@ -45,7 +46,7 @@ def make_stream(task: Task, batch_size: int, seed: int) -> Stream:
         def batch_at(number: int) -> Arrays:
             index = np.arange(number * batch_size, (number + 1) * batch_size)
             index = parallel.local_rows(np.minimum(index, num - 1))
-            return loader.to_batch(source, index)
+            return loader.read(source, index)
 
         for number, batch in loader.prefetch(batch_at, 0, -(-num // batch_size)):
             interrupts.check()

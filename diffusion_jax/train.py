@@ -5,6 +5,7 @@ import functools
 import logging
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import evaluators, methods, run_config, run_data, runs, task_runner
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.outputs import writers
-from diffusion_jax.training import interrupts, logs, parallel
+from diffusion_jax.training import costs, interrupts, logs, parallel, profiling
 from diffusion_jax.training import state as states
 from diffusion_jax.training.checkpoints import (
     Checkpoints,
@@ -70,6 +71,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     method = methods.make(config, source.fields)
     evaluators.check_name(config)
     check_batch(method, config.data.batch_size, every.accumulate)
+    profiled = profiling.parse(every.profile, every.num_steps)
     batches = Loader(
         source,
         config.data.batch_size,
@@ -112,6 +114,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
 
         # 3. Train.
         losses = loss_names(method.phases)
+        profile = profiling.Profile(profiled, workdir)
         try:
             logger = MetricLogger(
                 workdir,
@@ -123,7 +126,18 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
                 losses,
                 TrainingMonitor(losses.values()).push,
             )
-            loop(config, method, state, batches, logger, checkpoints, evaluate, draw)
+            with profile:
+                loop(
+                    config,
+                    method,
+                    state,
+                    batches,
+                    logger,
+                    checkpoints,
+                    profile,
+                    evaluate,
+                    draw,
+                )
             logger.close()
             checkpoints.close()
         except interrupts.Stopped:
@@ -146,6 +160,7 @@ def loop(
     batches: Loader,
     logger: MetricLogger,
     checkpoints: Checkpoints,
+    profile: profiling.Profile,
     evaluate: Evaluate | None,
     draw: Draw | None,
 ) -> None:
@@ -182,9 +197,16 @@ def loop(
             look(start, state)  # an earlier session may have been stopped before that
         if start >= num_steps:
             LOGGER.warning("Nothing is left to do: train.num_steps is %d.", num_steps)
-        for step, batch in batches.iterate(start, num_steps):
+        stream = parallel.to_devices(batches.iterate(start, num_steps))
+        for step, batch in logger.waits(stream):
+            if step == start:
+                logger.step_flops = compile_step(run_step, state, batch)
+            if profile.is_due(step):
+                with logger.paused():
+                    logger.flush()
+                    profile.switch()
             stop = interrupts.requested()
-            state, metrics = run_step(state, parallel.shard(batch), stop)
+            state, metrics = run_step(state, batch, stop)
             done = step + 1
             logger.push(done, metrics)
             periods = every.save_every, every.evaluate_every, every.sample_every
@@ -207,6 +229,28 @@ def loop(
         if done > start:
             rescue(state, logger, checkpoints)
         raise
+
+
+def compile_step(
+    run_step: parallel.TrainStep, state: TrainState, batch: Any
+) -> float | None:
+    """Compiles the train step, and says how much memory it needs.
+
+    Returns:
+      The floating point operations of a step on each device, if known.
+    """
+    flops, memory = run_step.compile(state, batch)
+    if memory is not None:
+        LOGGER.info("The train step needs about %s per device.", costs.in_words(memory))
+        limit = parallel.device_memory().get("bytes_limit")
+        if limit and memory > limit:
+            LOGGER.warning(
+                "A device has only %s: if the memory does not suffice, use a smaller "
+                "data.batch_size, more devices, train.accumulate, model.remat, or "
+                "model.dtype=bfloat16.",
+                costs.in_words(limit),
+            )
+    return flops
 
 
 def rescue(state: TrainState, logger: MetricLogger, checkpoints: Checkpoints) -> None:

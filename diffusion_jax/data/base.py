@@ -89,6 +89,16 @@ def _is_index(field: Field) -> bool:
     return has_table and np.issubdtype(field.dtype, np.integer)
 
 
+def _check_bytes(name: str, fields: Mapping[str, Field]) -> None:
+    """Refuses bytes that are no image, since bytes are mapped to [-1, 1]."""
+    for key, field in fields.items():
+        if field.kind != "image" and field.dtype == np.uint8:
+            raise ValueError(
+                f"{name}: {key} is uint8, which only images may be; convert its "
+                f"{field.kind} values to another type, such as int32."
+            )
+
+
 class Identities(NamedTuple):
     """What tells the examples of a source apart, to compare its splits.
 
@@ -118,8 +128,8 @@ class Source(abc.ABC):
     def __getitem__(self, i: int) -> Example:
         """Returns example i, 0 <= i < len: an array for each field.
 
-        Images are uint8, which the loader maps to [-1, 1]; other kinds have the dtype
-        of their field.
+        Images are uint8, which the device maps to [-1, 1], or in [-1, 1] already; other
+        kinds have the dtype of their field, which is not uint8.
         """
 
     def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
@@ -169,8 +179,9 @@ class ArraySource(Source):
 
     Raises:
       ValueError: the arrays have different lengths or are empty, an array has another
-        dtype or shape than its field, or a value is not finite, or is negative or not
-        below `Field.size` where it is an index, such as a label.
+        dtype or shape than its field, or is uint8 and no image, or a value is not
+        finite, or is negative or not below `Field.size` where it is an index, such as a
+        label.
     """
 
     arrays: dict[str, np.ndarray]
@@ -179,6 +190,7 @@ class ArraySource(Source):
     positions: np.ndarray | None = None
 
     def __post_init__(self):
+        _check_bytes(self.name, self.fields)
         lengths = {k: x.shape[0] if x.ndim else 0 for k, x in self.arrays.items()}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             raise ValueError(
@@ -236,6 +248,9 @@ class LazySource(Source):
       fields: the fields of an example, by name.
       name: used in error messages.
       identify: returns the identities of all examples.
+
+    Raises:
+      ValueError: a field is uint8 and no image.
     """
 
     size: int
@@ -243,6 +258,9 @@ class LazySource(Source):
     fields: dict[str, Field]
     name: str = "LazySource"
     identify: Callable[[], Identities | None] = lambda: None
+
+    def __post_init__(self):
+        _check_bytes(self.name, self.fields)
 
     def __len__(self) -> int:
         return self.size

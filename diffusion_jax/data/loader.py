@@ -87,7 +87,8 @@ class Loader:
         Returns:
           index: int32 [b], step * batch_size + position in the batch; wraps around
             after 2^31 examples.
-          [b, ...] for each field of the source, normalised as by `to_batch`.
+          [b, ...] for each field as the source has it: images as bytes, which
+            `training.batches.normalise` maps to [-1, 1] on the device.
         """
         first = step * self._batch_size + self._offset
         index = np.arange(first, first + self._local_size, dtype=np.int64)
@@ -116,7 +117,7 @@ class _Epochs:
 
     def examples(self, index: np.ndarray) -> Batch:
         """Returns the examples of consecutive indices in the run, int64 [b]."""
-        examples = _normalised(self.source, self._example_of(index))
+        examples = self.source.read(self._example_of(index))
         if self.flip:
             coins = self._coins(index)
             for name, field in self.source.fields.items():
@@ -149,24 +150,25 @@ class _Epochs:
         return words >> np.uint64(63) == 1
 
 
-def to_batch(source: base.Source, index: np.ndarray) -> Batch:
-    """Reads examples in the form that networks expect.
+def read(source: base.Source, index: np.ndarray) -> Batch:
+    """Reads examples in the form in which they travel to the devices.
 
     Args:
       source: the examples.
       index: integers [b], >= 0; indices beyond the end of the source wrap around.
 
     Returns:
-      index: int32 [b], and [b, ...] for each field: images as float32 in [-1, 1],
-      other kinds unchanged.
+      index: int32 [b], and [b, ...] for each field as the source has it: images as
+      bytes.
     """
-    return {"index": index.astype(np.int32)} | _normalised(source, index)
+    return {"index": index.astype(np.int32)} | source.read(index)
 
 
-def _normalised(source: base.Source, index: np.ndarray) -> Batch:
+def to_batch(source: base.Source, index: np.ndarray) -> Batch:
+    """Reads examples as `read` does, with images as float32 in [-1, 1]."""
     return {
-        name: NORMALIZATIONS.get(source.fields[name].kind, np.asarray)(array)
-        for name, array in source.read(index).items()
+        name: transforms.to_float(x) if x.dtype == np.uint8 else x
+        for name, x in read(source, index).items()
     }
 
 
@@ -179,7 +181,3 @@ def prefetch(
     batches = steps.map(lambda step: (int(step), batch_of(int(step))))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
     yield from batches.to_iter_dataset(options)
-
-
-# By kind of field; other kinds are unchanged.
-NORMALIZATIONS = {"image": transforms.to_float}

@@ -48,6 +48,7 @@ def defaults(method: str) -> ConfigDict:
         keep=3,  # checkpoints, at least 1, besides the best one
         evaluate_every=0,  # in steps; 0 means never, also of sample_every
         sample_every=0,
+        profile="",  # START:STOP, the steps to trace, see docs; none: ""
         init_from="",  # GROUP=WORKDIR,...: copy groups of other runs at step 0
     )
     config.sample = config_dict.create(

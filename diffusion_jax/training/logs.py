@@ -11,19 +11,25 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from diffusion_jax import paths, strict_json
+from diffusion_jax.training import costs, parallel
 from diffusion_jax.training.tensorboard import EventFile
 
 LOGGER = logging.getLogger(__name__)
 
 METRICS, TENSORBOARD, SAMPLES = "metrics.jsonl", "tensorboard", "samples"
 KEPT = "logs-before-"  # folder of logs that are set aside, before its number
+# What a line says about speed and memory, if it is known.
+SPEED = "step_time images_per_second images_per_second_per_device data_wait".split()
+SPEED += ["mfu", "device_memory"]
+MIN_WAIT = 0.2  # the progress line shows a larger share of waiting for data
 
 
 class Progress:
-    """Prints "step 1200/4000  loss 0.0432  5123 images/s  0:42 left".
+    """Prints "step 1200/4000  loss 0.0432  5123 images/s  MFU 41 %  0:42 left".
 
     With several phases it prints the loss of each: "disc 1.3863  gen 0.6931". Only the
-    time of steps counts, not that of the first step, which compiles, nor of pauses.
+    time of steps counts, not that of the first step, which compiles, nor of pauses. If
+    the loop waits for data for more than a fifth of the time, the line says so.
 
     Args:
       num_steps: the step at which the run ends.
@@ -34,7 +40,8 @@ class Progress:
         self._num_steps = num_steps
         self._batch_size = batch_size
         self._since: float | None = None  # the end of the last step or pause
-        self._steps, self._seconds = 0, 0.0  # since the last call of `rate`
+        self._steps, self._seconds = 0, 0.0  # since the last call of `timing`
+        self._waited = 0.0
 
     def step_done(self) -> None:
         """Measures the time of a step."""
@@ -51,22 +58,50 @@ class Progress:
         if self._since is not None:
             self._since = time.monotonic()
 
-    def rate(self) -> float | None:
-        """Returns the number of examples per second since the last call, if known."""
-        steps, seconds = self._steps, self._seconds
-        self._steps, self._seconds = 0, 0.0
-        return steps * self._batch_size / seconds if seconds else None
+    def waits(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yields batches and measures the time spent waiting for the next one."""
+        while True:
+            start = time.monotonic()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            if self._since is not None:
+                self._waited += time.monotonic() - start
+            yield batch
 
-    def show(self, step: int, losses: dict[str, float], rate: float | None) -> None:
+    def timing(self) -> dict[str, float]:
+        """Returns the speed since the last call: SPEED's first four; {} if unknown."""
+        steps, seconds, waited = self._steps, self._seconds, self._waited
+        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
+        if not seconds:
+            return {}
+        rate = steps * self._batch_size / seconds
+        return {
+            "step_time": seconds / steps,
+            "images_per_second": rate,
+            "images_per_second_per_device": rate / parallel.num_devices(),
+            "data_wait": waited / seconds,
+        }
+
+    def show(
+        self, step: int, losses: dict[str, float], speed: dict[str, float]
+    ) -> None:
         """Prints the line for a step; on a terminal it replaces the last line."""
         shown = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
         line = f"step {step}/{self._num_steps}  {shown}"
-        if rate:
+        if speed:
+            rate = speed["images_per_second"]
             left = round((self._num_steps - step) * self._batch_size / rate)
             minutes, seconds = divmod(left, 60)
             hours, minutes = divmod(minutes, 60)
             clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
-            line += f"  {rate:.0f} images/s  {clock}:{seconds:02} left"
+            line += f"  {rate:.0f} images/s"
+            if "mfu" in speed:
+                line += f"  MFU {speed['mfu']:.0%}".replace("%", " %")
+            if speed["data_wait"] > MIN_WAIT:
+                line += f"  data wait {speed['data_wait']:.0%}".replace("%", " %")
+            line += f"  {clock}:{seconds:02} left"
         end = "\r" if sys.stdout.isatty() and step < self._num_steps else "\n"
         print(f"{line:<72}", end=end, flush=True)
 
@@ -194,6 +229,7 @@ class MetricLogger:
         monitor: Callable[[int, dict[str, float]], list[str]] = lambda *_: [],
     ):
         self.stop_requested = 0  # the signal, if there was one in any process
+        self.step_flops: float | None = None  # on each device, if known
         self._pending = None
         self._num_steps = num_steps
         self._log_every = log_every
@@ -231,11 +267,25 @@ class MetricLogger:
         self._progress.step_done()
         due = self._log_every > 0 and step % self._log_every == 0
         if due or step == self._num_steps:
-            rate = self._progress.rate()
-            self.write(step, values | ({"images_per_second": rate} if rate else {}))
+            speed = self._speed()
+            self.write(step, values | speed)
             if self._log:
                 losses = {name: values[x] for name, x in self._losses.items()}
-                self._progress.show(step, losses, rate)
+                self._progress.show(step, losses, speed)
+
+    def _speed(self) -> dict[str, float]:
+        """Returns those of SPEED that are known."""
+        speed = self._progress.timing()
+        if not speed:
+            return {}
+        kind, memory = parallel.device_kind(), parallel.device_memory()
+        mfu = costs.utilisation(self.step_flops, speed["step_time"], kind)
+        more = {"mfu": mfu, "device_memory": memory.get("peak_bytes_in_use")}
+        return speed | {name: x for name, x in more.items() if x is not None}
+
+    def waits(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yields batches and measures the time spent waiting for the next one."""
+        return self._progress.waits(batches)
 
     def paused(self) -> contextlib.AbstractContextManager[None]:
         """Excludes the time within a `with` statement from the images per second."""

@@ -5,7 +5,7 @@ devices. A batch is split evenly over all devices, in order of process and devic
 everything else, such as a training state, is replicated.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,6 +15,8 @@ from jax import Array, lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import multihost
+
+from diffusion_jax.training import batches, costs
 
 PyTree = Any
 AXIS = "batch"
@@ -35,6 +37,25 @@ def compute_capability() -> int:
     found = str(getattr(jax.local_devices()[0], "compute_capability", ""))
     major = found.split(".")[0]  # "9.0"; AMD's, such as "gfx942", are no numbers
     return int(major) if major.isdigit() else 0
+
+
+def num_devices() -> int:
+    """Returns the number of devices of all processes."""
+    return jax.device_count()
+
+
+def device_kind() -> str:
+    """Returns what JAX calls the devices, such as "NVIDIA H100 80GB HBM3"."""
+    return jax.devices()[0].device_kind
+
+
+def device_memory() -> dict[str, int]:
+    """Returns the largest of each memory statistic over this process's devices.
+
+    Bytes by JAX's names, such as peak_bytes_in_use and bytes_limit; {} on CPUs.
+    """
+    found = [device.memory_stats() or {} for device in jax.local_devices()]
+    return {name: max(stats[name] for stats in found) for name in found[0]}
 
 
 def process_index() -> int:
@@ -144,6 +165,34 @@ def shard(batch: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
 
 
+def to_devices(
+    stream: Iterator[tuple[int, PyTree]],
+) -> Iterator[tuple[int, PyTree]]:
+    """Splits batches over the devices and copies them there one step ahead.
+
+    CPUs share the host's memory: their batches stay host arrays.
+
+    Args:
+      stream: (step, this process's batch [b, ...]).
+
+    Yields:
+      (step, the batch as from `shard`, [D, b/D, ...]).
+    """
+    shards = ((step, shard(batch)) for step, batch in stream)
+    if jax.default_backend() == "cpu":
+        yield from shards
+        return
+    sharding = NamedSharding(Mesh(jax.local_devices(), AXIS), PartitionSpec(AXIS))
+    ready = None
+    for step, batch in shards:
+        copied = step, jax.device_put(batch, sharding)  # returns before it is done
+        if ready:
+            yield ready
+        ready = copied
+    if ready:
+        yield ready
+
+
 def local_rows(x: np.ndarray) -> np.ndarray:
     """Returns this process's share of a global batch [B, ...], contiguous rows."""
     return np.split(x, jax.process_count())[jax.process_index()]
@@ -183,8 +232,54 @@ def _compile_together(on_devices: Callable) -> Callable:
     return run
 
 
-def train_step_on_devices(step: Callable) -> Callable:
-    """Runs a train step on all devices of all processes.
+class TrainStep:
+    """A train step on all devices of all processes, see `train_step_on_devices`."""
+
+    def __init__(self, on_devices: Callable):
+        self._on_devices = on_devices
+        self._is_compiled = False
+
+    def compile(self, state: PyTree, batch: PyTree) -> costs.Costs:
+        """Compiles the step, in all processes before any of them runs it.
+
+        A collective waits for the other processes only for a while (on CPUs 30 s), and
+        with a warm compilation cache one process is ready long before the others.
+
+        Args:
+          state: replicated; it is not donated here.
+          batch: sharded, on the devices or not as in later calls.
+
+        Returns:
+          What the step costs on one device.
+        """
+        lowered = self._on_devices.lower(state, batch, self._each(0))
+        compiled = lowered.compile()  # a later call finds it in JAX's cache
+        barrier("compiled")
+        self._is_compiled = True
+        return costs.of(lowered, compiled)
+
+    def __call__(self, state: PyTree, batch: PyTree, stop: int) -> tuple[PyTree, Any]:
+        """Runs the step; compiles it before the first call, unless `compile` has.
+
+        Args:
+          state: replicated; it is donated.
+          batch: sharded.
+          stop: the number of the signal that asks this process to stop, or 0.
+
+        Returns:
+          (state, metrics), both replicated; metrics["stop"] is the largest of all
+          processes.
+        """
+        if not self._is_compiled:
+            self.compile(state, batch)
+        return self._on_devices(state, batch, self._each(stop))
+
+    def _each(self, stop: int) -> np.ndarray:
+        return np.full(jax.local_device_count(), stop, np.float32)
+
+
+def train_step_on_devices(step: Callable) -> TrainStep:
+    """Makes a train step run on all devices of all processes.
 
     The requests to stop of all processes are combined, so that all of them stop at the
     same step.
@@ -193,44 +288,39 @@ def train_step_on_devices(step: Callable) -> Callable:
       step: (state, shard of the batch) -> (state, metrics), the same on every device.
 
     Returns:
-      (replicated state, sharded batch, stop) -> (state, metrics), both replicated. stop
-      is the number of the signal that asks this process to stop, or 0; metrics["stop"]
-      is the largest of all processes. The input state is donated.
+      (replicated state, sharded batch, stop) -> (state, metrics), both replicated.
     """
 
     def with_stop(state, batch, stop):
         state, metrics = step(state, batch)
         return state, metrics | {"stop": lax.pmax(stop, AXIS)}
 
-    on_devices = _compile_together(
-        jax.pmap(
-            with_stop,
-            AXIS,
-            in_axes=(None, 0, 0),
-            out_axes=(None, None),
-            donate_argnums=0,
-        )
+    on_devices = jax.pmap(
+        with_stop,
+        AXIS,
+        in_axes=(None, 0, 0),
+        out_axes=(None, None),
+        donate_argnums=0,
     )
-
-    def run(state, batch, stop: int):
-        return on_devices(
-            state, batch, np.full(jax.local_device_count(), stop, np.float32)
-        )
-
-    return run
+    return TrainStep(on_devices)
 
 
 def map_on_devices(function: Callable) -> Callable:
     """Runs a function of examples on all devices of all processes.
 
     Args:
-      function: (variables, batch, key) -> arrays [b, ...], row by row.
+      function: (variables, batch, key) -> arrays [b, ...], row by row. It gets images
+        in [-1, 1], see `batches.normalise`.
 
     Returns:
       (variables, batch, key) -> host arrays; batch and result are this process's rows,
-      a multiple of the number of its devices.
+      a multiple of the number of its devices. Images of the batch may be bytes.
     """
-    on_devices = _compile_together(jax.pmap(function, in_axes=(None, 0, None)))
+
+    def of_batch(variables: PyTree, batch: PyTree, key: Array) -> PyTree:
+        return function(variables, batches.normalise(batch), key)
+
+    on_devices = _compile_together(jax.pmap(of_batch, in_axes=(None, 0, None)))
 
     def run(variables: PyTree, batch: PyTree, key: Array) -> PyTree:
         result = jax.device_get(on_devices(variables, shard(batch), key))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from diffusion_jax.training import ema, parallel
+from diffusion_jax.training import batches, ema, parallel
 from diffusion_jax.training.state import Loss, Phase, TrainState, Variables
 
 Batch = dict[str, Array]
@@ -54,7 +54,8 @@ def make_train_step(
     """Makes the step that every device runs on its shard of the batch.
 
     For each phase in order, the gradient averaged over the devices updates the phase's
-    groups, and then their moving average. Later phases use the updated groups.
+    groups, and then their moving average. Later phases use the updated groups. Images
+    may be bytes; the method gets them in [-1, 1] (`batches.normalise`).
 
     Args:
       method: a `methods.base.Method`.
@@ -72,6 +73,7 @@ def make_train_step(
     phases = method.phases
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        batch = batches.normalise(batch)
         step_key = jax.random.fold_in(state.key, state.step)
         metrics: Metrics = {}
         for number, phase in enumerate(phases):

@@ -97,6 +97,15 @@ def test_array_source_checks_its_arrays():
         base.ArraySource(empty, fields, "this")
 
 
+def test_only_images_are_bytes():
+    """Bytes of another kind, which the device would take for an image, are refused."""
+    fields = {"mask": base.Field((2,), np.uint8, "vector")}
+    with pytest.raises(ValueError, match="this: mask is uint8, .* vector values"):
+        base.ArraySource({"mask": np.ones((3, 2), np.uint8)}, fields, "this")
+    with pytest.raises(ValueError, match="this: mask is uint8, .* vector values"):
+        base.LazySource(3, lambda i: {"mask": np.ones(2, np.uint8)}, fields, "this")
+
+
 def test_array_source_refuses_what_is_not_finite():
     """Floats, such as points or signals, contain neither NaN nor infinity."""
     for number in (np.nan, np.inf):
@@ -133,7 +142,7 @@ def test_non_square_images(tmp_path):
     for source, channels in ((npz, 1), (folder, 3)):
         batch = loader.Loader(source, 6, seed=0, flip=True).batch_at(0)
         assert batch["image"].shape == (6, 5, 9, channels)
-        assert batch["image"].dtype == np.float32
+        assert batch["image"].dtype == np.uint8
 
 
 # digits

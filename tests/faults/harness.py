@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from diffusion_jax import methods, run_config, runs
+from diffusion_jax.training import logs
 from diffusion_jax.training.checkpoints import Checkpoints
 
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -252,9 +253,9 @@ def steps(workdir: pathlib.Path) -> list[int]:
 
 
 def records(workdir: pathlib.Path) -> list[dict]:
-    """Returns the lines of metrics.jsonl, without the images per second."""
+    """Returns the lines of metrics.jsonl, without speed and memory."""
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{k: x for k, x in y.items() if k != "images_per_second"} for y in lines]
+    return [{k: x for k, x in y.items() if k not in logs.SPEED} for y in lines]
 
 
 def last_logged(workdir: pathlib.Path) -> int:

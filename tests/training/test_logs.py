@@ -58,14 +58,14 @@ def test_lines_and_events_are_the_same(tmp_path):
     lines = lines_of(tmp_path)
     assert [line["step"] for line in lines] == [3, 6, 7]
     for line in lines:
-        assert line.keys() == {"step", "loss", "images_per_second"}
+        assert line.keys() == {"step", "loss", *logs.SPEED[:4]}
         assert line["loss"] == pytest.approx(1 / line["step"])
     expected = [
         (line["step"], name, pytest.approx(line[name], rel=1e-6))
         for line in lines
-        for name in ("images_per_second", "loss")
+        for name in ("loss", *logs.SPEED[:4])
     ]
-    assert scalars_in(tmp_path) == expected
+    assert scalars_in(tmp_path) == sorted(expected, key=lambda row: row[:2])
 
 
 def test_event_files_are_tensorboards(tmp_path):
@@ -168,11 +168,18 @@ def test_only_the_primary_process_writes(tmp_path):
     "left,clock", [(42, "0:42"), (62, "1:02"), (3725, "1:02:05"), (0, "0:00")]
 )
 def test_progress_line(capsys, left, clock):
-    """The line shows step, loss, rate and the time left like a clock."""
+    """The line shows step, loss, rate and the time left like a clock, and only what
+    deserves attention of the rest."""
     progress = logs.Progress(100 + 8 * left, 5)
-    progress.show(100, {"loss": 0.04321}, rate=40.0)  # 8 steps a second
-    expected = f"step 100/{100 + 8 * left}  loss 0.0432  40 images/s  {clock} left"
-    assert capsys.readouterr().out.strip() == expected
+    speed = {"images_per_second": 40.0, "data_wait": 0.02}  # 8 steps a second
+    for more, shown in (
+        ({}, ""),
+        ({"mfu": 0.413}, "  MFU 41 %"),
+        ({"mfu": 0.413, "data_wait": 0.25}, "  MFU 41 %  data wait 25 %"),
+    ):
+        progress.show(100, {"loss": 0.04321}, speed | more)
+        expected = f"step 100/{100 + 8 * left}  loss 0.0432  40 images/s{shown}"
+        assert capsys.readouterr().out.strip() == f"{expected}  {clock} left"
 
 
 def test_losses_of_several_phases(tmp_path, capsys):
@@ -215,22 +222,68 @@ def test_a_prefix_is_only_in_the_logs(tmp_path):
     assert scalars_in(tmp_path) == [(5, "test_kl", 2.0)]
 
 
-def test_rate(monkeypatch):
-    """Point 20: images per second are those of steps since the last call, without the
-    first step of a session, which compiles, and without pauses."""
-    now = iter([10.0, 12.0, 13.0, 20.0, 21.0])
-    monkeypatch.setattr(logs.time, "monotonic", lambda: next(now))
+def test_timing(monkeypatch):
+    """Point 20: the speed is that of steps since the last call, without the first step
+    of a session, which compiles, and without pauses; data_wait is the share of that
+    time spent in the iterator."""
+    now = 0.0
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
     progress = logs.Progress(200, batch_size=4)
-    progress.step_done()  # at 10
-    assert progress.rate() is None
-    progress.step_done()  # at 12
-    progress.step_done()  # at 13
-    assert progress.rate() == 2 * 4 / 3
+
+    def batches():
+        nonlocal now
+        for wait in (5.0, 0.5, 1.0, 0.25):
+            now += wait
+            yield wait
+
+    stream = progress.waits(batches())
+    assert progress.timing() == {}
+    assert next(stream) == 5.0
+    now = 10.0
+    progress.step_done()
+    assert next(stream) == 0.5
+    now = 12.0
+    progress.step_done()
+    assert next(stream) == 1.0
+    now = 13.0
+    progress.step_done()
+    assert progress.timing() == {
+        "step_time": 3 / 2,
+        "images_per_second": 2 * 4 / 3,
+        "images_per_second_per_device": 2 * 4 / 3 / 8,
+        "data_wait": 1.5 / 3,
+    }
     with progress.paused():
-        pass  # until 20
-    progress.step_done()  # at 21
-    assert progress.rate() == 4 / 1
-    assert progress.rate() is None
+        now = 20.0
+    assert list(stream) == [0.25]
+    now = 21.0
+    progress.step_done()
+    timing = progress.timing()
+    assert (timing["step_time"], timing["data_wait"]) == (1, 0.25)
+    assert progress.timing() == {}
+
+
+def test_speed_of_known_devices(tmp_path, monkeypatch):
+    """MFU and memory are logged where the devices tell their kind and memory: a step of
+    1 ms that could be done in half of that uses half of the peak rate."""
+    now = 0.0
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    monkeypatch.setattr(logs.parallel, "device_kind", lambda: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(
+        logs.parallel, "device_memory", lambda: {"peak_bytes_in_use": 3_000_000_000}
+    )
+    logger = logger_of(tmp_path, num_steps=3)
+    logger.step_flops = 989e12 * 0.5e-3
+    for step in (1, 2, 3):
+        logger.push(step, metrics_of(step))
+        now += 1e-3
+    logger.close()
+    first, *lines = lines_of(tmp_path)
+    assert first.keys() == {"step", "loss"}
+    for line in lines:
+        assert line.keys() == {"step", "loss", *logs.SPEED}
+        assert line["mfu"] == pytest.approx(0.5)
+        assert line["device_memory"] == 3_000_000_000
 
 
 def test_an_unknown_rate_is_not_shown(tmp_path, capsys):

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from diffusion_jax import methods
+from diffusion_jax.data import transforms
 from diffusion_jax.data.base import ArraySource, Unpaired, image_field
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.models.unet import ExampleDropout, time_embedding
@@ -113,6 +114,7 @@ def run_on(num_devices, method, state, batches):
 def whole_batch_gradient(method, state, batch):
     """Loss and gradient by a plain jax.grad of the whole batch on one device."""
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
+    batch = batch | {"image": transforms.to_float(batch["image"])}
 
     def loss(params):
         variables = Variables(params, {})
@@ -337,6 +339,61 @@ def test_shard_keeps_the_order():
     """Device d gets the d-th contiguous part of the batch."""
     shards = parallel.shard({"x": np.arange(16)})["x"]
     assert shards.tolist() == np.arange(16).reshape(8, 2).tolist()
+
+
+def numbered_batches(num, calls):
+    """Batches whose entries are their number; `calls` records what was fetched."""
+    for step in range(num):
+        calls.append(step)
+        yield (
+            step,
+            {
+                "x": np.full((16, 3), step, np.uint8),
+                "index": np.arange(16, dtype=np.int32),
+            },
+        )
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_to_devices_keeps_the_batches(monkeypatch, backend):
+    """The same batches in the same order, split as by `shard`, in their dtype, whether
+    they are copied or not; the step is compiled once, and if they are, it copies
+    nothing."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    copied = backend == "gpu"
+    chex.clear_trace_counter()
+    step = chex.assert_max_traces(lambda w, batch: batch["x"].sum() * w, n=1)
+    run = jax.pmap(step, parallel.AXIS, in_axes=(None, 0))
+    w = parallel.replicate(jnp.ones(()))
+    steps = []
+    for step, batch in parallel.to_devices(numbered_batches(5, [])):
+        expected = parallel.shard(dict(numbered_batches(5, []))[step])
+        for name, x in batch.items():
+            assert isinstance(x, jax.Array) == copied
+            assert x.dtype == expected[name].dtype
+            np.testing.assert_array_equal(x, expected[name])
+            if copied:
+                places = {
+                    part.device.id: part.index[0] for part in x.addressable_shards
+                }
+                assert places == {i: slice(i, i + 1) for i in range(8)}
+        with jax.transfer_guard("disallow" if copied else "allow"):
+            run(w, batch)
+        steps.append(step)
+    assert steps == list(range(5))
+
+
+def test_to_devices_is_one_batch_ahead(monkeypatch):
+    """When a batch is used the next one has been copied, and no further one; an empty
+    stream stays empty."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    calls = []
+    stream = parallel.to_devices(numbered_batches(9, calls))
+    for used in range(3):
+        assert next(stream)[0] == used
+        assert calls == list(range(used + 2))
+    assert [step for step, _ in stream] == list(range(3, 9))
+    assert list(parallel.to_devices(iter(()))) == []
 
 
 def test_replicate():

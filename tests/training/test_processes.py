@@ -167,6 +167,37 @@ def test_nobody_runs_before_all_have_compiled(kind):
     assert min(sum(times["runs"], [])) > max(sum(times["compiled"], []))
 
 
+def test_batches_are_copied_and_traced(tmp_path):
+    """Batches of bytes that are copied ahead reach the devices of both processes, as on
+    accelerators; a trace of two steps is process 0's, and stops no collective."""
+    ends = Pair(f"""
+        import pathlib
+        from diffusion_jax.training import batches, profiling
+        jax.default_backend = lambda: "gpu"
+        def step(state, batch):
+            x = batches.normalise(batch)["x"].mean()
+            return state + jax.lax.pmean(x, parallel.AXIS), {{}}
+        run = parallel.train_step_on_devices(step)
+        state = parallel.replicate(jnp.zeros(3))
+        workdir = pathlib.Path({str(tmp_path)!r}) / str(me)
+        images = [np.full((4, 3), 10 * me + k, np.uint8) for k in range(4)]
+        stream = ((k, {{"x": x}}) for k, x in enumerate(images))
+        with profiling.Profile(range(1, 3), workdir) as profile:
+            for k, batch in parallel.to_devices(stream):
+                assert isinstance(batch["x"], jax.Array)
+                if profile.is_due(k):
+                    profile.switch()
+                state, _ = run(state, batch, 0)
+        expected = sum((5 + k) / 127.5 - 1 for k in range(4))
+        np.testing.assert_allclose(state, expected, rtol=1e-5)
+    """).ends()
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    traces = tmp_path.rglob("perfetto_trace.json.gz")
+    assert [path.relative_to(tmp_path).parts[:2] for path in traces] == [
+        ("0", "profile")
+    ]
+
+
 def test_slurm():
     """Point 21: one process on each of two nodes uses all devices of its node, found by
     SLURM's variables; a node on which JAX sees only CPUs stops both with a sentence."""

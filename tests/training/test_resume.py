@@ -98,9 +98,9 @@ def test_two_and_two_steps_are_four_of_each_family(family, tmp_path, caplog):
 
 
 def without_rates(text):
-    """The lines of a log without the images per second."""
+    """The lines of a log without speed and memory."""
     lines = [json.loads(line) for line in text.splitlines()]
-    return [{k: v for k, v in x.items() if k != "images_per_second"} for x in lines]
+    return [{k: v for k, v in x.items() if k not in logs.SPEED} for x in lines]
 
 
 def test_a_finished_run_does_nothing(digits_config, straight, tmp_path):
