@@ -53,6 +53,8 @@ def prepare(traceback: bool) -> None:
     if not jax.config.jax_compilation_cache_dir:
         cache = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", f"{cache}/diffusion_jax")
+        # By default programs that compile within a second are not kept.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def folders(

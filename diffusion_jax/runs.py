@@ -1,6 +1,5 @@
 """A trained run: its weights, and copies of them for other runs."""
 
-import functools
 import logging
 import pathlib
 from typing import NamedTuple
@@ -33,12 +32,6 @@ class Run(NamedTuple):
     step: int
 
 
-def make_template(method: methods.Method) -> TrainState:
-    """Returns the shapes of a method's state."""
-    initial = functools.partial(states.initial, method)
-    return jax.eval_shape(initial, jax.random.key(0))
-
-
 def load(config: ConfigDict, workdir: pathlib.Path, checkpoint: str) -> Run:
     """Loads a trained model; nothing of the optimiser is read.
 
@@ -55,7 +48,7 @@ def load(config: ConfigDict, workdir: pathlib.Path, checkpoint: str) -> Run:
     method = methods.make(config, fields)
     checkpoints = Checkpoints(workdir / run_config.CHECKPOINTS, read_only=True)
     step, variables = checkpoints.restore_variables(
-        make_template(method).variables, checkpoint
+        states.trace_initial(method).out_info.variables, checkpoint
     )
     variables = parallel.replicate(variables, donate=True)
     variables = jax.jit(method.for_inference)(variables)

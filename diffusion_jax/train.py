@@ -1,7 +1,6 @@
 """The training loop: step, log, evaluate, save, sample."""
 
 import contextlib
-import functools
 import logging
 import pathlib
 from collections.abc import Callable
@@ -13,7 +12,14 @@ from ml_collections import ConfigDict
 from diffusion_jax import evaluators, methods, run_config, run_data, runs, task_runner
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.outputs import writers
-from diffusion_jax.training import costs, interrupts, logs, parallel, profiling
+from diffusion_jax.training import (
+    compilation,
+    costs,
+    interrupts,
+    logs,
+    parallel,
+    profiling,
+)
 from diffusion_jax.training import state as states
 from diffusion_jax.training.checkpoints import (
     Checkpoints,
@@ -82,7 +88,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     )
     evaluate = make_evaluate(config, method, workdir) if every.evaluate_every else None
     draw = make_draw(config, method, workdir) if every.sample_every else None
-    template = runs.make_template(method)
+    initial = states.trace_initial(method)
+    template = initial.out_info
     groups = None if is_trained else runs.read_groups(template, every.init_from)
 
     primary = parallel.process_index() == 0
@@ -100,8 +107,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
         run_config.write_config(config, source.fields, workdir)
         if state is None:
             LOGGER.info("Starting from step 0 in %s.", workdir)
-            initial = functools.partial(states.initial, method)
-            state = jax.jit(initial)(jax.random.key(config.seed))
+            key = jax.random.key(config.seed)
+            state = compilation.run_once(initial, key)
             state = runs.replace_groups(state, groups)
         else:
             step = int(state.step)

@@ -8,9 +8,9 @@ import runpy
 import jax
 from ml_collections import ConfigDict
 
-from diffusion_jax import methods, run_config, runs
+from diffusion_jax import methods, run_config
 from diffusion_jax.training.checkpoints import Checkpoints
-from diffusion_jax.training.state import TrainState
+from diffusion_jax.training.state import TrainState, trace_initial
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = {path.stem: path for path in sorted(ROOT.glob("configs/*.py"))}
@@ -41,9 +41,8 @@ def restore(
 @functools.cache
 def _template(config: str, workdir: pathlib.Path) -> TrainState:
     config = ConfigDict(json.loads(config))
-    return runs.make_template(
-        methods.make(config, run_config.stored_fields(config, workdir))
-    )
+    method = methods.make(config, run_config.stored_fields(config, workdir))
+    return trace_initial(method).out_info
 
 
 class Compiled(list):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from smoke import load
 
-from diffusion_jax import methods, runs
+from diffusion_jax import methods
 from diffusion_jax.data.base import Field, image_field, label_field
+from diffusion_jax.training.state import trace_initial
 from diffusion_jax.training.step import make_train_step
 
 PLATFORMS = ("cuda", "tpu")
@@ -56,7 +57,7 @@ def texts(name, dtype):
         changes = changes | BFLOAT16
     config = load(config_name, **changes)
     method = methods.make(config, fields)
-    state = runs.make_template(method)
+    state = trace_initial(method).out_info
     batch = {
         key: jax.ShapeDtypeStruct((8, *field.shape), field.dtype)
         for key, field in fields.items()

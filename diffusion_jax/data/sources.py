@@ -1,6 +1,7 @@
 """Opens a source of examples by its name. No source needs TensorFlow."""
 
 import dataclasses
+import importlib.util
 from concurrent import futures
 
 import numpy as np
@@ -82,9 +83,10 @@ def _open_digits(rest: str, spec: base.ImageSpec) -> base.ArraySource:
     'train' (1438); 'all' is both. 'train_even' and 'train_odd' (719 each) are every
     second example of 'train': two domains without a common image.
     """
-    from sklearn import datasets
-
-    levels, labels = datasets.load_digits(return_X_y=True)
+    # scikit-learn carries the file; importing it would take longer than reading.
+    sklearn = importlib.util.find_spec("sklearn").submodule_search_locations[0]
+    table = np.loadtxt(f"{sklearn}/datasets/data/digits.csv.gz", delimiter=",")
+    levels, labels = table[:, :-1], table[:, -1].astype(np.int64)
     images = np.rint(levels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     every = np.arange(len(images))
     train = every[every % 5 != 4]

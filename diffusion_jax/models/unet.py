@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from diffusion_jax import prng
 from diffusion_jax.lookup import lookup
 from diffusion_jax.models.attention import at_least_float32, attention
+from diffusion_jax.models.norms import GroupNorm
 
 NUM_GROUPS = 32
 MIN_GROUP_SIZE = 4
@@ -67,7 +68,7 @@ def _norm(x: Array, dtype: DTypeLike, name: str) -> Array:
     """
     channels = x.shape[-1]
     groups = math.gcd(NUM_GROUPS, channels, max(1, channels // MIN_GROUP_SIZE))
-    return nn.GroupNorm(groups, epsilon=GROUP_NORM_EPSILON, dtype=dtype, name=name)(x)
+    return GroupNorm(groups, GROUP_NORM_EPSILON, dtype, name=name)(x)
 
 
 class ExampleDropout(nn.Module):

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import multihost
 
-from diffusion_jax.training import batches, costs
+from diffusion_jax.training import batches, compilation, costs
 
 PyTree = Any
 AXIS = "batch"
@@ -211,25 +211,26 @@ def largest(number: int) -> int:
     return int(np.max(all_rows(np.array([number]))))
 
 
-def _compile_together(on_devices: Callable) -> Callable:
-    """Lets no process run a function before all of them have compiled it.
+def _compile(on_devices: Callable, *args: Any) -> tuple[Callable, costs.Costs]:
+    """Compiles a function of `jax.pmap` for its arguments, which are not donated.
 
-    A collective waits for the other processes only for a while (on CPUs 30 s), and with
-    a warm compilation cache one process is ready long before the others.
+    No process runs the program before all of them have compiled it: a collective waits
+    for the others only for a while (on CPUs 30 s), and with a warm compilation cache
+    one process is ready long before the others.
+
+    Returns:
+      The program, and what it costs on one device.
     """
+    lowered = on_devices.lower(*args)
     if jax.process_count() == 1:
-        return on_devices
-    compiled = False
-
-    def run(*args):
-        nonlocal compiled
-        if not compiled:
-            on_devices.lower(*args).compile()  # the call below finds it in JAX's cache
-            barrier("compiled")
-            compiled = True
-        return on_devices(*args)
-
-    return run
+        options = compilation.for_backend(compilation.REPEATED)
+        compiled = lowered.compile(compiler_options=options)
+        return compiled, costs.of(lowered, compiled)
+    # The compiled program takes arrays of all processes, `on_devices` those of one: it
+    # finds the program in JAX's cache.
+    compiled = lowered.compile()
+    barrier("compiled")
+    return on_devices, costs.of(lowered, compiled)
 
 
 class TrainStep:
@@ -237,13 +238,10 @@ class TrainStep:
 
     def __init__(self, on_devices: Callable):
         self._on_devices = on_devices
-        self._is_compiled = False
+        self._program: Callable | None = None
 
     def compile(self, state: PyTree, batch: PyTree) -> costs.Costs:
         """Compiles the step, in all processes before any of them runs it.
-
-        A collective waits for the other processes only for a while (on CPUs 30 s), and
-        with a warm compilation cache one process is ready long before the others.
 
         Args:
           state: replicated; it is not donated here.
@@ -252,11 +250,8 @@ class TrainStep:
         Returns:
           What the step costs on one device.
         """
-        lowered = self._on_devices.lower(state, batch, self._each(0))
-        compiled = lowered.compile()  # a later call finds it in JAX's cache
-        barrier("compiled")
-        self._is_compiled = True
-        return costs.of(lowered, compiled)
+        self._program, cost = _compile(self._on_devices, state, batch, self._each(0))
+        return cost
 
     def __call__(self, state: PyTree, batch: PyTree, stop: int) -> tuple[PyTree, Any]:
         """Runs the step; compiles it before the first call, unless `compile` has.
@@ -270,9 +265,9 @@ class TrainStep:
           (state, metrics), both replicated; metrics["stop"] is the largest of all
           processes.
         """
-        if not self._is_compiled:
+        if self._program is None:
             self.compile(state, batch)
-        return self._on_devices(state, batch, self._each(stop))
+        return self._program(state, batch, self._each(stop))
 
     def _each(self, stop: int) -> np.ndarray:
         return np.full(jax.local_device_count(), stop, np.float32)
@@ -320,10 +315,14 @@ def map_on_devices(function: Callable) -> Callable:
     def of_batch(variables: PyTree, batch: PyTree, key: Array) -> PyTree:
         return function(variables, batches.normalise(batch), key)
 
-    on_devices = _compile_together(jax.pmap(of_batch, in_axes=(None, 0, None)))
+    on_devices = jax.pmap(of_batch, in_axes=(None, 0, None))
+    program = None
 
     def run(variables: PyTree, batch: PyTree, key: Array) -> PyTree:
-        result = jax.device_get(on_devices(variables, shard(batch), key))
-        return jax.tree.map(np.concatenate, result)
+        nonlocal program
+        args = variables, shard(batch), key
+        if program is None:
+            program, _ = _compile(on_devices, *args)
+        return jax.tree.map(np.concatenate, jax.device_get(program(*args)))
 
     return run

@@ -1,5 +1,6 @@
 """Types shared by the trainer and the model families, and the training state."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -96,6 +97,12 @@ class TrainState:
         Pass it through `Method.for_inference` before use.
         """
         return Variables(self.ema, self.model_state)
+
+
+def trace_initial(method: Any) -> jax.stages.Traced:
+    """Traces `initial`, key -> state; `out_info` has the shapes of the state."""
+    traced = jax.jit(functools.partial(initial, method))
+    return traced.trace(jax.random.key(0))
 
 
 def initial(method: Any, key: Array) -> TrainState:

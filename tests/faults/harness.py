@@ -16,9 +16,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from diffusion_jax import methods, run_config, runs
+from diffusion_jax import methods, run_config
 from diffusion_jax.training import logs
 from diffusion_jax.training.checkpoints import Checkpoints
+from diffusion_jax.training.state import trace_initial
 
 logging.getLogger("absl").setLevel(logging.ERROR)
 
@@ -271,7 +272,7 @@ def saved_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     config = run_config.stored_config(workdir)
     method = methods.make(config, run_config.stored_fields(config, workdir))
     checkpoints = Checkpoints(workdir / run_config.CHECKPOINTS, read_only=True)
-    state = checkpoints.restore(runs.make_template(method), checkpoints.steps()[-1])
+    state = checkpoints.restore(trace_initial(method).out_info, checkpoints.steps()[-1])
     state = state.replace(key=jax.random.key_data(state.key))
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}

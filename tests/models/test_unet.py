@@ -362,7 +362,8 @@ class Dropout(chex.TestCase):
 @pytest.mark.parametrize("remat", [name for name in REMATS if name != "none"])
 def test_remat_changes_nothing_but_memory(remat, dtype):
     """Parameters, outputs and gradients are equal, dropout masks included, and the
-    backward pass gets a fraction of the intermediate results."""
+    backward pass gets a fraction of the intermediate results. bfloat16 is rounded in
+    other places: that changes less than bfloat16 does in place of float32."""
     x, t = example(4, 8)
     params = random_params(UNet(**SMALL), 8)
 
@@ -370,19 +371,26 @@ def test_remat_changes_nothing_but_memory(remat, dtype):
         rngs = {"dropout": jax.random.key(0)}
         return jnp.sum(jnp.sin(net.apply(params, x, t, dropout_index=t, rngs=rngs)))
 
+    def difference(one, other):  # of the parameter that differs most
+        pairs = zip(*map(jax.tree.leaves, (one, other)), strict=True)
+        return max(np.linalg.norm(a - b) / max(1, np.linalg.norm(b)) for a, b in pairs)
+
     found, saved = [], []
-    for name in ("none", remat):
-        net = UNet(**SMALL, dtype=dtype, remat=name)
+    for net in (
+        UNet(**SMALL, dtype=dtype),
+        UNet(**SMALL, dtype=dtype, remat=remat),
+        UNet(**SMALL),
+    ):
         chex.assert_trees_all_equal_shapes(init_shapes(net, 8), params["params"])
         of_net = functools.partial(loss, net)
         found.append(jax.jit(jax.value_and_grad(of_net))(params))
         residuals = jax.eval_shape(lambda p, f=of_net: jax.vjp(f, p)[1], params)
         saved.append(sum(r.size * r.dtype.itemsize for r in jax.tree.leaves(residuals)))
-    (value, gradient), (again, its_gradient) = found
-    tolerance = 1e-5 if dtype == jnp.float32 else 0.02
-    np.testing.assert_allclose(again, value, rtol=tolerance)
-    for a, b in zip(*map(jax.tree.leaves, (gradient, its_gradient)), strict=True):
-        assert np.linalg.norm(a - b) <= tolerance * max(1, np.linalg.norm(a))
+    (value, gradient), (again, its_gradient), (_, of_float32) = found
+    rounding = 1e-5 if dtype == jnp.float32 else difference(gradient, of_float32)
+    assert rounding < 0.1
+    np.testing.assert_allclose(again, value, rtol=rounding)
+    assert difference(its_gradient, gradient) <= rounding
     assert saved[1] < 0.5 * saved[0]
 
 

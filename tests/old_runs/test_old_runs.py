@@ -17,6 +17,7 @@ import pytest
 from diffusion_jax import methods, renames, run_config, runs, task_runner
 from diffusion_jax.train import train
 from diffusion_jax.training.checkpoints import Checkpoints
+from diffusion_jax.training.state import trace_initial
 
 HERE = pathlib.Path(__file__).parent
 FAMILIES = {  # run -> config
@@ -96,7 +97,7 @@ def test_training_goes_on_where_it_would_have(name, folder):
     train(config, workdir)
     method = methods.make(config, run_config.stored_fields(config, workdir))
     checkpoints = Checkpoints(workdir / run_config.CHECKPOINTS, read_only=True)
-    state = checkpoints.restore(runs.make_template(method), 6)
+    state = checkpoints.restore(trace_initial(method).out_info, 6)
     leaves = jax.tree_util.tree_flatten_with_path((state.params, state.ema))[0]
     expected = dict(np.load(workdir / "resumed.npz"))
     assert len(leaves) == len(expected)

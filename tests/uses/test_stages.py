@@ -15,7 +15,7 @@ from diffusion_jax.methods import config as common
 from diffusion_jax.train import train
 from diffusion_jax.training import optimizers
 from diffusion_jax.training.checkpoints import Checkpoints
-from diffusion_jax.training.state import Loss, Phase, Variables
+from diffusion_jax.training.state import Loss, Phase, Variables, trace_initial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ def config_of(trains, init_from=""):
 def state_of(config, workdir, step):
     method = methods.make(config, run_config.stored_fields(config, workdir))
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    return checkpoints.restore(runs.make_template(method), step)
+    return checkpoints.restore(trace_initial(method).out_info, step)
 
 
 def test_a_frozen_group_is_copied_and_never_changes(workdirs):
