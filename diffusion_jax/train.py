@@ -180,7 +180,7 @@ def loop(
     """
     num_steps, every = config.train.num_steps, config.train
     for_inference = jax.jit(method.for_inference)
-    train_step = make_train_step(method, parallel.AXIS, every.accumulate)
+    train_step = make_train_step(method, parallel.axis(), every.accumulate)
     run_step = parallel.train_step_on_devices(train_step)
     start = int(state.step)
 

@@ -103,9 +103,30 @@ def barrier(name: str) -> None:
     meet(key=name, timeout_ms=LONGEST_WAIT * 1000)
 
 
+def axis() -> str | None:
+    """Returns the name of the axis of all devices; None if there is only one.
+
+    XLA would copy all gradients to average them over one device.
+    """
+    return AXIS if jax.device_count() > 1 else None
+
+
 def mean(tree: PyTree, axis: str | None) -> PyTree:
     """Averages over the devices of a named axis; returns the tree if axis is None."""
     return tree if axis is None else lax.pmean(tree, axis)
+
+
+def weighted_mean(tree: PyTree, weight: Array | float, axis: str | None) -> PyTree:
+    """Averages over the devices of a named axis, with each device's weight w_i.
+
+        sum_i w_i x_i / sum_i w_i
+
+    Returns the tree if axis is None.
+    """
+    if axis is None:
+        return tree
+    scale = weight / lax.pmean(weight, axis)
+    return lax.pmean(jax.tree.map(lambda x: scale * x, tree), axis)
 
 
 def gather(tree: PyTree, axis: str | None) -> PyTree:

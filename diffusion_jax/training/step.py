@@ -124,12 +124,11 @@ def run_phase(
     else:
         grads, loss = accumulated(gradient, trained, batch, accumulate)
     grads, _ = optimizer.replica_tx.update(grads, optimizer.replica_tx.init(grads))
-    scale = loss.weight / parallel.mean(loss.weight, axis)
     weighted = grads, {"loss": loss.value, **loss.metrics}
-    weighted = jax.tree.map(lambda x: scale * x, weighted)
+    grads, metrics = parallel.weighted_mean(weighted, loss.weight, axis)
     # A group's statistics change in the phase that trains it, and in no other.
     stats = {g: loss.state[g] for g in phase.trains if g in loss.state}
-    (grads, metrics), stats = parallel.mean((weighted, stats), axis)
+    stats = parallel.mean(stats, axis)
     metrics["grad_norm"] = optax.tree.norm(grads)
 
     opt_state = state.opt_state[phase.name]
