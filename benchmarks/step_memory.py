@@ -7,7 +7,6 @@ state and the batch, which lie there already, is seen.
 """
 
 import argparse
-import functools
 import json
 import pathlib
 import runpy
@@ -18,7 +17,7 @@ import numpy as np
 from diffusion_jax import methods
 from diffusion_jax.data import base
 from diffusion_jax.data.loader import Loader
-from diffusion_jax.training import parallel
+from diffusion_jax.training import compilation, parallel
 from diffusion_jax.training import state as states
 from diffusion_jax.training.step import make_train_step
 
@@ -41,9 +40,9 @@ def main() -> None:
     images = np.random.default_rng(0).integers(0, 256, (num, *shape), np.uint8)
     source = base.array_images(images, np.arange(num) % 10)
     method = methods.make(config, source.fields)
-    initial = functools.partial(states.initial, method)
-    state = parallel.replicate(jax.jit(initial)(jax.random.key(0)))
-    run = parallel.train_step_on_devices(make_train_step(method, parallel.AXIS))
+    initial = states.trace_initial(method)
+    state = parallel.replicate(compilation.run_once(initial, jax.random.key(0)))
+    run = parallel.train_step_on_devices(make_train_step(method, parallel.axis()))
     batch = parallel.shard(Loader(source, num, 0).batch_at(0))
     predicted = run.compile(state, batch).memory
     before = resident("VmRSS")

@@ -207,7 +207,9 @@ def loop(
         stream = parallel.to_devices(batches.iterate(start, num_steps))
         for step, batch in logger.waits(stream):
             if step == start:
-                logger.step_flops = compile_step(run_step, state, batch)
+                logger.step_flops = compile_step(
+                    run_step, state, batch, every.accumulate
+                )
             if profile.is_due(step):
                 with logger.paused():
                     logger.flush()
@@ -239,14 +241,23 @@ def loop(
 
 
 def compile_step(
-    run_step: parallel.TrainStep, state: TrainState, batch: Any
+    run_step: parallel.TrainStep, state: TrainState, batch: Any, accumulate: int
 ) -> float | None:
     """Compiles the train step, and says how much memory it needs.
 
+    Args:
+      run_step: the step.
+      state: replicated.
+      batch: sharded.
+      accumulate: see `make_train_step`.
+
     Returns:
-      The floating point operations of a step on each device, if known.
+      The floating point operations of a step on each device, if their peak is known.
     """
-    flops, memory = run_step.compile(state, batch)
+    num_arrays = len(jax.tree.leaves(state.params))
+    LOGGER.info("Compiling the train step%s.", compilation.about(num_arrays))
+    program = run_step.compile(state, batch)
+    memory = program.memory
     if memory is not None:
         LOGGER.info("The train step needs about %s per device.", costs.in_words(memory))
         limit = parallel.device_memory().get("bytes_limit")
@@ -257,7 +268,9 @@ def compile_step(
                 "model.dtype=bfloat16.",
                 costs.in_words(limit),
             )
-    return flops
+    if parallel.device_kind() not in costs.PEAK_FLOPS or program.flops is None:
+        return None  # counting takes half a second
+    return program.flops * accumulate  # a loop over slices, whose body counts once
 
 
 def rescue(state: TrainState, logger: MetricLogger, checkpoints: Checkpoints) -> None:

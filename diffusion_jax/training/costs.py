@@ -5,40 +5,43 @@ from typing import NamedTuple
 from jax import stages
 
 
-class Costs(NamedTuple):
-    """The costs of one call of a compiled function, on each device.
+class Program(NamedTuple):
+    """A compiled program, and what one call of it costs on each device.
 
     Attributes:
-      flops: floating point operations of the program as it was written, before the
-        compiler; the body of a loop counts once. None if unknown.
-      memory: bytes that the device needs while it runs. None if unknown.
+      lowered: before XLA compiled it.
+      compiled: that runs.
     """
 
-    flops: float | None
-    memory: int | None
+    lowered: stages.Lowered
+    compiled: stages.Compiled
 
+    @property
+    def flops(self) -> float | None:
+        """Floating point operations as written; the body of a loop counts once.
 
-def of(lowered: stages.Lowered, compiled: stages.Compiled) -> Costs:
-    """Returns the costs of a function that was lowered and then compiled.
+        Those of the lowered program: on GPUs XLA turns matrix products into calls of
+        libraries, whose operations it does not count. None if unknown.
+        """
+        # Before XLA: https://github.com/jax-ml/jax/issues/22249
+        return (self.lowered.cost_analysis() or {}).get("flops")
 
-        memory = arguments + outputs - donated arguments + temporaries + program
+    @property
+    def memory(self) -> int | None:
+        """Bytes that the device needs while the program runs; None if unknown.
 
-    The operations are those of the lowered program: on GPUs the compiler turns matrix
-    products into calls of libraries, whose operations it does not count.
-    """
-    # Before the compiler: https://github.com/jax-ml/jax/issues/22249
-    flops = (lowered.cost_analysis() or {}).get("flops")
-    sizes = compiled.memory_analysis()
-    if sizes is None:
-        return Costs(flops, None)
-    memory = (
-        sizes.argument_size_in_bytes
-        + sizes.output_size_in_bytes
-        - sizes.alias_size_in_bytes
-        + sizes.temp_size_in_bytes
-        + sizes.generated_code_size_in_bytes
-    )
-    return Costs(flops, memory)
+        arguments + outputs - donated arguments + temporaries + program
+        """
+        sizes = self.compiled.memory_analysis()
+        if sizes is None:
+            return None
+        return (
+            sizes.argument_size_in_bytes
+            + sizes.output_size_in_bytes
+            - sizes.alias_size_in_bytes
+            + sizes.temp_size_in_bytes
+            + sizes.generated_code_size_in_bytes
+        )
 
 
 def utilisation(flops: float | None, seconds: float, device_kind: str) -> float | None:

@@ -232,7 +232,7 @@ def largest(number: int) -> int:
     return int(np.max(all_rows(np.array([number]))))
 
 
-def _compile(on_devices: Callable, *args: Any) -> tuple[Callable, costs.Costs]:
+def _compile(on_devices: Callable, *args: Any) -> tuple[Callable, costs.Program]:
     """Compiles a function of `jax.pmap` for its arguments, which are not donated.
 
     No process runs the program before all of them have compiled it: a collective waits
@@ -240,18 +240,18 @@ def _compile(on_devices: Callable, *args: Any) -> tuple[Callable, costs.Costs]:
     one process is ready long before the others.
 
     Returns:
-      The program, and what it costs on one device.
+      The function to call, and the program that it runs.
     """
     lowered = on_devices.lower(*args)
     if jax.process_count() == 1:
         options = compilation.for_backend(compilation.REPEATED)
         compiled = lowered.compile(compiler_options=options)
-        return compiled, costs.of(lowered, compiled)
+        return compiled, costs.Program(lowered, compiled)
     # The compiled program takes arrays of all processes, `on_devices` those of one: it
     # finds the program in JAX's cache.
     compiled = lowered.compile()
     barrier("compiled")
-    return on_devices, costs.of(lowered, compiled)
+    return on_devices, costs.Program(lowered, compiled)
 
 
 class TrainStep:
@@ -259,9 +259,9 @@ class TrainStep:
 
     def __init__(self, on_devices: Callable):
         self._on_devices = on_devices
-        self._program: Callable | None = None
+        self._run: Callable | None = None
 
-    def compile(self, state: PyTree, batch: PyTree) -> costs.Costs:
+    def compile(self, state: PyTree, batch: PyTree) -> costs.Program:
         """Compiles the step, in all processes before any of them runs it.
 
         Args:
@@ -269,10 +269,10 @@ class TrainStep:
           batch: sharded, on the devices or not as in later calls.
 
         Returns:
-          What the step costs on one device.
+          The program, which says what it costs.
         """
-        self._program, cost = _compile(self._on_devices, state, batch, self._each(0))
-        return cost
+        self._run, program = _compile(self._on_devices, state, batch, self._each(0))
+        return program
 
     def __call__(self, state: PyTree, batch: PyTree, stop: int) -> tuple[PyTree, Any]:
         """Runs the step; compiles it before the first call, unless `compile` has.
@@ -286,9 +286,9 @@ class TrainStep:
           (state, metrics), both replicated; metrics["stop"] is the largest of all
           processes.
         """
-        if self._program is None:
+        if self._run is None:
             self.compile(state, batch)
-        return self._program(state, batch, self._each(stop))
+        return self._run(state, batch, self._each(stop))
 
     def _each(self, stop: int) -> np.ndarray:
         return np.full(jax.local_device_count(), stop, np.float32)
@@ -337,13 +337,13 @@ def map_on_devices(function: Callable) -> Callable:
         return function(variables, batches.normalise(batch), key)
 
     on_devices = jax.pmap(of_batch, in_axes=(None, 0, None))
-    program = None
+    compiled = None
 
     def run(variables: PyTree, batch: PyTree, key: Array) -> PyTree:
-        nonlocal program
+        nonlocal compiled
         args = variables, shard(batch), key
-        if program is None:
-            program, _ = _compile(on_devices, *args)
-        return jax.tree.map(np.concatenate, jax.device_get(program(*args)))
+        if compiled is None:
+            compiled, _ = _compile(on_devices, *args)
+        return jax.tree.map(np.concatenate, jax.device_get(compiled(*args)))
 
     return run

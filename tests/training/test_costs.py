@@ -14,7 +14,7 @@ from diffusion_jax.training import costs, parallel
 def costs_of(function, *arguments, **options):
     """The costs of a compiled function."""
     lowered = jax.jit(function, **options).lower(*arguments)
-    return costs.of(lowered, lowered.compile())
+    return costs.Program(lowered, lowered.compile())
 
 
 @pytest.mark.parametrize("m,k,n", [(64, 128, 32), (256, 256, 256)])
@@ -80,7 +80,8 @@ def test_what_a_backend_does_not_know():
     nothing = types.SimpleNamespace(
         cost_analysis=lambda: None, memory_analysis=lambda: None
     )
-    assert costs.of(nothing, nothing) == costs.Costs(None, None)
+    unknown = costs.Program(nothing, nothing)
+    assert unknown.flops is None and unknown.memory is None
 
 
 @pytest.mark.parametrize(
@@ -104,8 +105,12 @@ def test_too_little_memory_is_a_warning(monkeypatch, caplog, limit, warns):
     caplog.set_level("INFO")
     found = {"bytes_limit": limit} if limit else {}
     monkeypatch.setattr(parallel, "device_memory", lambda: found)
-    step = types.SimpleNamespace(compile=lambda *_: costs.Costs(3e9, int(21.2e9)))
-    assert train.compile_step(step, None, None) == 3e9
+    program = types.SimpleNamespace(flops=3e9, memory=int(21.2e9))
+    step = types.SimpleNamespace(compile=lambda *_: program)
+    state = types.SimpleNamespace(params={})
+    assert train.compile_step(step, state, None, 1) is None  # a CPU's peak is unknown
+    monkeypatch.setattr(parallel, "device_kind", lambda: "NVIDIA H200")
+    assert train.compile_step(step, state, None, 4) == 12e9  # one slice is counted
     assert "The train step needs about 21 GB per device." in caplog.text
     assert ("A device has only 16 GB" in caplog.text) == warns
     assert ("data.batch_size" in caplog.text) == warns
