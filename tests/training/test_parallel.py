@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 import runpy
+import types
 
 import chex
 import flax.linen as nn
@@ -337,6 +338,22 @@ def test_shard_keeps_the_order():
     """Device d gets the d-th contiguous part of the batch."""
     shards = parallel.shard({"x": np.arange(16)})["x"]
     assert shards.tolist() == np.arange(16).reshape(8, 2).tolist()
+
+
+@pytest.mark.parametrize(
+    "attributes, expected",
+    [
+        ({"compute_capability": "9.0"}, 9),
+        ({"compute_capability": "12.1"}, 12),
+        ({"compute_capability": "gfx942"}, 0),  # AMD
+        ({}, 0),
+    ],
+)
+def test_compute_capability(attributes, expected, monkeypatch):
+    """The major number of NVIDIA's GPUs; other devices have none."""
+    device = types.SimpleNamespace(**attributes)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert parallel.compute_capability() == expected
 
 
 def test_replicate():
