@@ -64,6 +64,7 @@ OUTSIDE = {
 LAZY = {"sklearn", "tensorflow_datasets", "tensorboard", "matplotlib"}
 TRAINING = "diffusion_jax/training"
 PLACES = {f"{TRAINING}/parallel.py", f"{TRAINING}/processes.py"}
+PLACES |= {"diffusion_jax/models/attention.py"}  # asks for the GPU's generation
 PLACEMENT = set(
     "pmap shard_map Mesh mesh make_mesh NamedSharding PartitionSpec pmean psum pmax "
     "all_gather devices local_devices device_count local_device_count device_put "
@@ -181,8 +182,8 @@ def test_nothing_private_of_others(path):
 @each_file(PACKAGE)
 def test_placement_has_its_files(path):
     """Only training/parallel.py places work on devices, which training/processes.py
-    counts; only they (for a barrier) and training/checkpoints.py use Orbax; and no
-    import is hidden from the interpreter."""
+    counts and models/attention.py asks for their kind; only these and
+    training/checkpoints.py use Orbax; and no import is hidden from the interpreter."""
     tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
     names = {token.string for token in tokens if token.type == tokenize.NAME}
     if name(path) not in PLACES:

@@ -234,7 +234,7 @@ def make(config: ConfigDict, fields: Fields) -> CycleGAN:
     discriminator = PatchDiscriminator(
         base_channels=model.pop("disc_channels"),
         num_layers=model.pop("disc_layers"),
-        dtype=model["dtype"],
+        dtype=model.get("dtype", "float32"),
     )
     if not {"image_a", "image_b"} <= fields.keys():
         raise ValueError(

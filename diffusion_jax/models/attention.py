@@ -29,7 +29,14 @@ def is_fused(dtype: DTypeLike, head_dim: int, capability: int) -> bool:
     )
 
 
-def attention(query: Array, key: Array, value: Array, capability: int = 0) -> Array:
+def compute_capability() -> int:
+    """Returns the major compute capability of this process's GPU, 0 if it has none."""
+    found = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    major = found.split(".")[0]  # "9.0"; AMD's, such as "gfx942", are no numbers
+    return int(major) if major.isdigit() else 0
+
+
+def attention(query: Array, key: Array, value: Array) -> Array:
     """Attention of one head, with its softmax in float32 or wider.
 
         softmax(q k^T / sqrt(C)) v
@@ -41,14 +48,13 @@ def attention(query: Array, key: Array, value: Array, capability: int = 0) -> Ar
       query: [B, T, C].
       key: [B, S, C].
       value: [B, S, C].
-      capability: see `is_fused`.
 
     Returns:
       [B, T, C].
 
     Source: Vaswani et al. 2017, equation 1, arXiv:1706.03762.
     """
-    if not is_fused(query.dtype, query.shape[-1], capability):
+    if not is_fused(query.dtype, query.shape[-1], compute_capability()):
         return _plain(query, key, value)
     return lax.platform_dependent(query, key, value, cuda=_fused, default=_plain)
 

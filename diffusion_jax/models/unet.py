@@ -126,7 +126,6 @@ class AttentionBlock(nn.Module):
     """Single-head self-attention over all pixels, and a skip connection."""
 
     dtype: DTypeLike
-    capability: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -136,7 +135,7 @@ class AttentionBlock(nn.Module):
         q = _dense(channels, self.dtype, "query")(h)
         k = _dense(channels, self.dtype, "key")(h)
         v = _dense(channels, self.dtype, "value")(h)
-        h = attention(q, k, v, self.capability)
+        h = attention(q, k, v)
         h = _dense(channels, self.dtype, "out", scale=0.0)(h)
         return x + h.reshape(x.shape)
 
@@ -154,8 +153,6 @@ class UNet(nn.Module):
       num_classes: number of classes to condition on, or 0.
       dtype: dtype of activations; parameters stay float32.
       remat: what the backward pass computes again to save memory, a name in REMATS.
-      capability: major compute capability of the GPU, 0 without one; see
-        `attention.is_fused`.
 
     Source: Ho et al. 2020, appendix B, arXiv:2006.11239.
     """
@@ -169,7 +166,6 @@ class UNet(nn.Module):
     num_classes: int = 0
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
-    capability: int = 0
 
     @nn.compact
     def __call__(
@@ -217,8 +213,7 @@ class UNet(nn.Module):
             block_ = res_block(features, self.dropout, self.dtype, name=name)
             h = block_(h, time, dropout_index)
             if attend:
-                name = f"{name}_attention"
-                h = attention_block(self.dtype, self.capability, name=name)(h)
+                h = attention_block(self.dtype, name=f"{name}_attention")(h)
             return h
 
         def level_block(h: Array, level: int, name: str) -> Array:

@@ -32,13 +32,6 @@ def describe() -> str:
     return f"{number} {jax.devices()[0].device_kind} device{plural}"
 
 
-def compute_capability() -> int:
-    """Returns the major compute capability of this process's GPU, 0 if it has none."""
-    found = str(getattr(jax.local_devices()[0], "compute_capability", ""))
-    major = found.split(".")[0]  # "9.0"; AMD's, such as "gfx942", are no numbers
-    return int(major) if major.isdigit() else 0
-
-
 def num_devices() -> int:
     """Returns the number of devices of all processes."""
     return jax.device_count()

@@ -1,13 +1,14 @@
 """Laws of attention: its values, and where it is fused."""
 
-import functools
 import re
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax.models import attention as attention_file
 from diffusion_jax.models.attention import attention, is_fused
 from diffusion_jax.models.unet import UNet
 
@@ -79,9 +80,12 @@ def marked(monkeypatch):
     def marked(q, k, v, implementation):
         assert implementation == "cudnn"
         assert q.ndim == 4 and q.shape[2] == 1  # [B, T, heads, C]
-        return MARK * attention(q[:, :, 0], k[:, :, 0], v[:, :, 0])[:, :, None]
+        return (
+            MARK * attention_file._plain(*(x[:, :, 0] for x in (q, k, v)))[:, :, None]
+        )
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", marked)
+    monkeypatch.setattr(attention_file, "compute_capability", lambda: 9)
 
 
 def has_mark(text):
@@ -92,9 +96,9 @@ def has_mark(text):
 def test_the_platform_is_chosen_when_lowered(marked, differentiate):
     """One trace on a machine with a Hopper GPU holds the fused kernel if it is lowered
     for CUDA, and only then; it runs on the CPU, with plain attention's values."""
-    function = functools.partial(attention, capability=9)
+    function = attention
     if differentiate:
-        function = jax.grad(lambda *x: jnp.sum(attention(*x, capability=9)))
+        function = jax.grad(lambda *x: jnp.sum(attention(*x)))
     traced = jax.jit(function).trace(*heads("bfloat16"))
     found = {
         platform: has_mark(traced.lower(lowering_platforms=(platform,)).as_text())
@@ -102,7 +106,7 @@ def test_the_platform_is_chosen_when_lowered(marked, differentiate):
     }
     assert found == {"cuda": True, "cpu": False, "tpu": False}
     if not differentiate:
-        plain = attention(*heads("bfloat16"))
+        plain = attention_file._plain(*heads("bfloat16"))
         np.testing.assert_array_equal(jax.jit(function)(*heads("bfloat16")), plain)
 
 
@@ -110,9 +114,10 @@ def test_the_platform_is_chosen_when_lowered(marked, differentiate):
     "dtype,capability,expected",
     [("bfloat16", 9, True), ("bfloat16", 0, False), ("float32", 9, False)],
 )
-def test_the_network_hands_over_the_gpu(marked, dtype, capability, expected):
+def test_the_network_is_fused(marked, monkeypatch, dtype, capability, expected):
     """The U-Net's attention is fused in bfloat16 on such a GPU, in training, too."""
-    net = UNet(8, (1,), 0, (), 0.0, 3, dtype=dtype, capability=capability)
+    monkeypatch.setattr(attention_file, "compute_capability", lambda: capability)
+    net = UNet(8, (1,), 0, (), 0.0, 3, dtype=dtype)
     x = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
     t = jax.ShapeDtypeStruct((1,), jnp.int32)
     params = jax.eval_shape(net.init, jax.random.key(0), x, t)
@@ -124,3 +129,19 @@ def test_the_network_hands_over_the_gpu(marked, dtype, capability, expected):
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert has_mark(text) == expected
     assert not has_mark(traced.lower(lowering_platforms=("cpu",)).as_text())
+
+
+@pytest.mark.parametrize(
+    "attributes, expected",
+    [
+        ({"compute_capability": "9.0"}, 9),
+        ({"compute_capability": "12.1"}, 12),
+        ({"compute_capability": "gfx942"}, 0),  # AMD
+        ({}, 0),
+    ],
+)
+def test_compute_capability(attributes, expected, monkeypatch):
+    """The major number of NVIDIA's GPUs; other devices have none."""
+    device = types.SimpleNamespace(**attributes)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert attention_file.compute_capability() == expected

@@ -39,6 +39,7 @@ def calls(monkeypatch):
             found.append((held(jax.live_arrays()), held(jax.tree.leaves(state))))
             return run(state, batch, stop)
 
+        spy.compile = run.compile
         return spy
 
     monkeypatch.setattr(parallel, "train_step_on_devices", spied)

@@ -19,7 +19,6 @@ from diffusion_jax.methods.ddpm import checks, tasks
 from diffusion_jax.methods.ddpm.conditions import Condition
 from diffusion_jax.methods.ddpm.method import DDPM
 from diffusion_jax.models import MODELS
-from diffusion_jax.training import parallel
 
 SIDE_OF_OTHERS = 64  # image side assumed for other data: no schedule is shifted
 
@@ -137,10 +136,7 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
     method = DDPM(
         phases=single_phase(config),
         network=make_network(
-            MODELS,
-            config,
-            out_channels=field.shape[-1] * (1 + learned),
-            capability=parallel.compute_capability(),
+            MODELS, config, out_channels=field.shape[-1] * (1 + learned)
         ),
         data=data,
         field=field,
