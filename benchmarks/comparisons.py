@@ -149,8 +149,8 @@ def compare(
         for side, worker, theirs in zip(sides, workers, timings, strict=True):
             if (worker.info["device"] == "cpu") != (ceilings.device == "cpu"):
                 raise ValueError(
-                    f"{side} runs on {worker.info['device']}, JAX on {ceilings.device}: "
-                    "install a build for the same device, or hide it."
+                    f"{side} runs on {worker.info['device']}, but JAX on "
+                    f"{ceilings.device}: install builds for the same device."
                 )
             shared = {"side": side, **record, **worker.info}
             if shared["parameters"] == workers[0].info["parameters"]:
@@ -207,7 +207,7 @@ def summary(
 
 
 def counterparts(names: Sequence[str], device: str, compile_too: bool) -> list:
-    """Returns (network, whether torch.compile is used) for each side to compare with."""
+    """Returns (network, whether it is compiled) for each side to compare with."""
     kinds = [False, True] if device != "cpu" or compile_too else [False]
     return [(name, compiled) for name in names for compiled in kinds]
 

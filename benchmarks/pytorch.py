@@ -163,7 +163,7 @@ def train_step(
 
 
 def make_batches(setting: Setting, batch_size: int, flip: bool) -> Iterator[Tensor]:
-    """Yields random images from memory, flipped at random, in [-1, 1], on the device."""
+    """Yields random images in [-1, 1] on the device, from host memory, flipped."""
     images = torch.randint(0, 256, (NUM_IMAGES, *setting.shape), dtype=torch.uint8)
     for number in itertools.count():
         start = number * batch_size % NUM_IMAGES

@@ -7,7 +7,6 @@ import os
 import pathlib
 import platform
 import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,13 +80,12 @@ class Report:
         self.records: list[dict[str, Any]] = []
 
     def header(self, **more: Any) -> None:
-        """Adds values to all later records, and shows what they have in common."""
-        self._common |= more
+        """Adds values to the machine's, and shows it, the versions, and the columns."""
+        self._common["machine"] |= more
         if self._json:
             return
-        print(
-            f"{self._common['machine']['cpu']}, {self._common['machine']['cores']} cores"
-        )
+        found = self._common["machine"]
+        print(f"{found['cpu']}, {found['cores']} cores, {found['accelerator']}")
         print(", ".join(f"{n} {v}" for n, v in self._common["versions"].items()))
         print()
         self._row(self._columns)

@@ -85,8 +85,8 @@ def diffusers_unet(settings: Settings) -> nn.Module:
 def lucidrains_unet(settings: Settings) -> nn.Module:
     """denoising-diffusion-pytorch's network of the most similar size.
 
-    Its layers are others than ours: two blocks per level, RMS norms, linear attention
-    at every resolution. Its width is the even one with the nearest number of parameters.
+    Its layers differ from ours: two blocks per level, RMS norms, linear attention at
+    every resolution. Its width is the even one with the nearest number of parameters.
     """
     make = _lucidrains().Unet
 
