@@ -3,10 +3,11 @@
 import argparse
 import ast
 import contextlib
+import itertools
 import os
 import runpy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import measures, turns
 from benchmarks.reports import Report
@@ -33,6 +34,7 @@ COLUMNS = {
     "GFLOP/s": "{gflops_per_second:.1f}",
     "of ceiling": "{share:.0%}",
     "ours/theirs (min-max)": "{ratio_shown}",
+    "by CPU time": "{user_ratio_shown}",
 }
 
 
@@ -105,6 +107,54 @@ class Ceilings:
             (timings,) = turns.in_turn([worker], 5, self._seconds)
             rate = worker.info["flops"] / min(x.wall for x in timings)
         return {"ours": "jax"}.get(module, "torch"), rate / 1e9
+
+
+class Task(NamedTuple):
+    """What to measure of a config, a batch size and a dtype.
+
+    Attributes:
+      name: shown in the table.
+      factory: name of a function in `ours` and in `pytorch`.
+      options: further arguments of the function.
+    """
+
+    name: str
+    factory: str
+    options: dict[str, Any]
+
+
+def run(benchmark: str, tasks: Sequence[Task], arguments: argparse.Namespace) -> None:
+    """Measures tasks with every config, batch size and dtype asked for."""
+    report = Report(benchmark, COLUMNS, arguments.json, arguments.output)
+    ceilings = Ceilings(with_torch=bool(arguments.against))
+    report.header(accelerator=ceilings.kind)
+    on_cpu = ceilings.device == "cpu"
+    dtypes = arguments.dtype or ["float32" if on_cpu else "bfloat16"]
+    compiled = [False, True] if arguments.compile or not on_cpu else [False]
+    against = list(itertools.product(arguments.against, compiled))
+    cases = itertools.product(arguments.config, arguments.batch_size, dtypes, tasks)
+    for path, batch_size, dtype, task in cases:
+        config = load_config(path, arguments.set)
+        compare(
+            report,
+            task.factory,
+            {
+                "config": config,
+                "batch_size": batch_size,
+                "dtype": dtype,
+                **task.options,
+            },
+            {
+                "config": config["name"],
+                "what": task.name,
+                "batch_size": batch_size,
+                "dtype": dtype,
+            },
+            against,
+            ceilings,
+            arguments.rounds,
+            arguments.seconds,
+        )
 
 
 def compare(
@@ -190,6 +240,7 @@ def summary(
         "ceiling_gflops_per_second": ceiling,
         "share": rate / max(ceiling.values()),
         "ratio_shown": "",
+        "user_ratio_shown": "",
     }
     if ours is not None:
         by_wall, by_user = (
@@ -202,16 +253,6 @@ def summary(
             "ratio": by_wall._asdict(),
             "user_ratio": by_user._asdict(),
             "ratio_shown": "{:.2f} ({:.2f}-{:.2f})".format(*by_wall),
+            "user_ratio_shown": f"{by_user.median:.2f}",
         }
     return found
-
-
-def counterparts(names: Sequence[str], device: str, compile_too: bool) -> list:
-    """Returns (network, whether it is compiled) for each side to compare with."""
-    kinds = [False, True] if device != "cpu" or compile_too else [False]
-    return [(name, compiled) for name in names for compiled in kinds]
-
-
-def dtypes(asked: Sequence[str], device: str) -> Sequence[str]:
-    """Returns the dtypes asked for: float32 on CPUs and bfloat16 elsewhere, if none."""
-    return asked or ["float32" if device == "cpu" else "bfloat16"]
