@@ -1,7 +1,7 @@
 """Our side: the functions that the trainer and the sampling command call."""
 
-import functools
 import itertools
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,11 +13,10 @@ from ml_collections import ConfigDict
 
 from benchmarks.turns import Program
 from diffusion_jax import inference, methods, runs
-from diffusion_jax.data import base
+from diffusion_jax.data import base, loader
 from diffusion_jax.data.base import ArraySource, Range
 from diffusion_jax.methods.base import GROUP
 from diffusion_jax.training import parallel
-from diffusion_jax.training import state as states
 from diffusion_jax.training.state import TrainState, Variables
 from diffusion_jax.training.step import make_train_step
 
@@ -26,10 +25,8 @@ NUM_IMAGES = 4096  # in the data set
 
 def train_step(config: Mapping[str, Any], batch_size: int, dtype: str) -> Program:
     """Makes the trainer's step: batch, forward, loss, backward, clipping, Adam, EMA."""
-    from diffusion_jax.data.loader import Loader  # needs grain
-
     config, method, source = prepare(config, dtype)
-    batches = Loader(source, batch_size, config.seed, flip=config.data.flip)
+    batches = loader.Loader(source, batch_size, config.seed, flip=config.data.flip)
     stream = batches.iterate(0, 2**31 // batch_size)
     state = make_state(method)
     run_step = parallel.train_step_on_devices(make_train_step(method, parallel.AXIS))
@@ -90,6 +87,68 @@ def sample(
     return Program(run, info(variables, flops))
 
 
+def scaled_step(config: Mapping[str, Any], batch_size: int) -> Program:
+    """Makes a train step, and measures its compilation and its memory.
+
+    The program of one device is compiled without the devices' average; with several
+    devices the step that runs is the trainer's.
+    """
+    config, method, source = prepare(config, config["model"]["dtype"])
+    batch = loader.to_batch(source, np.arange(batch_size))
+    devices = jax.local_device_count()
+    share = jax.tree.map(lambda x: x[: batch_size // devices], batch)
+    step = make_train_step(method, None)
+    state = make_state(method)
+    compiled, found = compile_(step, (state, share), donate=(0,))
+    if devices > 1:
+        on_devices = parallel.train_step_on_devices(
+            make_train_step(method, parallel.AXIS)
+        )
+        batch = parallel.shard(batch)
+        run_step = lambda state: on_devices(state, batch, 0)  # noqa: E731
+    else:
+        run_step = lambda state: compiled(state, batch)  # noqa: E731
+
+    def run(times: int) -> None:
+        nonlocal state
+        for _ in range(times):
+            state, _ = run_step(state)
+        jax.block_until_ready(state.params)
+
+    return Program(run, found)
+
+
+def scaled_sample(
+    config: Mapping[str, Any], num_images: int, sampler: str, num_steps: int
+) -> Program:
+    """Makes a run of the reverse chain, and measures its compilation and its memory."""
+    config, method, _ = prepare(config, config["model"]["dtype"])
+    config.sample.update(sampler=sampler, num_steps=num_steps, spacing="trailing")
+    task = methods.make_task(config, method, "sample", num_frames=0)
+    batch = {"index": np.arange(num_images, dtype=np.int32)}
+    arguments = make_state(method).averaged, batch, jax.random.key(0)
+    compiled, found = compile_(task.run, arguments)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            jax.block_until_ready(compiled(*arguments))
+
+    return Program(run, found)
+
+
+def compile_(
+    function: Callable, arguments: tuple, donate: tuple[int, ...] = ()
+) -> tuple[Callable, dict[str, float]]:
+    """Compiles a function; returns it, the CPU seconds that took, and its memory."""
+    start = time.process_time()
+    compiled = jax.jit(function, donate_argnums=donate).lower(*arguments).compile()
+    seconds = time.process_time() - start
+    memory = compiled.memory_analysis()
+    size = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    found = {"compile_seconds": seconds, "megabytes": size / 1e6}
+    return compiled, found | {"device": jax.default_backend()}
+
+
 def product(dtype: str, size: int) -> Program:
     """Makes a product of two matrices [size, size], the ceiling of everything else."""
     multiply = jax.jit(jnp.matmul)
@@ -117,9 +176,21 @@ def prepare(
 
 
 def make_state(method: methods.Method) -> TrainState:
-    """Returns a state on the devices, as before the first step."""
-    state = jax.jit(functools.partial(states.initial, method))(jax.random.key(0))
-    return parallel.replicate(state)
+    """Returns a state with random numbers on the devices, without compiling anything.
+
+    Their values change no measurement; they are positive, as the optimiser's second
+    moments are.
+    """
+    rng = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> Array | np.ndarray:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return rng.uniform(0.0, 0.02, leaf.shape).astype(leaf.dtype)
+        return np.zeros(leaf.shape, leaf.dtype)
+
+    return parallel.replicate(jax.tree.map(draw, runs.make_template(method)))
 
 
 def network_of(method: methods.Method) -> Callable:

@@ -79,14 +79,13 @@ class Report:
         }
         self.records: list[dict[str, Any]] = []
 
-    def header(self, **more: Any) -> None:
-        """Adds values to the machine's, and shows it, the versions, and the columns."""
-        self._common["machine"] |= more
+    def header(self, **machine: Any) -> None:
+        """Adds to the machine's values; shows them, the versions, and the columns."""
+        self._common["machine"] |= machine
         if self._json:
             return
-        found = self._common["machine"]
-        print(f"{found['cpu']}, {found['cores']} cores, {found['accelerator']}")
-        print(", ".join(f"{n} {v}" for n, v in self._common["versions"].items()))
+        for name in ("machine", "versions"):
+            print(", ".join(f"{x} {y}" for x, y in self._common[name].items()))
         print()
         self._row(self._columns)
         self._row(["---"] * len(self._columns))
