@@ -13,6 +13,7 @@ from benchmarks import measures, turns
 from benchmarks.reports import Report
 from benchmarks.turns import Timing, Worker
 
+MODES = ("eager", "compile")
 AGAINST = ("torch", "diffusers", "lucidrains")
 ENVIRONMENT = {
     # Two runtimes share a GPU: each takes what it needs, not three quarters of it.
@@ -33,6 +34,8 @@ COLUMNS = {
     "images/s": "{images_per_second:.1f}",
     "GFLOP/s": "{gflops_per_second:.1f}",
     "of ceiling": "{share:.0%}",
+    "of peak": "{peak_shown}",
+    "MB": "{megabytes:.0f}",
     "ours/theirs (min-max)": "{ratio_shown}",
     "by CPU time": "{user_ratio_shown}",
 }
@@ -46,7 +49,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--batch_size", nargs="+", type=int, default=[32])
     add("--against", nargs="*", default=[], choices=AGAINST, help="PyTorch networks")
     add("--dtype", nargs="*", default=[], choices=["float32", "bfloat16"])
-    add("--compile", action="store_true", help="torch.compile on the CPU as well")
+    add("--modes", nargs="*", default=[], choices=MODES, help="of PyTorch")
+    add("--pairs", action="store_true", help="one counterpart at a time")
     add("--rounds", type=int, default=7, help="turns of each side")
     add("--seconds", type=float, default=3.0, help="length of a turn")
     add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="change the config")
@@ -130,10 +134,13 @@ def run(benchmark: str, tasks: Sequence[Task], arguments: argparse.Namespace) ->
     report.header(accelerator=ceilings.kind)
     on_cpu = ceilings.device == "cpu"
     dtypes = arguments.dtype or ["float32" if on_cpu else "bfloat16"]
-    compiled = [False, True] if arguments.compile or not on_cpu else [False]
-    against = list(itertools.product(arguments.against, compiled))
-    cases = itertools.product(arguments.config, arguments.batch_size, dtypes, tasks)
-    for path, batch_size, dtype, task in cases:
+    modes = arguments.modes or (MODES[:1] if on_cpu else MODES)
+    against = list(itertools.product(arguments.against, modes))
+    groups = [[x] for x in against] if arguments.pairs and against else [against]
+    cases = itertools.product(
+        arguments.config, arguments.batch_size, dtypes, tasks, groups
+    )
+    for path, batch_size, dtype, task, group in cases:
         config = load_config(path, arguments.set)
         compare(
             report,
@@ -150,7 +157,7 @@ def run(benchmark: str, tasks: Sequence[Task], arguments: argparse.Namespace) ->
                 "batch_size": batch_size,
                 "dtype": dtype,
             },
-            against,
+            group,
             ceilings,
             arguments.rounds,
             arguments.seconds,
@@ -162,7 +169,7 @@ def compare(
     function: str,
     arguments: Mapping[str, Any],
     record: Mapping[str, Any],
-    against: Sequence[tuple[str, bool]],
+    against: Sequence[tuple[str, str]],
     ceilings: Ceilings,
     rounds: int,
     seconds: float,
@@ -174,7 +181,7 @@ def compare(
       function: name of the program's factory, in `ours` and in `pytorch`.
       arguments: of the factory.
       record: what to report of all sides.
-      against: (name of a network in PyTorch, whether torch.compile is used) each.
+      against: (name of a network in PyTorch, one of MODES) each.
       ceilings: of this machine.
       rounds: turns of each side.
       seconds: length of a turn.
@@ -192,9 +199,10 @@ def compare(
 
         sides = ["this project"]
         workers = [start("ours")]
-        for network, compiled in against:
-            sides.append(f"{network}, {'torch.compile' if compiled else 'eager'}")
-            workers.append(start("pytorch", network=network, compiled=compiled))
+        for network, mode in against:
+            sides.append(f"{network}, {mode}")
+            more = {"network": network, "compiled": mode == "compile"}
+            workers.append(start("pytorch", **more))
         timings = turns.in_turn(workers, rounds, seconds)
         for side, worker, theirs in zip(sides, workers, timings, strict=True):
             if (worker.info["device"] == "cpu") != (ceilings.device == "cpu"):
@@ -202,7 +210,8 @@ def compare(
                     f"{side} runs on {worker.info['device']}, but JAX on "
                     f"{ceilings.device}: install builds for the same device."
                 )
-            shared = {"side": side, **record, **worker.info}
+            megabytes = worker.memory() / 1e6
+            shared = {"side": side, **record, **worker.info, "megabytes": megabytes}
             if shared["parameters"] == workers[0].info["parameters"]:
                 shared |= {x: workers[0].info[x] for x in ("flops", "flops_by")}
             ours = timings[0] if worker is not workers[0] else None
@@ -230,6 +239,7 @@ def summary(
     user = measures.spread([x.user for x in timings])
     rate = record["flops"] / wall.median / 1e9
     ceiling = ceilings.of(record["dtype"])
+    peak = peak_of(ceilings.kind, record["dtype"])
     found = {
         "rounds": len(timings),
         "milliseconds": 1e3 * wall.median,
@@ -239,6 +249,8 @@ def summary(
         "gflops_per_second": rate,
         "ceiling_gflops_per_second": ceiling,
         "share": rate / max(ceiling.values()),
+        "peak_gflops_per_second": peak,
+        "peak_shown": f"{rate / peak:.0%}" if peak else "",
         "ratio_shown": "",
         "user_ratio_shown": "",
     }
@@ -256,3 +268,17 @@ def summary(
             "user_ratio_shown": f"{by_user.median:.2f}",
         }
     return found
+
+
+def peak_of(kind: str, dtype: str) -> float | None:
+    """Returns the rate that a GPU's maker states, in GFLOP/s; None if it is unknown."""
+    return next((1e3 * x[dtype] for name, x in PEAKS.items() if name in kind), None)
+
+
+# TFLOP/s of dense products, float32 in TF32. Source: NVIDIA's data sheets (SXM cards).
+PEAKS = {
+    "H100": {"bfloat16": 989, "float32": 495},
+    "H200": {"bfloat16": 989, "float32": 495},
+    "A100": {"bfloat16": 312, "float32": 156},
+    "L4": {"bfloat16": 121, "float32": 60},
+}

@@ -11,7 +11,8 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from benchmarks.turns import Program
+import benchmarks.without_grain  # noqa: F401
+from benchmarks.turns import Program, process_memory
 from diffusion_jax import inference, methods, runs
 from diffusion_jax.data import base, loader
 from diffusion_jax.data.base import ArraySource, Range
@@ -42,7 +43,7 @@ def train_step(config: Mapping[str, Any], batch_size: int, dtype: str) -> Progra
         jax.block_until_ready((state.params, last))
 
     flops = step_flops(method, batches.batch_at(0))
-    return Program(run, info(state.variables, flops))
+    return Program(run, info(state.variables, flops), memory)
 
 
 def forward(config: Mapping[str, Any], batch_size: int, dtype: str) -> Program:
@@ -62,7 +63,7 @@ def forward(config: Mapping[str, Any], batch_size: int, dtype: str) -> Program:
         for _ in range(times):
             apply(variables, batch, key)
 
-    return Program(run, info(variables, forward_flops(method, batch_size)))
+    return Program(run, info(variables, forward_flops(method, batch_size)), memory)
 
 
 def sample(
@@ -84,7 +85,7 @@ def sample(
             pass
 
     flops = num_steps * forward_flops(method, batch_size)
-    return Program(run, info(variables, flops))
+    return Program(run, info(variables, flops), memory)
 
 
 def scaled_step(config: Mapping[str, Any], batch_size: int) -> Program:
@@ -115,7 +116,7 @@ def scaled_step(config: Mapping[str, Any], batch_size: int) -> Program:
             state, _ = run_step(state)
         jax.block_until_ready(state.params)
 
-    return Program(run, found)
+    return Program(run, found, memory)
 
 
 def scaled_sample(
@@ -133,7 +134,7 @@ def scaled_sample(
         for _ in range(times):
             jax.block_until_ready(compiled(*arguments))
 
-    return Program(run, found)
+    return Program(run, found, memory)
 
 
 def compile_(
@@ -159,7 +160,7 @@ def product(dtype: str, size: int) -> Program:
             c = multiply(a, b)
         jax.block_until_ready(c)
 
-    return Program(run, {"flops": 2 * size**3, "kind": jax.devices()[0].device_kind})
+    return Program(run, {"flops": 2 * size**3}, memory)
 
 
 def prepare(
@@ -221,6 +222,12 @@ def count_flops(function: Callable, *arguments: Any) -> float:
     return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
 
 
+def memory() -> int:
+    """Returns the most memory used so far, of the GPU or of this process, in bytes."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    return statistics.get("peak_bytes_in_use") or process_memory()
+
+
 def info(variables: Variables, flops: float) -> dict[str, Any]:
     """Returns what is reported of every program."""
     return {
@@ -235,4 +242,4 @@ def info(variables: Variables, flops: float) -> dict[str, Any]:
 def device() -> Program:
     """Describes the device; there is nothing to run."""
     found = {"device": jax.default_backend(), "kind": jax.devices()[0].device_kind}
-    return Program(lambda times: None, found)
+    return Program(lambda times: None, found, memory)

@@ -15,7 +15,7 @@ from torch.optim import swa_utils
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import torch_networks
-from benchmarks.turns import Program
+from benchmarks.turns import Program, process_memory
 
 NUM_IMAGES = 4096  # in the data set
 
@@ -154,7 +154,7 @@ def train_step(
             last = loss
         setting.wait()
 
-    return Program(run, setting.info(3 * setting.forward_flops(batch_size)))
+    return Program(run, setting.info(3 * setting.forward_flops(batch_size)), memory)
 
 
 def make_batches(setting: Setting, batch_size: int, flip: bool) -> Iterator[Tensor]:
@@ -191,7 +191,7 @@ def forward(
         for _ in range(times):
             setting.output(x, t).cpu()
 
-    return Program(run, setting.info(setting.forward_flops(batch_size)))
+    return Program(run, setting.info(setting.forward_flops(batch_size)), memory)
 
 
 def sample(
@@ -241,7 +241,7 @@ def sample(
         return mean / (1 - alpha_bar) + std * setting.random(batch_size)
 
     flops = num_steps * setting.forward_flops(batch_size)
-    return Program(run, setting.info(flops))
+    return Program(run, setting.info(flops), memory)
 
 
 def product(dtype: str, size: int) -> Program:
@@ -255,4 +255,10 @@ def product(dtype: str, size: int) -> Program:
             c = a @ b
         c[0, 0].item()  # waits
 
-    return Program(run, {"flops": 2 * size**3})
+    return Program(run, {"flops": 2 * size**3}, memory)
+
+
+def memory() -> int:
+    """Returns the most memory used so far, of the GPU or of this process, in bytes."""
+    on_gpu = torch.cuda.is_available()
+    return torch.cuda.max_memory_allocated() if on_gpu else process_memory()

@@ -1,5 +1,6 @@
 """Programs that run in turn, each in a process of its own that waits meanwhile."""
 
+import functools
 import importlib
 import multiprocessing
 import os
@@ -17,10 +18,17 @@ class Program(NamedTuple):
     Attributes:
       run: runs it a number of times and waits for the results.
       info: what to report of it, such as its number of parameters.
+      memory: returns the most memory that it has used so far, in bytes.
     """
 
     run: Callable[[int], None]
     info: dict[str, Any]
+    memory: Callable[[], int]
+
+
+def process_memory() -> int:
+    """Returns the most memory that this process has used so far, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Timing(NamedTuple):
@@ -57,13 +65,23 @@ class Worker:
         )
         self._process.start()
         theirs.close()
-        self.info: dict[str, Any] = self._receive()
+
+    @functools.cached_property
+    def info(self) -> dict[str, Any]:
+        """The program's info; waits until the program has been made."""
+        return self._receive()
 
     def run(self, times: int) -> Timing:
         """Runs the program; returns the seconds of one run, averaged over `times`."""
+        assert self.info is not None  # has been received
         self._connection.send(times)
         wall, user = self._receive()
         return Timing(wall / times, user / times)
+
+    def memory(self) -> int:
+        """Returns the most memory that the program has used so far, in bytes."""
+        self._connection.send(None)
+        return self._receive()
 
     def close(self) -> None:
         """Ends the process."""
@@ -105,6 +123,9 @@ def _serve(
         connection.send(("made", program.info))
         while True:
             times = connection.recv()
+            if times is None:
+                connection.send(("memory", program.memory()))
+                continue
             user = resource.getrusage(resource.RUSAGE_SELF).ru_utime
             start = time.perf_counter()
             program.run(times)
@@ -130,12 +151,11 @@ def in_turn(
     Returns:
       For each worker the timings of its turns, in order.
     """
-    times = []
     for worker in workers:
         worker.run(1)  # compiles, or allocates
-        times.append(max(1, round(seconds / worker.run(1).wall)))
-    turns = [
-        [worker.run(number) for worker, number in zip(workers, times)]
-        for _ in range(rounds)
-    ]
+    once = [worker.run(1) for worker in workers]
+    times = [max(1, round(seconds / timing.wall)) for timing in once]
+    turns = [once] if max(times) == 1 else []  # long runs are not wasted
+    while len(turns) < rounds:
+        turns.append([worker.run(n) for worker, n in zip(workers, times)])
     return [list(timings) for timings in zip(*turns)]
