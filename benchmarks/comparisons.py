@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from benchmarks import measures, turns
 from benchmarks.reports import Report
 from benchmarks.turns import Timing, Worker
+from diffusion_jax.training.costs import PEAK_FLOPS
 
 MODES = ("eager", "compile")
 AGAINST = ("torch", "diffusers", "lucidrains")
@@ -239,7 +240,8 @@ def summary(
     user = measures.spread([x.user for x in timings])
     rate = record["flops"] / wall.median / 1e9
     ceiling = ceilings.of(record["dtype"])
-    peak = peak_of(ceilings.kind, record["dtype"])
+    in_bfloat16 = record["dtype"] == "bfloat16"
+    peak = PEAK_FLOPS.get(ceilings.kind) if in_bfloat16 else None
     found = {
         "rounds": len(timings),
         "milliseconds": 1e3 * wall.median,
@@ -249,8 +251,8 @@ def summary(
         "gflops_per_second": rate,
         "ceiling_gflops_per_second": ceiling,
         "share": rate / max(ceiling.values()),
-        "peak_gflops_per_second": peak,
-        "peak_shown": f"{rate / peak:.0%}" if peak else "",
+        "peak_gflops_per_second": peak and peak / 1e9,
+        "peak_shown": f"{rate / peak * 1e9:.0%}" if peak else "",
         "ratio_shown": "",
         "user_ratio_shown": "",
     }
@@ -268,17 +270,3 @@ def summary(
             "user_ratio_shown": f"{by_user.median:.2f}",
         }
     return found
-
-
-def peak_of(kind: str, dtype: str) -> float | None:
-    """Returns the rate that a GPU's maker states, in GFLOP/s; None if it is unknown."""
-    return next((1e3 * x[dtype] for name, x in PEAKS.items() if name in kind), None)
-
-
-# TFLOP/s of dense products, float32 in TF32. Source: NVIDIA's data sheets (SXM cards).
-PEAKS = {
-    "H100": {"bfloat16": 989, "float32": 495},
-    "H200": {"bfloat16": 989, "float32": 495},
-    "A100": {"bfloat16": 312, "float32": 156},
-    "L4": {"bfloat16": 121, "float32": 60},
-}

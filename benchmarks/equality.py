@@ -67,8 +67,8 @@ def compute(
     import numpy as np
 
     from benchmarks import ours  # first: it stands in for grain
-    from diffusion_jax import runs
     from diffusion_jax.data import loader
+    from diffusion_jax.training.state import trace_initial
     from diffusion_jax.training.step import make_train_step
 
     config, method, source = ours.prepare(config, dtype)
@@ -84,7 +84,7 @@ def compute(
         is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         return jax.random.key(0) if is_key else np.zeros(leaf.shape, leaf.dtype)
 
-    template = runs.make_template(method)
+    template = trace_initial(method).out_info
     params = jax.tree_util.tree_map_with_path(draw, template.params)
     state = jax.tree.map(zeros, template).replace(params=params, ema=params)
     batch = loader.to_batch(source, np.arange(batch_size))

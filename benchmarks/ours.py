@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 
 import benchmarks.without_grain  # noqa: F401
 from benchmarks.turns import Program, process_memory
-from diffusion_jax import inference, methods, runs
+from diffusion_jax import inference, methods
 from diffusion_jax.data import base, loader
 from diffusion_jax.data.base import ArraySource, Range
 from diffusion_jax.methods.base import GROUP
-from diffusion_jax.training import parallel
-from diffusion_jax.training.state import TrainState, Variables
+from diffusion_jax.training import compilation, parallel
+from diffusion_jax.training.state import TrainState, Variables, trace_initial
 from diffusion_jax.training.step import make_train_step
 
 NUM_IMAGES = 4096  # in the data set
@@ -30,7 +30,7 @@ def train_step(config: Mapping[str, Any], batch_size: int, dtype: str) -> Progra
     batches = loader.Loader(source, batch_size, config.seed, flip=config.data.flip)
     stream = batches.iterate(0, 2**31 // batch_size)
     state = make_state(method)
-    run_step = parallel.train_step_on_devices(make_train_step(method, parallel.AXIS))
+    run_step = parallel.train_step_on_devices(make_train_step(method, parallel.axis()))
 
     def run(times: int) -> None:
         nonlocal state
@@ -103,7 +103,7 @@ def scaled_step(config: Mapping[str, Any], batch_size: int) -> Program:
     compiled, found = compile_(step, (state, share), donate=(0,))
     if devices > 1:
         on_devices = parallel.train_step_on_devices(
-            make_train_step(method, parallel.AXIS)
+            make_train_step(method, parallel.axis())
         )
         batch = parallel.shard(batch)
         run_step = lambda state: on_devices(state, batch, 0)  # noqa: E731
@@ -142,7 +142,9 @@ def compile_(
 ) -> tuple[Callable, dict[str, float]]:
     """Compiles a function; returns it, the CPU seconds that took, and its memory."""
     start = time.process_time()
-    compiled = jax.jit(function, donate_argnums=donate).lower(*arguments).compile()
+    lowered = jax.jit(function, donate_argnums=donate).lower(*arguments)
+    options = compilation.for_backend(compilation.REPEATED)
+    compiled = lowered.compile(compiler_options=options)
     seconds = time.process_time() - start
     memory = compiled.memory_analysis()
     size = memory.temp_size_in_bytes + memory.argument_size_in_bytes
@@ -191,7 +193,7 @@ def make_state(method: methods.Method) -> TrainState:
             return rng.uniform(0.0, 0.02, leaf.shape).astype(leaf.dtype)
         return np.zeros(leaf.shape, leaf.dtype)
 
-    return parallel.replicate(jax.tree.map(draw, runs.make_template(method)))
+    return parallel.replicate(jax.tree.map(draw, trace_initial(method).out_info))
 
 
 def network_of(method: methods.Method) -> Callable:
@@ -208,13 +210,15 @@ def network_of(method: methods.Method) -> Callable:
 def forward_flops(method: methods.Method, batch_size: int) -> float:
     """Counts the operations of a forward pass."""
     x = jax.ShapeDtypeStruct((batch_size, *method.field.shape), jnp.float32)
-    variables = runs.make_template(method).variables
+    variables = trace_initial(method).out_info.variables
     return count_flops(network_of(method), variables, {"image": x}, None)
 
 
 def step_flops(method: methods.Method, batch: dict[str, np.ndarray]) -> float:
     """Counts the operations of a train step."""
-    return count_flops(make_train_step(method, None), runs.make_template(method), batch)
+    return count_flops(
+        make_train_step(method, None), trace_initial(method).out_info, batch
+    )
 
 
 def count_flops(function: Callable, *arguments: Any) -> float:

@@ -15,11 +15,11 @@ import runpy
 import jax
 from ml_collections import ConfigDict
 
-from diffusion_jax import methods, runs
+from diffusion_jax import methods
 from diffusion_jax.data.base import image_field
 from diffusion_jax.methods.base import GROUP, SingleNetwork
 from diffusion_jax.models.unet import REMATS
-from diffusion_jax.training.state import TrainState, Variables
+from diffusion_jax.training.state import TrainState, Variables, trace_initial
 
 DTYPES = ("float32", "bfloat16")
 
@@ -68,7 +68,7 @@ def main() -> None:
             config = runpy.run_path(str(path))["get_config"]()
             config.model.update(dtype=dtype, remat=remat)
             method = make(config)
-            state = runs.make_template(method)
+            state = trace_initial(method).out_info
             one, two = (residuals(method, state, n) for n in (1, 2))
             record = {
                 "config": path.stem,
