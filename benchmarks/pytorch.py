@@ -34,10 +34,11 @@ class Setting:
         self, network: str, config: Mapping[str, Any], dtype: str, compiled: bool
     ):
         torch.manual_seed(0)
-        # As JAX does by default on GPUs: float32 products in TF32.
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cuda":
+            # As JAX does by default on GPUs: float32 products in TF32.
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.benchmark = True
         settings = torch_networks.settings_of(config)
         self.shape = settings["channels"], settings["size"], settings["size"]
         self.network = torch_networks.NETWORKS[network](settings)
