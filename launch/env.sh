@@ -25,24 +25,34 @@ check_config() {
   [[ -f $file ]] || die "no config $file in $PWD; there are:" configs/*.py
 }
 
+# first_python MINOR NAME...: prints the first that is Python 3.MINOR or newer with its
+# venv module. A name stands for the command and, where pyenv hides it behind a shim that
+# runs nothing, for pyenv's Pythons.
+first_python() {
+  local name candidate fits="import sys, ensurepip; sys.exit(sys.version_info < (3, $1))"
+  for name in "${@:2}"; do
+    for candidate in "$name" "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/*/bin/"$name"; do
+      if "$candidate" -c "$fits" 2>/dev/null; then
+        echo "$candidate"
+        return
+      fi
+    done
+  done
+  return 1
+}
+
 find_python() {
-  local candidate fits='import sys, ensurepip; sys.exit(sys.version_info < (3, 11))'
   if [[ -n ${PYTHON:-} ]]; then set -- "$PYTHON"; else
     set -- python3.11 python3.12 python3.13 python3 python # the one we test on first
   fi
-  for candidate; do
-    if "$candidate" -c "$fits" 2>/dev/null; then
-      echo "$candidate"
-      return
-    fi
-  done
-  die "Python 3.11 or newer with its venv module is needed (on Debian and Ubuntu:" \
-    "apt install python3-venv), and none of these is that: $*." \
-    "Name another with PYTHON=/path/to/python3."
+  first_python 11 "$@" ||
+    die "Python 3.11 or newer with its venv module is needed (on Debian and Ubuntu:" \
+      "apt install python3-venv), and none of these is that: $*." \
+      "Name another with PYTHON=/path/to/python3."
 }
 
 key() {
-  { "$python" -V && pwd && cat setup.cfg pyproject.toml constraints.txt; } 2>&1 | cksum
+  { "$python" -V && pwd && cat setup.cfg pyproject.toml constraints*.txt; } 2>&1 | cksum
 }
 
 # Returns whether these extras are installed, as the current files specify them.
@@ -54,7 +64,7 @@ installed() {
 }
 
 install() {
-  local before='' extras info
+  local before='' extras info constraints=constraints.txt
   if [[ -f $stamp ]]; then before=$(sed -n 2p "$stamp"); fi
   # shellcheck disable=SC2086 # one word per extra
   extras=$(printf '%s\n' $before "$@" | sort -u | xargs)
@@ -71,8 +81,12 @@ install() {
     if [[ -f $VENV/pyvenv.cfg ]]; then rm -f "$VENV"/bin/python*; fi # dangling links
     "$PYTHON" -m venv "$VENV"
   fi
-  echo "Installing diffusion_jax${extras:+ with $extras} into $VENV (once)"
-  "$python" -m pip install --disable-pip-version-check -c constraints.txt \
+  if [[ -n $(first_python 12 "$python") ]]; then # JAX 0.11 and newer need Python 3.12
+    constraints=constraints-python312.txt
+  fi
+  echo "Installing diffusion_jax${extras:+ with $extras} into $VENV (once)," \
+    "with the versions in $constraints"
+  "$python" -m pip install --disable-pip-version-check -c "$constraints" \
     -e ".${extras:+[${extras// /,}]}"
   printf '%s\n%s\n' "$(key)" "$extras" >"$stamp"
 }

@@ -13,8 +13,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = sorted([*ROOT.glob("launch/*.sh"), ROOT / ".ci/run"])
+SETUP = ["setup.cfg", "pyproject.toml"]
 STUB = """#!/usr/bin/env bash
 if [[ $1 == -V ]]; then echo Python 3.11; exit; fi
+if [[ $2 == *version_info* ]]; then exit "${OLD:-0}"; fi
 printf '%s\\n' "$(basename "$0")" "$@" - >>"$CALLS"
 [[ -z ${FAIL:-} || $* != *"pip install"* ]]
 """
@@ -27,8 +29,8 @@ def launch(tmp_path):
         pytest.skip("there is no bash")
     repo = tmp_path / "a repo"
     shutil.copytree(ROOT / "launch", repo / "launch")
-    for name in ("setup.cfg", "pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, repo)
+    for path in [*ROOT.glob("constraints*.txt"), *map(ROOT.joinpath, SETUP)]:
+        shutil.copy(path, repo)
     (repo / "configs").mkdir()
     (repo / "configs/digits.py").touch()
     bin_dir = repo / ".venv/bin"
@@ -105,6 +107,40 @@ def test_installs_once(launch):
     assert installs(launch("test.sh", EXTRAS="parity")[2]) == []
 
 
+@pytest.mark.parametrize("old, name", [(0, "-python312"), (1, "")])
+def test_versions_are_those_of_the_python(launch, old, name):
+    """Python 3.12 and newer get the newest JAX, older ones the last one for them."""
+    _, _, calls = launch("local.sh", "configs/digits.py", OLD=str(old))
+    (pip,) = [c for c in calls if "install" in c]
+    assert pip[pip.index("-c") + 1] == f"constraints{name}.txt"
+
+
+def test_a_python_behind_a_shim_is_found(launch, tmp_path):
+    """Where python3.13 on PATH runs nothing, pyenv's own is taken."""
+    hidden = tmp_path / "py env/versions/3.13.0/bin/python3.13"
+    hidden.parent.mkdir(parents=True)
+    for path, text in [
+        (hidden, STUB),
+        (launch.repo / ".venv/bin/python3.13", "#!/bin/sh\nexit 127\n"),
+    ]:
+        path.write_text(text)
+        path.chmod(0o755)
+    find = "source launch/env.sh; first_python 12 python3.13 || echo none"
+    for root, expected in [("py env", str(hidden)), ("nothing", "none")]:
+        env = {
+            "PATH": f"{launch.repo / '.venv/bin'}:/usr/bin:/bin",
+            "PYENV_ROOT": str(tmp_path / root),
+        }
+        out = subprocess.run(
+            ["bash", "-c", find],
+            cwd=launch.repo,
+            env=env,
+            capture_output=True,
+            text=True,
+        )
+        assert out.stdout.strip() == expected
+
+
 def test_broken_install_is_repaired(launch):
     """After a failed install the next call installs, cut-off packages included."""
     site = launch.repo / ".venv/lib/python3.11/site-packages"
@@ -160,18 +196,32 @@ def test_tpu_pod_quotes_for_the_worker(launch):
     assert code == 2 and not calls and "absolute" in stderr
 
 
+def pinned(constraints):
+    """The pins of a constraints file, by name."""
+    text = (ROOT / constraints).read_text()
+    return dict(re.findall(r"(?m)^([\w.-]+)==(\S+)$", text))
+
+
+def version(text):
+    return [int(part) for part in text.split(".") if part.isdigit()]
+
+
 def test_metadata():
     """The extras exist, and everything that is asked for is pinned once."""
     cfg = configparser.ConfigParser()
     cfg.read(ROOT / "setup.cfg")
     extras = cfg["options.extras_require"]
     assert {"test", "parity", "cuda12", "cuda13", "tpu", "prepare"} <= set(extras)
-    text = (ROOT / "constraints.txt").read_text()
-    pins = dict(re.findall(r"(?m)^([\w.-]+)==(\S+)$", text))
+    pins = pinned("constraints.txt")
     wanted = cfg["options"]["install_requires"]
     wanted += extras["test"] + extras["parity"] + extras["prepare"]
     bounds = re.findall(r"(?m)^([\w-]+)>=(\S+)$", wanted)
     assert len(bounds) > 15 and all(pins[name] == low for name, low in bounds)
+    newest = pinned("constraints-python312.txt")
+    for name, _ in re.findall(
+        r"(?m)^([\w-]+)>=(\S+)$", cfg["options"]["install_requires"] + extras["test"]
+    ):
+        assert version(newest[name]) >= version(pins[name])
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
     assert set(re.findall(r"ruff==([\d.]+)", hooks)) == {pins["ruff"]}
     assert "[tool" not in (ROOT / "pyproject.toml").read_text()
