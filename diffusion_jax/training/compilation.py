@@ -48,7 +48,8 @@ SECONDS_PER_ARRAY = {"cpu": 0.1}
 ONCE: dict[str, Options] = {
     "cpu": {
         "xla_backend_optimization_level": 0,
-        "xla_cpu_use_fusion_emitters": False,
         "xla_cpu_parallel_codegen_split_count": 1,
     },
 }
+if jax.__version_info__ < (0, 11):  # newer ones do not have this option
+    ONCE["cpu"]["xla_cpu_use_fusion_emitters"] = False
