@@ -12,7 +12,7 @@ from smoke import load
 from diffusion_jax.train import train
 from diffusion_jax.training import logs, profiling
 
-DOC = pathlib.Path(__file__).resolve().parents[2] / "docs/performance_logs.md"
+DOC = pathlib.Path(__file__).resolve().parents[2] / "docs/performance.md"
 
 
 @pytest.mark.parametrize(
