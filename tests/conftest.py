@@ -12,12 +12,14 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# XLA aborts on flags it does not know, so they are for the version they were tried on.
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    os.environ.setdefault(
-        "XLA_FLAGS",
-        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
-    )
+# XLA aborts on flags it does not know, so each is for the versions that were tried.
+MINOR = importlib.metadata.version("jaxlib").split(".")[:2]
+FLAGS = []
+if MINOR in (["0", "10"], ["0", "11"], ["0", "12"]):
+    FLAGS.append("--xla_cpu_parallel_codegen_split_count=1")
+if MINOR == ["0", "10"]:  # 0.11 has removed it
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if not IS_WORKER:

@@ -42,8 +42,8 @@ REPEATED: dict[str, Options] = {
         ),
     },
 }
-# 7 s for the 72 arrays of configs/digits.py, 15 s for the 164 of configs/cifar10.py.
-SECONDS_PER_ARRAY = {"cpu": 0.1}
+# 7 s for the 144 arrays of configs/digits.py, 15 s for the 328 of configs/cifar10.py.
+SECONDS_PER_ARRAY = {"cpu": 0.05}
 # For programs that run once: an initialisation compiles in a quarter of the time.
 ONCE: dict[str, Options] = {
     "cpu": {

@@ -67,6 +67,6 @@ def test_accelerators_keep_xlas_defaults(monkeypatch, table):
 
 def test_the_estimate_is_in_proportion():
     """Twice as many arrays take twice as long; never less than a second."""
-    assert "about 10 s" in compilation.about(100)
-    assert "about 20 s" in compilation.about(200)
+    assert "about 5 s" in compilation.about(100)
+    assert "about 10 s" in compilation.about(200)
     assert "about 1 s" in compilation.about(0)
