@@ -90,7 +90,7 @@ class Ceilings:
       seconds: length of a measurement.
     """
 
-    def __init__(self, with_torch: bool, seconds: float = 1.0):
+    def __init__(self, with_torch: bool, seconds: float = 0.5):
         self._modules = ["ours", "pytorch"] if with_torch else ["ours"]
         self._seconds = seconds
         self._found: dict[str, dict[str, float]] = {}
@@ -98,7 +98,7 @@ class Ceilings:
             self.device, self.kind = worker.info["device"], worker.info["kind"]
 
     def of(self, dtype: str) -> dict[str, float]:
-        """Returns the best of five measurements in GFLOP/s, by name of the library."""
+        """Returns the best of three measurements in GFLOP/s, by name of the library."""
         if dtype not in self._found:
             self._found[dtype] = dict(
                 map(lambda m: self._measure(m, dtype), self._modules)
@@ -109,7 +109,7 @@ class Ceilings:
         arguments = {"dtype": dtype, "size": 2048 if self.device == "cpu" else 8192}
         factory = f"benchmarks.{module}:product"
         with Worker(factory, arguments, ENVIRONMENT) as worker:
-            (timings,) = turns.in_turn([worker], 5, self._seconds)
+            (timings,) = turns.in_turn([worker], 3, self._seconds)
             rate = worker.info["flops"] / min(x.wall for x in timings)
         return {"ours": "jax"}.get(module, "torch"), rate / 1e9
 
@@ -135,6 +135,8 @@ def run(benchmark: str, tasks: Sequence[Task], arguments: argparse.Namespace) ->
     report.header(accelerator=ceilings.kind)
     on_cpu = ceilings.device == "cpu"
     dtypes = arguments.dtype or ["float32" if on_cpu else "bfloat16"]
+    for dtype in dtypes:
+        ceilings.of(dtype)
     modes = arguments.modes or (MODES[:1] if on_cpu else MODES)
     against = list(itertools.product(arguments.against, modes))
     groups = [[x] for x in against] if arguments.pairs and against else [against]

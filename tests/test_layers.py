@@ -10,7 +10,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = sorted(ROOT.glob("diffusion_jax/**/*.py"))
-FILES = [*PACKAGE, *sorted(ROOT.glob("configs/*.py")), *ROOT.glob("examples/*.py")]
+OTHERS = [*ROOT.glob("examples/*.py"), *ROOT.glob("benchmarks/*.py")]
+FILES = [*PACKAGE, *sorted(ROOT.glob("configs/*.py")), *sorted(OTHERS)]
 
 # main -> train, sample, evaluate -> evaluators -> outputs, task_runner
 #      -> inference, runs, run_config, run_data -> methods, renames
@@ -40,9 +41,11 @@ WITHIN = {
     **{name: set() for name in ANYONE},
     "configs": {"methods"},
     "examples": LEAVES | ANYONE | {"methods"},
+    "benchmarks": COMMAND,
 }
 MATHEMATICS = {"jax", "numpy", "chex"}
 FLAGS = {"jax", "numpy", "absl", "ml_collections"}
+COMPARED = {"torch", "diffusers", "matplotlib"}
 OUTSIDE = {
     "prng": {"jax"},
     **dict.fromkeys("lookup paths strict_json renames".split(), set()),
@@ -56,6 +59,7 @@ OUTSIDE = {
     "outputs": {"numpy", "PIL", "matplotlib"},
     "configs": {"ml_collections"},
     "examples": MATHEMATICS | {"flax", "optax", "matplotlib"},
+    "benchmarks": MATHEMATICS | {"ml_collections", "benchmarks", "flax", "PIL"} | COMPARED,
     **dict.fromkeys("main command_line train sample evaluate".split(), FLAGS),
     **dict.fromkeys("evaluators task_runner inference runs".split(), FLAGS),
     **dict.fromkeys("run_config run_data".split(), FLAGS),

@@ -16,6 +16,7 @@ diffusers = pytest.importorskip("diffusers", reason=REASON)
 from diffusers.schedulers import scheduling_ddpm  # noqa: E402
 from diffusers_weights import from_diffusers, random_tensors  # noqa: E402
 
+from benchmarks import torch_networks  # noqa: E402
 from diffusion_jax import prng  # noqa: E402
 from diffusion_jax.diffusion import (  # noqa: E402
     denoiser,
@@ -66,30 +67,16 @@ def make_ours(case: Case, dtype=jnp.float32) -> UNet:
 
 def make_theirs(case: Case):
     """diffusers' network of a case; CIFAR10 is that of google/ddpm-cifar10-32."""
-    levels = len(case.channel_multipliers)
-    attends = [case.size >> level == case.attention for level in range(levels)]
-    net = diffusers.UNet2DModel(
-        sample_size=case.size,
-        in_channels=case.channels,
-        out_channels=case.channels,
-        layers_per_block=case.num_blocks,
-        block_out_channels=tuple(
-            case.base_channels * multiplier for multiplier in case.channel_multipliers
-        ),
-        down_block_types=tuple(
-            "AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends
-        ),
-        up_block_types=tuple(
-            "AttnUpBlock2D" if attend else "UpBlock2D" for attend in attends[::-1]
-        ),
-        attention_head_dim=None,
-        norm_eps=1e-6,
-        downsample_padding=0,
-        flip_sin_to_cos=False,
-        freq_shift=1,
-        dropout=0.1,
-    )
-    return net.eval()
+    settings = {
+        "size": case.size,
+        "channels": case.channels,
+        "base_channels": case.base_channels,
+        "channel_multipliers": case.channel_multipliers,
+        "num_blocks": case.num_blocks,
+        "attention_resolutions": (case.attention,),
+        "dropout": 0.1,
+    }
+    return torch_networks.diffusers_unet(settings).eval()
 
 
 @functools.cache
