@@ -45,7 +45,9 @@ WITHIN = {
 }
 MATHEMATICS = {"jax", "numpy", "chex"}
 FLAGS = {"jax", "numpy", "absl", "ml_collections"}
-COMPARED = {"torch", "diffusers", "matplotlib"}
+BENCHMARKS = set(
+    "benchmarks torch diffusers flax ml_collections matplotlib PIL".split()
+)
 OUTSIDE = {
     "prng": {"jax"},
     **dict.fromkeys("lookup paths strict_json renames".split(), set()),
@@ -59,7 +61,7 @@ OUTSIDE = {
     "outputs": {"numpy", "PIL", "matplotlib"},
     "configs": {"ml_collections"},
     "examples": MATHEMATICS | {"flax", "optax", "matplotlib"},
-    "benchmarks": MATHEMATICS | {"ml_collections", "benchmarks", "flax", "PIL"} | COMPARED,
+    "benchmarks": MATHEMATICS | BENCHMARKS,
     **dict.fromkeys("main command_line train sample evaluate".split(), FLAGS),
     **dict.fromkeys("evaluators task_runner inference runs".split(), FLAGS),
     **dict.fromkeys("run_config run_data".split(), FLAGS),
