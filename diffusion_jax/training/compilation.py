@@ -29,10 +29,15 @@ def about(num_arrays: int) -> str:
 
 
 def for_backend(table: dict[str, Options]) -> Options | None:
-    """Returns the options for the backend in use, or None for XLA's defaults."""
-    return table.get(jax.default_backend())
+    """Returns the options for the backend in use, or None for XLA's defaults.
+
+    XLA refuses options that it does not know, so they are for versions that were tried.
+    """
+    is_tried = jax.__version_info__ < UNTRIED
+    return table.get(jax.default_backend()) if is_tried else None
 
 
+UNTRIED = (0, 13)  # the first version of JAX that the options were not tried on
 # For programs that run many times. XLA's default gives convolutions to YNNPACK too; its
 # own are faster, 1.5 times for the CIFAR-10 U-Net (docs/performance.md).
 REPEATED: dict[str, Options] = {

@@ -65,6 +65,14 @@ def test_accelerators_keep_xlas_defaults(monkeypatch, table):
     assert compilation.about(100) == ""
 
 
+@pytest.mark.parametrize("table", [compilation.REPEATED, compilation.ONCE])
+def test_untried_versions_keep_xlas_defaults(monkeypatch, table):
+    """A newer XLA may refuse the options, so that nothing would run."""
+    assert compilation.for_backend(table)
+    monkeypatch.setattr(jax, "__version_info__", (0, 13, 0))
+    assert compilation.for_backend(table) is None
+
+
 def test_the_estimate_is_in_proportion():
     """Twice as many arrays take twice as long; never less than a second."""
     assert "about 5 s" in compilation.about(100)
