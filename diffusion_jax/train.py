@@ -268,9 +268,11 @@ def compile_step(
                 "model.dtype=bfloat16.",
                 costs.in_words(limit),
             )
-    if parallel.device_kind() not in costs.PEAK_FLOPS or program.flops is None:
+    if parallel.device_kind() not in costs.PEAK_FLOPS:
         return None  # counting takes half a second
-    return program.flops * accumulate  # a loop over slices, whose body counts once
+    flops = program.flops
+    # The loop over slices counts its body once.
+    return None if flops is None else flops * accumulate
 
 
 def rescue(state: TrainState, logger: MetricLogger, checkpoints: Checkpoints) -> None:

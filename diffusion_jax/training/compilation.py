@@ -8,10 +8,10 @@ Options = dict[str, Any]
 
 
 def run_once(traced: jax.stages.Traced, *args: Any) -> Any:
-    """Runs a traced function that will not run again: compiled quickly, not well.
+    """Compiles a traced function without optimisation and runs it once.
 
-    An initialisation draws every parameter by a program of its own, which takes many
-    times longer to optimise than to run.
+    An initialisation has a random-number kernel for every parameter; optimising them
+    takes much longer than running them.
     """
     return traced.lower().compile(compiler_options=for_backend(ONCE))(*args)
 
@@ -49,7 +49,7 @@ REPEATED: dict[str, Options] = {
 }
 # 7 s for the 144 arrays of configs/digits.py, 15 s for the 328 of configs/cifar10.py.
 SECONDS_PER_ARRAY = {"cpu": 0.05}
-# For programs that run once: an initialisation compiles in a quarter of the time.
+# For programs that run once, such as an initialisation.
 ONCE: dict[str, Options] = {
     "cpu": {
         "xla_backend_optimization_level": 0,

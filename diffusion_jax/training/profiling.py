@@ -66,13 +66,13 @@ class Profile:
             # Writing takes seconds, which a collective might not wait.
             parallel.barrier("profile")
             return
-        self._running = True
         if parallel.process_index() == 0:
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # its events are larger than all others
             jax.profiler.start_trace(
                 self._folder, create_perfetto_trace=True, profiler_options=options
             )
+        self._running = True
 
     def _stop(self) -> None:
         if not self._running:
