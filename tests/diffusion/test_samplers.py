@@ -260,21 +260,23 @@ def loop(steps, x_T, keys):
     return predictions
 
 
+@pytest.mark.usefixtures("x64")
 def test_scan_is_a_loop():
     """The scan on the device equals a plain Python loop, and k frames are k of its
     predictions.
 
     Frame j of k is the prediction after (j + 1) / k of the N steps, the last one x_0.
+    In float64: at t = 800, sin(2 x + t) turns one rounding of float32 into 1e-3.
     """
-    keys = textbook.keys(3)
-    predictions = loop(STEPS, X_T, keys)
-    for key, (x_0, frames) in sample(X_T, keys).items():
+    keys, x_T = textbook.keys(3), X_T.astype(jnp.float64)
+    predictions = loop(STEPS, x_T, keys)
+    for key, (x_0, frames) in sample(x_T, keys).items():
         name, k = key[:-2], int(key[-1])
         chex.assert_shape(frames, (3, k, 4))
-        np.testing.assert_allclose(x_0, predictions[name][-1], atol=1e-5)
+        np.testing.assert_allclose(x_0, predictions[name][-1], rtol=0, atol=1e-12)
         for j in range(k):
             expected = predictions[name][int(np.ceil((j + 1) * 6 / k)) - 1]
-            np.testing.assert_allclose(frames[:, j], expected, atol=1e-5)
+            np.testing.assert_allclose(frames[:, j], expected, rtol=0, atol=1e-12)
         if k:
             np.testing.assert_array_equal(frames[:, -1], x_0)
 
