@@ -5,7 +5,7 @@
 #   bash benchmarks/accelerator.sh [OUTPUT]          default: accelerator.jsonl
 #   TINY=1 bash benchmarks/accelerator.sh [OUTPUT]   the same with tiny sizes, on any device
 #
-# It needs Python 3.12 with JAX 0.11 for the GPU, flax (which brings orbax), optax, chex,
+# It needs JAX 0.10.2 or newer for the GPU (Python 3.11 or newer), flax (which brings orbax), optax, chex,
 # pillow and ml_collections; grain, scikit-learn, tensorboard and tensorflow-datasets may
 # be missing. On a machine without a network bring what is missing as wheels:
 #
@@ -49,8 +49,8 @@ fi
 train=(benchmarks.train_step --config "$config" "${quick[@]}")
 sample=(benchmarks.sampling --config "$config" --batch_size "$images")
 
-# The limits add up to 350 s, in the order of importance.
-section 70 benchmarks.equality --config "$config"
+# The limits add up to 330 s, in the order of importance.
+section 50 benchmarks.equality --config "$config"
 section 80 "${train[@]}" --batch_size "$large" --dtype bfloat16 "${against[@]}" \
     --modes compile
 section 70 "${train[@]}" --batch_size "$small" --dtype bfloat16 "${against[@]}"

@@ -259,12 +259,7 @@ def summary(
         "user_ratio_shown": "",
     }
     if ours is not None:
-        by_wall, by_user = (
-            measures.paired_ratios(
-                [getattr(x, kind) for x in timings], [getattr(x, kind) for x in ours]
-            )
-            for kind in ("wall", "user")
-        )
+        by_wall, by_user = measures.ratios_by_kind(timings, ours)
         found |= {
             "ratio": by_wall._asdict(),
             "user_ratio": by_user._asdict(),

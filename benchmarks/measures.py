@@ -33,6 +33,19 @@ def paired_ratios(numerators: Sequence[float], denominators: Sequence[float]) ->
     return spread([n / d for n, d in zip(numerators, denominators, strict=True)])
 
 
+def ratios_by_kind(
+    numerators: Sequence[tuple[float, ...]], denominators: Sequence[tuple[float, ...]]
+) -> list[Spread]:
+    """Computes `paired_ratios` for each kind of time of measurements made in turn.
+
+    Args:
+      numerators: for each turn a tuple of times, such as (wall, user).
+      denominators: the same of the other program.
+    """
+    pairs = zip(zip(*numerators), zip(*denominators), strict=True)
+    return [paired_ratios(n, d) for n, d in pairs]
+
+
 class PowerLaw(NamedTuple):
     """y = factor x^exponent; the standard error is that of the exponent."""
 

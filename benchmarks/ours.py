@@ -28,7 +28,7 @@ def train_step(config: Mapping[str, Any], batch_size: int, dtype: str) -> Progra
     """Makes the trainer's step: batch, forward, loss, backward, clipping, Adam, EMA."""
     config, method, source = prepare(config, dtype)
     batches = loader.Loader(source, batch_size, config.seed, flip=config.data.flip)
-    stream = batches.iterate(0, 2**31 // batch_size)
+    stream = parallel.to_devices(batches.iterate(0, 2**31 // batch_size))
     state = make_state(method)
     run_step = parallel.train_step_on_devices(make_train_step(method, parallel.axis()))
 
@@ -36,7 +36,7 @@ def train_step(config: Mapping[str, Any], batch_size: int, dtype: str) -> Progra
         nonlocal state
         last: dict[str, Any] = {}
         for _, batch in itertools.islice(stream, times):
-            state, metrics = run_step(state, parallel.shard(batch), 0)
+            state, metrics = run_step(state, batch, 0)
             for value in last.values():
                 float(value)  # the log reads the metrics a step late
             last = metrics
@@ -95,7 +95,7 @@ def scaled_step(config: Mapping[str, Any], batch_size: int) -> Program:
     devices the step that runs is the trainer's.
     """
     config, method, source = prepare(config, config["model"]["dtype"])
-    batch = loader.to_batch(source, np.arange(batch_size))
+    batch = loader.read(source, np.arange(batch_size))
     devices = jax.local_device_count()
     share = jax.tree.map(lambda x: x[: batch_size // devices], batch)
     step = make_train_step(method, None)

@@ -33,13 +33,10 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that are installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            pass
-    return found
+    installed = importlib.metadata.packages_distributions().values()
+    here = {name for names in installed for name in names}
+    packages = {x: importlib.metadata.version(x) for x in PACKAGES if x in here}
+    return {"python": platform.python_version()} | packages
 
 
 def commit() -> str:

@@ -155,7 +155,7 @@ def draw(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    figure, panels = pyplot.subplots(1, 3, figsize=(13, 5), layout="constrained")
     for (quantity, name), panel in zip(QUANTITIES.items(), panels):
         for found, marker in zip(fits, itertools.cycle("osv^D*")):
             here = [x for x in points if x["axis"] == found["axis"]]
@@ -165,10 +165,10 @@ def draw(
             law = PowerLaw(**found[name])
             label = f"{found['axis']}: {law.exponent:.2f}"
             panel.loglog(x, y, marker=marker, label=label)
-        panel.set(title=name, xlabel="times the smallest value", ylabel=quantity)
+        panel.set(title=name, xlabel="times the smallest value")
         panel.set_ylabel("times the first")
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
+        panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     figure.savefig(path, dpi=100)
     print(f"Wrote {path}.")
 

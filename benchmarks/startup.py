@@ -115,13 +115,7 @@ def measure(
             "wall_ratio_shown": "",
         }
         if side != THIS:
-            ours = costs[state, THIS]
-            by_cpu, by_wall = (
-                measures.paired_ratios(
-                    [getattr(x, kind) for x in ours], [getattr(x, kind) for x in found]
-                )
-                for kind in ("cpu", "wall")
-            )
+            by_cpu, by_wall = measures.ratios_by_kind(costs[state, THIS], found)
             record |= {
                 "ratio": by_cpu._asdict(),
                 "wall_ratio": by_wall._asdict(),

@@ -73,7 +73,7 @@ class Worker:
 
     def run(self, times: int) -> Timing:
         """Runs the program; returns the seconds of one run, averaged over `times`."""
-        assert self.info is not None  # has been received
+        _ = self.info  # waits until the program has been made
         self._connection.send(times)
         wall, user = self._receive()
         return Timing(wall / times, user / times)
@@ -133,7 +133,7 @@ def _serve(
             user = resource.getrusage(resource.RUSAGE_SELF).ru_utime - user
             connection.send(("ran", (wall, user)))
     except EOFError:
-        pass
+        return  # the worker has closed the connection
     except Exception:
         connection.send(("error", traceback.format_exc()))
 

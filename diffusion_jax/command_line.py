@@ -214,7 +214,10 @@ def _sentence(error: Exception) -> str:
     notes = getattr(error, "__notes__", [])  # those of libraries have several lines
     text = str(error)
     if _is_out_of_memory(error):
-        text = f"{text.splitlines()[0]} Lower the batch_size in data, sample or eval."
+        text = (
+            f"{text.splitlines()[0]} Lower the batch_size in data, sample or eval; for "
+            "training also try train.accumulate, model.remat or model.dtype=bfloat16."
+        )
     texts = [text, *(note for note in notes if "\n" not in note)]
     texts = [text if text.endswith((".", "?")) else f"{text}." for text in texts]
     return " ".join(" ".join(texts).split())

@@ -210,14 +210,18 @@ def loop(
                 logger.step_flops = compile_step(
                     run_step, state, batch, every.accumulate
                 )
-            if profile.is_due(step):
+            if profile.starts(step):
                 with logger.paused():
                     logger.flush()
-                    profile.switch()
+                    profile.start()
             stop = interrupts.requested()
             state, metrics = run_step(state, batch, stop)
             done = step + 1
             logger.push(done, metrics)
+            if profile.ends(done):
+                with logger.paused():
+                    logger.flush()
+                    profile.end()
             periods = every.save_every, every.evaluate_every, every.sample_every
             save_now, *look_now = (is_due(done, x, num_steps) for x in periods)
             save_now |= any(look_now) or done == num_steps
@@ -243,7 +247,7 @@ def loop(
 def compile_step(
     run_step: parallel.TrainStep, state: TrainState, batch: Any, accumulate: int
 ) -> float | None:
-    """Compiles the train step, and says how much memory it needs.
+    """Compiles the train step and logs the memory it needs.
 
     Args:
       run_step: the step.
@@ -263,9 +267,8 @@ def compile_step(
         limit = parallel.device_memory().get("bytes_limit")
         if limit and memory > limit:
             LOGGER.warning(
-                "A device has only %s: if the memory does not suffice, use a smaller "
-                "data.batch_size, more devices, train.accumulate, model.remat, or "
-                "model.dtype=bfloat16.",
+                "A device has only %s. Use a smaller data.batch_size, more devices, "
+                "train.accumulate, model.remat or model.dtype=bfloat16.",
                 costs.in_words(limit),
             )
     if parallel.device_kind() not in costs.PEAK_FLOPS:

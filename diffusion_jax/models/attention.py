@@ -20,7 +20,7 @@ def is_fused(dtype: DTypeLike, head_dim: int, capability: int) -> bool:
 
     Source: the support matrix of cuDNN 9's scaled dot product attention, and
     `check_layout` and `check_is_flash_attention` of JAX (_src/cudnn/
-    fused_attention_stablehlo.py), which raise where this returns False.
+    fused_attention_stablehlo.py). Capability 10.3 also needs cuDNN 9.11.
     """
     return (
         jnp.dtype(dtype).name in FUSED_DTYPES

@@ -43,12 +43,17 @@ def device_kind() -> str:
 
 
 def device_memory() -> dict[str, int]:
-    """Returns the largest of each memory statistic over this process's devices.
+    """Returns what is known of the memory of this process's devices; {} on CPUs.
 
-    Bytes by JAX's names, such as peak_bytes_in_use and bytes_limit; {} on CPUs.
+    In bytes: "peak_bytes_in_use", the largest, and "bytes_limit", the smallest.
     """
     found = [device.memory_stats() or {} for device in jax.local_devices()]
-    return {name: max(stats[name] for stats in found) for name in found[0]}
+    wanted = {"peak_bytes_in_use": max, "bytes_limit": min}
+    return {
+        name: choose(stats[name] for stats in found)
+        for name, choose in wanted.items()
+        if all(name in stats for stats in found)
+    }
 
 
 def process_index() -> int:

@@ -6,7 +6,6 @@ import re
 
 import jax
 
-from diffusion_jax import paths
 from diffusion_jax.training import parallel
 
 LOGGER = logging.getLogger(__name__)
@@ -53,32 +52,41 @@ class Profile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def is_due(self, step: int) -> bool:
-        """Returns whether the trace starts or ends before a step."""
-        return (step in self._steps) != self._running
-
-    def switch(self) -> None:
-        """Starts the trace or ends it, when the devices have done the steps before."""
         if self._running:
-            self._stop()
-            # Writing takes seconds, which a collective might not wait.
-            parallel.barrier("profile")
-            return
+            self._close()
+
+    def starts(self, step: int) -> bool:
+        """Returns whether the trace starts before a step."""
+        return step in self._steps and not self._running
+
+    def ends(self, done: int) -> bool:
+        """Returns whether the trace ends after `done` steps."""
+        return self._running and done not in self._steps
+
+    def start(self) -> None:
+        """Starts the trace, when the devices have done the steps before."""
         if parallel.process_index() == 0:
             options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = 0  # its events are larger than all others
+            options.python_tracer_level = 0  # Python's events would be most of the file
             jax.profiler.start_trace(
                 self._folder, create_perfetto_trace=True, profiler_options=options
             )
         self._running = True
 
-    def _stop(self) -> None:
-        if not self._running:
-            return
+    def end(self) -> None:
+        """Ends the trace, when the devices have done its steps."""
+        self._close()
+        # Process 0 writes for seconds, longer than a collective of the others may wait.
+        parallel.barrier("profile")
+
+    def _close(self) -> None:
         self._running = False
-        if parallel.process_index() == 0:
-            with paths.writing(self._folder):
-                jax.profiler.stop_trace()
+        if parallel.process_index() > 0:
+            return
+        try:
+            jax.profiler.stop_trace()
+        except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+            # The training is worth more than its trace.
+            LOGGER.warning("No trace in %s: %s", self._folder, error)
+        else:
             LOGGER.info("Wrote the trace into %s.", self._folder)

@@ -46,10 +46,13 @@ def run(profile, last, monkeypatch):
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: running.pop())
     with profile:
         for step in range(*last):
-            if profile.is_due(step):
-                profile.switch()
+            if profile.starts(step):
+                profile.start()
             if running:
                 traced.append(step)
+            if profile.ends(step + 1):
+                profile.end()
+            assert not running or step + 1 in range(2, 5), "what follows is traced too"
     assert not running, "the trace is left open"
     return traced
 
@@ -73,9 +76,22 @@ def test_an_error_closes_the_trace(tmp_path):
             pytest.raises(FloatingPointError),
             profiling.Profile(range(5), workdir) as profile,
         ):
-            profile.switch()
+            profile.start()
             raise FloatingPointError
         assert len(list(workdir.rglob("perfetto_trace.json.gz"))) == 1
+
+
+def test_a_trace_that_cannot_be_written(tmp_path, monkeypatch, caplog):
+    """A warning that names the folder; the training goes on."""
+
+    def fail():
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", fail)
+    with profiling.Profile(range(1), tmp_path) as profile:
+        profile.start()
+    assert f"No trace in {tmp_path}/profile: No space left" in caplog.text
 
 
 def test_the_documented_reader(tmp_path, capsys):
@@ -83,7 +99,7 @@ def test_the_documented_reader(tmp_path, capsys):
     x = jnp.ones((512, 512))
     jax.block_until_ready(product(x))
     with profiling.Profile(range(1), tmp_path / "runs/trace") as profile:
-        profile.switch()
+        profile.start()
         jax.block_until_ready(product(x))
     (snippet,) = re.findall(r"(?ms)^```python\n(.*?)^```", DOC.read_text())
     exec(snippet.replace('"runs/', f'"{tmp_path}/runs/'), {})
