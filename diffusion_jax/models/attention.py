@@ -6,6 +6,8 @@ from flax import linen as nn
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from diffusion_jax.models.precision import at_least_float32
+
 FUSED_DTYPES = ("bfloat16", "float16")
 HEAD_DIM_MULTIPLE = 8
 
@@ -57,11 +59,6 @@ def attention(query: Array, key: Array, value: Array) -> Array:
     if not is_fused(query.dtype, query.shape[-1], compute_capability()):
         return _plain(query, key, value)
     return lax.platform_dependent(query, key, value, cuda=_fused, default=_plain)
-
-
-def at_least_float32(x: Array) -> Array:
-    """Casts x to float32 unless its dtype is wider."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _plain(query: Array, key: Array, value: Array) -> Array:

@@ -13,9 +13,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffusion_jax.lookup import lookup
-from diffusion_jax.models.attention import at_least_float32
 from diffusion_jax.models.conv_transpose import ConvTranspose2x
 from diffusion_jax.models.dense import LEAK, append_label
+from diffusion_jax.models.precision import at_least_float32
 
 WEIGHT_INIT = nn.initializers.normal(0.02)
 MIN_SIZE, MAX_SIZE = 4, 7  # pixels of the shorter side at the lowest resolution

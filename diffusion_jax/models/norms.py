@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from diffusion_jax.models.attention import at_least_float32
+from diffusion_jax.models.precision import at_least_float32
 
 
 class GroupNorm(nn.Module):

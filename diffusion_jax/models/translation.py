@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from diffusion_jax.models.attention import at_least_float32
 from diffusion_jax.models.conv_transpose import ConvTranspose2x
 from diffusion_jax.models.dcgan import WEIGHT_INIT, conv_down
 from diffusion_jax.models.dense import LEAK
+from diffusion_jax.models.precision import at_least_float32
 
 MAX_MULTIPLIER = 8  # of base_channels, in the U-Net and in PatchGAN
 

@@ -15,8 +15,9 @@ from jax.typing import DTypeLike
 
 from diffusion_jax import prng
 from diffusion_jax.lookup import lookup
-from diffusion_jax.models.attention import at_least_float32, attention
+from diffusion_jax.models.attention import attention
 from diffusion_jax.models.norms import GroupNorm
+from diffusion_jax.models.precision import at_least_float32
 
 NUM_GROUPS = 32
 MIN_GROUP_SIZE = 4
