@@ -185,9 +185,12 @@ def test_batches_are_copied_and_traced(tmp_path):
         with profiling.Profile(range(1, 3), workdir) as profile:
             for k, batch in parallel.to_devices(stream):
                 assert isinstance(batch["x"], jax.Array)
-                if profile.is_due(k):
-                    profile.switch()
+                if profile.starts(k):
+                    profile.start()
                 state, _ = run(state, batch, 0)
+                if profile.ends(k + 1):
+                    jax.block_until_ready(state)
+                    profile.end()
         expected = sum((5 + k) / 127.5 - 1 for k in range(4))
         np.testing.assert_allclose(state, expected, rtol=1e-5)
     """).ends()
