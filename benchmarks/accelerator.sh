@@ -40,10 +40,10 @@ if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' \
 fi
 
 if [[ ${TINY:-} ]]; then
-    config=configs/cifar10.py:tiny small=8 large=16 images=8 chain=20
+    config=configs/cifar10.py:tiny small=8 large=16 images=8 ddim=10 chain=20
     quick=(--rounds 2 --seconds 0.2)
 else
-    config=configs/cifar10.py small=128 large=512 images=256 chain=1000
+    config=configs/cifar10.py small=128 large=512 images=256 ddim=50 chain=1000
     quick=(--rounds 3 --seconds 1)
 fi
 train=(benchmarks.train_step --config "$config" "${quick[@]}")
@@ -54,7 +54,7 @@ section 50 benchmarks.equality --config "$config"
 section 80 "${train[@]}" --batch_size "$large" --dtype bfloat16 "${against[@]}" \
     --modes compile
 section 70 "${train[@]}" --batch_size "$small" --dtype bfloat16 "${against[@]}"
-section 60 "${sample[@]}" --dtype bfloat16 --tasks ddim:50 "ancestral:$chain" \
+section 60 "${sample[@]}" --dtype bfloat16 --tasks "ddim:$ddim" "ancestral:$chain" \
     --rounds 1 --seconds 0
 section 35 "${train[@]}" --batch_size "$small" --dtype float32
 section 35 "${train[@]}" --batch_size "$large" --dtype float32
