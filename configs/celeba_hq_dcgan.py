@@ -27,6 +27,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.update(
         num_steps=40_000, log_every=100, save_every=5000, sample_every=5000
     )
-    config.sample.update(batch_size=64, num_images=64)
+    config.sample.update(batch_size=64, num_examples=64)
     config.eval.split = "train"
     return select(config, variant, gan.tiny)

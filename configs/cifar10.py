@@ -29,6 +29,6 @@ def get_config(variant: str = "") -> ConfigDict:
         evaluate_every=100_000,
         sample_every=10_000,
     )
-    config.sample.update(batch_size=64, num_images=64)
+    config.sample.update(batch_size=64, num_examples=64)
     config.eval.num_terms = 100
     return select(config, variant, ddpm.tiny)

@@ -26,6 +26,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.update(
         num_steps=8000, save_every=4000, evaluate_every=4000, sample_every=8000
     )
-    config.sample.update(batch_size=500, num_images=10_000)
+    config.sample.update(batch_size=500, num_examples=10_000)
     config.eval.classifier = "runs/fashion_mnist_classifier"
     return select(config, variant, gan.tiny)

@@ -28,6 +28,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.update(
         num_steps=15_000, save_every=7500, evaluate_every=7500, sample_every=15_000
     )
-    config.sample.update(batch_size=500, num_images=10_000)
+    config.sample.update(batch_size=500, num_examples=10_000)
     config.eval.classifier = "runs/fashion_mnist_classifier"
     return select(config, variant, gan.tiny)

@@ -30,6 +30,6 @@ def get_config(variant: str = "") -> ConfigDict:
         num_steps=20_000, save_every=5000, evaluate_every=5000, sample_every=20_000
     )
     decay_over_second_half(config)
-    config.sample.update(batch_size=10_000, num_images=10_000)
+    config.sample.update(batch_size=10_000, num_examples=10_000)
     config.eval.metric = "modes"
     return select(config, variant, gan.tiny)

@@ -34,6 +34,6 @@ def get_config(variant: str = "") -> ConfigDict:
         num_steps=266_800, log_every=100, save_every=5000, sample_every=5000
     )
     decay_over_second_half(config)
-    config.sample.update(batch_size=8, num_images=16)
+    config.sample.update(batch_size=8, num_examples=16)
     config.eval.update(split="testA", batch_size=8, split_b="testB")
     return select(config, variant, cyclegan.tiny)

@@ -28,6 +28,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.update(
         num_steps=1_800_000, log_every=100, save_every=10_000, sample_every=10_000
     )
-    config.sample.update(batch_size=16, num_images=16)
+    config.sample.update(batch_size=16, num_examples=16)
     config.eval.update(split="train", batch_size=16)
     return select(config, variant, ddpm.tiny)

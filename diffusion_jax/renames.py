@@ -78,6 +78,7 @@ RENAMED_KEYS = {
     "sample.film": "sample.animation",
     "sample.start": "sample.strength",
     "sample.concepts": None,
+    "sample.num_images": "sample.num_examples",
     "eval.measure": "eval.metric",
 }
 _SAMPLERS = {f"dpm_solver_pp_{x}": f"dpmpp_{x}" for x in ("1", "2m", "3m", "2s", "3s")}

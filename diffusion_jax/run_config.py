@@ -1,6 +1,7 @@
 """A run's config.json and fields.json: reading, comparing and writing them."""
 
 import copy
+import dataclasses
 import json
 import logging
 import pathlib
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import paths, renames, strict_json
 from diffusion_jax.data.base import Field, image_field, label_field
+from diffusion_jax.data.vocabulary import Vocabulary
 from diffusion_jax.training import parallel
 
 LOGGER = logging.getLogger(__name__)
@@ -113,11 +115,31 @@ def write_config(
       workdir: the run's folder, which exists.
     """
     _write(workdir / CONFIG, config.to_dict())
-    described = {
-        name: field._replace(dtype=np.dtype(field.dtype).name)._asdict()
-        for name, field in fields.items()
-    }
-    _write(workdir / FIELDS, described)
+    _write(workdir / FIELDS, {name: _described(x) for name, x in fields.items()})
+
+
+def _described(field: Field) -> dict[str, Any]:
+    """Returns a field as JSON."""
+    described = field._replace(dtype=np.dtype(field.dtype).name)._asdict()
+    vocabulary = described.pop("vocabulary")
+    if vocabulary is not None:
+        described["vocabulary"] = dataclasses.asdict(vocabulary)
+    return described
+
+
+def _field(described: dict[str, Any]) -> Field:
+    """Returns the field that JSON describes; older versions knew fewer keys."""
+    values = {"names": ()} | described
+    for key in ("shape", "range", "axes", "names"):
+        values[key] = None if values[key] is None else tuple(values[key])
+    vocabulary = values.get("vocabulary")
+    if vocabulary is not None:
+        values["vocabulary"] = Vocabulary(
+            vocabulary["kind"],
+            tuple(vocabulary["tokens"]),
+            tuple(map(tuple, vocabulary["merges"])),
+        )
+    return Field(**values | {"dtype": np.dtype(values["dtype"]).type})
 
 
 def has_checkpoints(workdir: pathlib.Path) -> bool:
@@ -170,12 +192,7 @@ def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]
     if path.exists():
         described = _read(path)
         try:
-            for field in described.values():
-                field["dtype"] = np.dtype(field["dtype"]).type
-                field.setdefault("names", ())
-                for key in ("shape", "range", "axes", "names"):
-                    field[key] = None if field[key] is None else tuple(field[key])
-            return {name: Field(**field) for name, field in described.items()}
+            return {name: _field(x) for name, x in described.items()}
         except (KeyError, TypeError) as error:
             raise _damaged(path, f"a field lacks a valid {error}") from error
     data = config.data
@@ -219,6 +236,35 @@ def check_classes(
         raise ValueError(
             f"The classes of {config.data.source} are not those of the run in "
             f"{workdir} ({changed[0]}): rename or restore the folders of the classes, "
+            "or use another --workdir."
+        )
+
+
+def check_vocabularies(
+    config: ConfigDict, fields: Mapping[str, Field], workdir: pathlib.Path
+) -> None:
+    """Checks that token ids mean what they meant when a run was trained.
+
+    Args:
+      config: of the run.
+      fields: of the data.
+      workdir: the run's folder; it may be new.
+
+    Raises:
+      ValueError: a vocabulary has changed.
+    """
+    if not (workdir / FIELDS).exists():
+        return
+    stored = stored_fields(config, workdir)
+    for name, field in fields.items():
+        known = stored[name].vocabulary if name in stored else None
+        if known is None or known == field.vocabulary:
+            continue
+        changed = set(known.tokens) ^ set(field.vocabulary.tokens)
+        shown = ", ".join(map(repr, sorted(changed)[:5])) or "their order"
+        raise ValueError(
+            f"The vocabulary of {config.data.source} is not that of the run in "
+            f"{workdir} (different: {shown}): restore the text that it was trained on, "
             "or use another --workdir."
         )
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.data import sources
+from diffusion_jax.data import sources, texts
 from diffusion_jax.data.base import (
     ArraySource,
     LazySource,
@@ -44,22 +44,34 @@ def forget() -> None:
 
     Within a command a source is opened once, however many of its parts use it.
     """
-    _opened.cache_clear()
+    _opened_images.cache_clear()
+    _opened_text.cache_clear()
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(check_files: bool, *arguments: Any) -> Source:
+def _opened_images(check_files: bool, *arguments: Any) -> Source:
     source = sources.make(*arguments)
     if check_files:
         sources.check_all(source)
     return source
 
 
+_opened_text = functools.lru_cache(maxsize=8)(texts.make)
+
+
+def _open_text(config: ConfigDict, split: str) -> Source:
+    data = config.data
+    spec = texts.TextSpec(**{name: data[name] for name in texts.TextSpec._fields})
+    return _opened_text(data.source, split, spec)
+
+
 def _open_source(config: ConfigDict, split: str, split_b: str | None) -> Source:
     data = config.data
+    if "context" in data:
+        return _open_text(config, split)
 
     def opened(source: str, split: str) -> Source:
-        return _opened(
+        return _opened_images(
             data.check_files,
             source,
             split,

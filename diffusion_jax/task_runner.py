@@ -15,11 +15,12 @@ from diffusion_jax.data.base import (
     Source,
     label_field,
 )
+from diffusion_jax.data.vocabulary import END
 from diffusion_jax.training.state import Variables
 
 
 class TaskRunner(NamedTuple):
-    """A task on sample.num_images rows.
+    """A task on sample.num_examples rows.
 
     Attributes:
       run: variables -> the task's outputs, and the labels among its inputs, [N, ...].
@@ -31,7 +32,7 @@ class TaskRunner(NamedTuple):
 
 
 def make(config: ConfigDict, method: methods.Method, name: str) -> TaskRunner:
-    """Makes a function that runs a task on sample.num_images rows.
+    """Makes a function that runs a task on sample.num_examples rows.
 
     Args:
       config: of the run.
@@ -50,23 +51,24 @@ def make(config: ConfigDict, method: methods.Method, name: str) -> TaskRunner:
     fields = task.outputs | labels
 
     def run(variables: Variables) -> inference.Arrays:
-        rows = stream(variables, source, options.num_images)
+        rows = stream(variables, source, options.num_examples)
         return inference.collect(rows, *fields)
 
     return TaskRunner(run, fields)
 
 
 def open_source(config: ConfigDict, task: methods.Task) -> Source:
-    """Opens the sample.num_images examples that a task reads.
+    """Opens the sample.num_examples examples that a task reads.
 
     A task without data among its inputs reads indices, and the labels that sample.label
-    asks for. Other tasks read examples of eval.split. Partners are later examples.
+    asks for. A task with a prompt reads copies of sample.prompt. Other tasks read
+    examples of eval.split. Partners are later examples.
 
     Raises:
       FileNotFoundError: the data are missing.
       ValueError: sample.label is not a class, or the data are not what the config says.
     """
-    number, label = config.sample.num_images, config.sample.get("label", -1)
+    number, label = config.sample.num_examples, config.sample.get("label", -1)
     num_classes = config.model.get("num_classes", 0)
     if label != -1 and not 0 <= label < num_classes:
         if not num_classes:
@@ -78,6 +80,8 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
             f"sample.label = {label} is not one of the {num_classes} classes; -1 draws "
             "all of them in turn."
         )
+    if task.prompts and config.sample.prompt is not None:
+        return _prompts(config, task)
     inputs = {name.removeprefix("partner_") for name in task.inputs}
     reads_data = not inputs <= {"index", "label"}
     if reads_data:
@@ -93,3 +97,19 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
     # With a multiple of the split's length as offset, examples would meet themselves.
     wraps = reads_data and number % len(source) == 0
     return Pairs(source, 1 if wraps else number)
+
+
+def _prompts(config: ConfigDict, task: methods.Task) -> Source:
+    """Repeats the tokens of sample.prompt.
+
+    Raises:
+      ValueError: it contains what the vocabulary does not.
+    """
+    arrays, fields = {}, {}
+    for name, vocabulary in task.prompts.items():
+        ids = vocabulary.encode(config.sample.prompt, "sample.prompt")
+        prompt = np.concatenate([[END], ids]).astype(np.int32)
+        arrays[name] = np.tile(prompt, (config.sample.num_examples, 1))
+        size = len(vocabulary)
+        fields[name] = Field(prompt.shape, np.int32, "tokens", size=size)
+    return ArraySource(arrays, fields, "sample.prompt")

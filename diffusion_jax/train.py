@@ -3,13 +3,14 @@
 import contextlib
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from diffusion_jax import evaluators, methods, run_config, run_data, runs, task_runner
+from diffusion_jax.data.base import Field
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import (
@@ -74,6 +75,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     is_trained = run_config.has_checkpoints(workdir)
     source = run_data.open_train(config)
     run_config.check_classes(config, source.fields, workdir)
+    run_config.check_vocabularies(config, source.fields, workdir)
     method = methods.make(config, source.fields)
     evaluators.check_name(config)
     check_batch(method, config.data.batch_size, every.accumulate)
@@ -82,7 +84,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
         source,
         config.data.batch_size,
         config.seed,
-        flip=config.data.flip,
+        flip=config.data.get("flip", False),
         process_index=parallel.process_index(),
         process_count=parallel.process_count(),
     )
@@ -120,7 +122,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
         LOGGER.info("%s parameters, on %s.", f"{num_parameters:,}", parallel.describe())
 
         # 3. Train.
-        losses = loss_names(method.phases)
+        losses, (unit, units) = loss_names(method.phases), unit_of(source.fields)
         profile = profiling.Profile(profiled, workdir)
         try:
             logger = MetricLogger(
@@ -128,10 +130,11 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
                 start,
                 every.num_steps,
                 every.log_every,
-                config.data.batch_size,
+                config.data.batch_size * units,
                 primary,
                 losses,
                 TrainingMonitor(losses.values()).push,
+                unit,
             )
             with profile:
                 loop(
@@ -291,6 +294,14 @@ def rescue(state: TrainState, logger: MetricLogger, checkpoints: Checkpoints) ->
         checkpoints.wait()
     except Exception as error:  # the first error is the one to report
         LOGGER.error("The last state could not be saved: %s", error)
+
+
+def unit_of(fields: Mapping[str, Field]) -> tuple[str, int]:
+    """Returns in what a run's speed is measured, and how many of it an example has."""
+    kinds = {field.kind: field for field in fields.values()}
+    if "tokens" in kinds:  # those that are predicted, with padding
+        return "tokens", kinds["tokens"].shape[0] - 1
+    return ("images" if "image" in kinds else "examples"), 1
 
 
 def is_due(done: int, every: int, num_steps: int) -> bool:

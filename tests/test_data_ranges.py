@@ -170,7 +170,7 @@ def test_diffusion_of_points(tmp_path):
     """Point 15: a DDPM of points without thresholding trains and samples; samples leave
     [-1, 1], as the points do."""
     config = diffusion_config(data__source="grid25")
-    config.sample.update(num_images=16, batch_size=16, thresholding="static")
+    config.sample.update(num_examples=16, batch_size=16, thresholding="static")
     with Compiled() as names, pytest.raises(ValueError, match="thresholding=none"):
         train(config, tmp_path)
     assert not names and not any(tmp_path.iterdir())

@@ -137,7 +137,7 @@ def test_task(name, task, run_of):
     animation of its columns; samples are images, with labels where there are any."""
     workdir, config, _ = run_of(name)
     animation = task in ("traverse", "translate")
-    config.sample.update(task=task, num_images=4, batch_size=4, animation=animation)
+    config.sample.update(task=task, num_examples=4, batch_size=4, animation=animation)
     sample(config, workdir)
     with np.load(workdir / f"{task}.npz", allow_pickle=False) as arrays:
         arrays = dict(arrays)
@@ -167,7 +167,7 @@ def test_task(name, task, run_of):
 def test_task_without_images(name, task, run_of):
     """The outputs of a task without images are written as arrays, one row each."""
     workdir, config, _ = run_of(name)
-    config.sample.update(task=task, num_images=4, batch_size=4)
+    config.sample.update(task=task, num_examples=4, batch_size=4)
     sample(config, workdir)
     with np.load(workdir / f"{task}.npz", allow_pickle=False) as arrays:
         assert arrays and all(len(x) == 4 for x in arrays.values())
@@ -214,7 +214,7 @@ def test_metric(name, metric, run_of):
     for key in expected:
         assert np.all(np.isfinite(record[key])), key
     if "histogram" in record:
-        number = config.sample.num_images
+        number = config.sample.num_examples
         assert sum(record["histogram"]) <= number
         assert metric == "modes" or sum(record["histogram"]) == number
     if metric == "samples" and extractor:

@@ -18,7 +18,7 @@ FILES = [*PACKAGE, *sorted(ROOT.glob("configs/*.py")), *sorted(OTHERS)]
 #      -> models, diffusion, objectives, data, training, metrics
 #      -> prng, lookup, paths, strict_json
 ANYONE = {"prng", "lookup", "paths", "strict_json"}
-LEAVES = {"models", "diffusion", "objectives", "data", "training", "metrics"}
+LEAVES = set("models diffusion decoding objectives data training metrics".split())
 BELOW_RUNS = LEAVES | ANYONE | {"methods", "renames"}
 RUNS = {"inference", "runs", "run_config", "run_data"}
 COMMAND = BELOW_RUNS | RUNS | {"task_runner", "outputs", "evaluators"}
@@ -52,10 +52,11 @@ OUTSIDE = {
     "prng": {"jax"},
     **dict.fromkeys("lookup paths strict_json renames".split(), set()),
     "diffusion": MATHEMATICS,
+    "decoding": MATHEMATICS,
     "objectives": MATHEMATICS,
     "models": MATHEMATICS | {"flax"},
     "methods": MATHEMATICS | {"flax", "optax", "ml_collections"},
-    "data": {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets"},
+    "data": {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets", "tokenizers"},
     "training": MATHEMATICS | {"optax", "orbax", "flax", "tensorboard"},
     "metrics": {"numpy"},
     "outputs": {"numpy", "PIL", "matplotlib"},
@@ -67,7 +68,7 @@ OUTSIDE = {
     **dict.fromkeys("run_config run_data".split(), FLAGS),
 }
 # Slow to import and needed by few: inside the function that needs them.
-LAZY = {"sklearn", "tensorflow_datasets", "tensorboard", "matplotlib"}
+LAZY = set("sklearn tensorflow_datasets tokenizers tensorboard matplotlib".split())
 TRAINING = "diffusion_jax/training"
 PLACES = {f"{TRAINING}/parallel.py", f"{TRAINING}/processes.py"}
 PLACES |= {"diffusion_jax/models/attention.py"}  # asks for the GPU's generation

@@ -177,7 +177,7 @@ def test_sample_command(run, call, capfd):
         "sampler": "ancestral",
         "num_steps": 4,
         "spacing": "trailing",
-        "num_images": 5,
+        "num_examples": 5,
         "seed": 3,
         "num_frames": 3,
         "animation": True,
@@ -265,7 +265,7 @@ def test_sweep(run):
     for refused, words in (
         ({"eval.sweep.sampler": ("ddim", "nosuch")}, "nosuch.*ancestral"),
         ({"eval.metric": "vlb"}, "eval.sweep"),
-        ({"sample.num_images": 5}, "at least 6"),
+        ({"sample.num_examples": 5}, "at least 6"),
     ):
         with pytest.raises(ValueError, match=words):
             evaluate(override(workdir, **changes | refused), workdir)
@@ -303,7 +303,7 @@ def test_samples_depend_on_seed_and_index_alone(run):
     (workdir / "sample.gif").unlink(missing_ok=True)
     drawn = {}
     for number, seed in [(5, 0), (20, 0), (5, 1)]:
-        changes = {"sample.num_images": number, "sample.seed": seed}
+        changes = {"sample.num_examples": number, "sample.seed": seed}
         sample(override(workdir, **changes, **{"sample.num_steps": 2}), workdir)
         drawn[number, seed] = images(workdir)
         assert images(workdir).shape == (number, 8, 8, 1)

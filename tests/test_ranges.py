@@ -254,7 +254,7 @@ def test_numbers_that_depend_on_others(name, changes, words):
         ("optim.ema_decay", -0.1),
         ("train.num_steps", -5),
         ("train.save_every", -1),
-        ("sample.num_images", 0),
+        ("sample.num_examples", 0),
         ("sample.seed", 2**32),
     ],
 )

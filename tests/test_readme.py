@@ -45,7 +45,7 @@ SMALL = {
     "train.num_steps": "2",
     "train.init_from": "net=runs/digits_tiny",
     "sample.num_steps": "4",
-    "sample.num_images": "9",
+    "sample.num_examples": "9",
     "sample.num_frames": "2",
     "eval.num_terms": "3",
     "data.source": "digits",

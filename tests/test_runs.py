@@ -61,14 +61,14 @@ def store(config, workdir):
 
 def test_older_configs_are_completed(tmp_path):
     """A key that the stored config lacks has the config file's value; others stay."""
-    store(load("digits", sample__num_images=7), tmp_path)
+    store(load("digits", sample__num_examples=7), tmp_path)
     for key in ("eval.classifier", "sample.animation", "diffusion.self_condition"):
         set_stored(tmp_path, key)
-    now = load("digits", sample__num_images=3, eval__classifier="somewhere")
+    now = load("digits", sample__num_examples=3, eval__classifier="somewhere")
     found = run_config.read_config(tmp_path, now, {})
     assert found.eval.classifier == "somewhere" and found.sample.animation is False
     assert found.diffusion.self_condition is False
-    assert found.sample.num_images == 7
+    assert found.sample.num_examples == 7
     store(now, tmp_path)  # and training goes on
     stored = json.loads((tmp_path / run_config.CONFIG).read_text())
     assert stored["sample"]["animation"] is False

@@ -26,7 +26,7 @@ def config_of(**changes):
     """The digits' smoke run; two examples of each task."""
     config = load("digits", model__channel_multipliers=(1,), train__num_steps=2)
     config.train.sample_every = 0
-    config.sample.update(num_images=2, batch_size=2)
+    config.sample.update(num_examples=2, batch_size=2)
     config.update_from_flattened_dict(changes)
     return config
 

@@ -349,7 +349,7 @@ def test_a_signal_while_looking(tmp_path, monkeypatch, caplog, what):
     caplog.set_level(logging.INFO)
     config = small(**{f"train.{what}": 2, "train.save_every": 0})
     config.eval.metric = "samples"
-    config.sample.update(num_images=32, batch_size=8)
+    config.sample.update(num_examples=32, batch_size=8)
     name = "evaluate" if what == "evaluate_every" else "draw"
     make = getattr(training, f"make_{name}")
     interrupted = []

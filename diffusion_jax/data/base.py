@@ -15,6 +15,7 @@ from PIL import Image
 
 from diffusion_jax import paths
 from diffusion_jax.data import transforms
+from diffusion_jax.data.vocabulary import Vocabulary
 
 LOGGER = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ class Field(NamedTuple):
     Attributes:
       shape: shape of one example, without the batch axis.
       dtype: dtype of the values.
-      kind: "image" [H, W, C], "label" [], "tokens" [L], "points" [D], "signal" [L, C],
+      kind: "image" [H, W, C], "label" [], "tokens" [L], "segment" [L] (the number of a
+        token's document in its example; 0 is padding), "points" [D], "signal" [L, C],
         "vector" [F] or "scalar" []. How a field is normalised, flipped and written
         depends only on its kind.
       size: number of classes of a label, or of entries in the vocabulary of tokens.
@@ -36,6 +38,7 @@ class Field(NamedTuple):
       axes: names of leading axes of an output, such as ("column",) for rows of images
         or ("frame",) for the frames of an animation; part of `shape`.
       names: names of the classes of a label, in order, if they have some.
+      vocabulary: of tokens, if they are text.
     """
 
     shape: tuple[int, ...]
@@ -45,6 +48,7 @@ class Field(NamedTuple):
     range: tuple[float, float] | None = None
     axes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    vocabulary: Vocabulary | None = None
 
 
 def image_field(shape: tuple[int, int, int]) -> Field:

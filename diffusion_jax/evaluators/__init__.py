@@ -14,6 +14,7 @@ from diffusion_jax.evaluators import (
     autoencoder,
     likelihood,
     samples,
+    text,
     translation,
 )
 from diffusion_jax.evaluators.base import Evaluator, Record
@@ -53,6 +54,7 @@ EVALUATORS = {
     "reconstruction": ({"reconstruct", "traverse"}, autoencoder.make_reconstruction),
     "translation": ({"translate"}, translation.make_translation),
     "accuracy": ({"classify"}, accuracy.make_accuracy),
+    "bits_per_character": ({"nats"}, text.make_bits_per_character),
     "samples": ({"sample"}, samples.make_samples),
     "modes": ({"sample"}, samples.make_modes),
 }

@@ -32,7 +32,7 @@ MIN_SAMPLES = 6  # metrics use up to five nearest neighbours
 NUM_BASELINES = 5  # random splits; the median is reported
 CONFIDENT = 0.9
 IRRELEVANT = (  # keys of group sample that do not affect samples
-    "checkpoint task num_images batch_size animation num_frames strength "
+    "checkpoint task num_examples batch_size animation num_frames strength "
     "num_resamplings"
 ).split()
 
@@ -69,11 +69,11 @@ def make_samples(
       FileNotFoundError: the data or the classifier are missing.
       ValueError: there are no features to compare, or an option is invalid.
     """
-    num, field = config.sample.num_images, method.field
+    num, field = config.sample.num_examples, method.field
     check_held_out(config)
     if num < MIN_SAMPLES:
         raise ValueError(
-            f"eval.metric samples needs sample.num_images of at least {MIN_SAMPLES}, "
+            f"eval.metric samples needs sample.num_examples of at least {MIN_SAMPLES}, "
             f"not {num}."
         )
     if field.kind != "image":

@@ -7,7 +7,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion_jax.lookup import lookup
-from diffusion_jax.methods import autoencoder, classifier, cyclegan, gan
+from diffusion_jax.methods import (
+    autoencoder,
+    classifier,
+    cyclegan,
+    gan,
+    language_model,
+)
 from diffusion_jax.methods.base import Fields, Method, Task
 from diffusion_jax.methods.ddpm import config as ddpm
 from diffusion_jax.methods.ranges import check, check_training
@@ -69,4 +75,5 @@ FAMILIES = {
     "gan": gan.FAMILY,
     "cyclegan": cyclegan.FAMILY,
     "classifier": classifier.FAMILY,
+    "language_model": language_model.FAMILY,
 }

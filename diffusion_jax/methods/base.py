@@ -12,12 +12,15 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax.data.base import Field
+from diffusion_jax.data.vocabulary import Vocabulary
 from diffusion_jax.lookup import lookup
 from diffusion_jax.training import optimizers
 from diffusion_jax.training.state import Loss, Phase, Variables
 
 GROUP = "net"  # the phase and the parameter group of a family with one network
 OTHER_METRIC = "choose another eval.metric, such as modes for grid25"  # a remedy
+DTYPES = dict.fromkeys(("float32", "bfloat16", "float16"))  # of activations
+DATA_KINDS = ("image", "points", "signal")
 PyTree = Any
 Fields = Mapping[str, Field]
 # "index" i32[B], the examples' global indices, and an array [B, ...] for each field.
@@ -140,11 +143,14 @@ class Task(NamedTuple):
       run: the function; `inference.make_stream` runs it over any number of examples.
       inputs: names of the fields that it reads, besides index.
       outputs: the fields that it returns, by name.
+      prompts: vocabularies of the inputs that sample.prompt can give, by name: int32
+        [P], END and the tokens of the prompt, padded.
     """
 
     run: BatchFn
     inputs: tuple[str, ...]
     outputs: dict[str, Field]
+    prompts: Mapping[str, Vocabulary] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,17 +172,21 @@ class Family(NamedTuple):
     tasks: dict[str, tuple[type, Callable[[Any, Any], Task]]]
 
 
-def data_field(fields: Fields) -> tuple[str, Field]:
+def data_field(fields: Fields, kinds: Sequence[str] = DATA_KINDS) -> tuple[str, Field]:
     """Returns the name and the field of the data to be modelled.
+
+    Args:
+      fields: of the data.
+      kinds: that the model can be of.
 
     Raises:
       ValueError: there is no such field, or there are several.
     """
-    found = [name for name, field in fields.items() if field.kind in DATA_KINDS]
+    found = [name for name, field in fields.items() if field.kind in kinds]
     if len(found) != 1:
         raise ValueError(
             f"The data have the fields {', '.join(fields)}: this model needs exactly "
-            f"one of kind {' or '.join(DATA_KINDS)}. Choose another data.source."
+            f"one of kind {' or '.join(kinds)}. Choose another data.source."
         )
     return found[0], fields[found[0]]
 
@@ -246,7 +256,3 @@ def check_at_least(key: str, value: float, minimum: float) -> None:
     """Raises ValueError if the value of a config key is below a minimum."""
     if value < minimum:
         raise ValueError(f"{key} must be at least {minimum}, not {value}.")
-
-
-DTYPES = dict.fromkeys(("float32", "bfloat16", "float16"))  # of activations
-DATA_KINDS = ("image", "points", "signal")

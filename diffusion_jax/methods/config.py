@@ -5,14 +5,9 @@ from collections.abc import Callable
 from ml_collections import ConfigDict, config_dict
 
 
-def defaults(method: str) -> ConfigDict:
-    """Returns the groups that every family has: data, optim, train, sample, eval.
-
-    Args:
-      method: a name in methods.FAMILIES.
-    """
-    config = config_dict.create(name=method, seed=0, method=method)
-    config.data = config_dict.create(
+def image_data() -> ConfigDict:
+    """Returns the group data of families of images (and points)."""
+    return config_dict.create(
         source="digits",  # see data.sources.make
         data_dir=config_dict.placeholder(str),  # of TFDS; None for its default
         background="white",  # colour behind transparent pixels; or #RRGGBB
@@ -26,6 +21,31 @@ def defaults(method: str) -> ConfigDict:
         batch_size=128,  # examples per step, over all devices
         flip=False,  # mirror images left to right with probability 1/2
     )
+
+
+def text_data() -> ConfigDict:
+    """Returns the group data of language models."""
+    return config_dict.create(
+        source="python_docs",  # see data.texts.make
+        vocabulary="characters",  # or words, bytes, bpe
+        vocabulary_size=1024,  # ids of bpe
+        context=128,  # tokens that an example predicts
+        packed=False,  # several short documents in one example
+        held_out=0.1,  # share of the text that is split "test", [0, 1)
+        train_split="train",
+        batch_size=32,  # examples per step, over all devices
+    )
+
+
+def defaults(method: str, data: ConfigDict | None = None) -> ConfigDict:
+    """Returns the groups that every family has: data, optim, train, sample, eval.
+
+    Args:
+      method: a name in methods.FAMILIES.
+      data: the group data; that of images by default.
+    """
+    config = config_dict.create(name=method, seed=0, method=method)
+    config.data = image_data() if data is None else data
     config.optim = config_dict.create(  # Adam
         learning_rate=1e-3,  # above 0
         warmup_steps=0,  # linear, from 0; 0: none
@@ -54,7 +74,7 @@ def defaults(method: str) -> ConfigDict:
     config.sample = config_dict.create(
         checkpoint="last",  # or best
         task="sample",  # one of the family's tasks
-        num_images=100,  # examples
+        num_examples=100,
         batch_size=100,
         animation=False,  # write a GIF as well
         seed=0,
@@ -81,11 +101,24 @@ def decay_over_second_half(config: ConfigDict) -> None:
 def make_tiny(config: ConfigDict) -> None:
     """Turns any config into a smoke test: four steps with batches of eight digits."""
     config.name += "_tiny"
-    config.data.update(source="digits", image_size=8, num_channels=1, batch_size=8)
+    config.data.update(source="digits", image_size=8, num_channels=1)
+    _make_short(config)
+
+
+def make_tiny_text(config: ConfigDict) -> None:
+    """Turns any config of text into a smoke test: four steps with batches of eight."""
+    config.name += "_tiny"
+    config.data.update(source="python_docs", vocabulary="characters", context=16)
+    config.sample.num_tokens = 8
+    _make_short(config)
+
+
+def _make_short(config: ConfigDict) -> None:
+    config.data.batch_size = 8
     config.data.train_split, config.eval.split = "train", "test"
     config.train.update(num_steps=4, log_every=2, save_every=2, evaluate_every=0)
     config.train.sample_every = min(4, config.train.sample_every)
-    config.sample.update(num_images=16, batch_size=16)
+    config.sample.update(num_examples=16, batch_size=16)
     config.eval.update(batch_size=64, classifier="")
 
 

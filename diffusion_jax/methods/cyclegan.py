@@ -205,7 +205,7 @@ def defaults() -> ConfigDict:
         pool_size=50,  # images per domain; 0: no pool
     )
     config.optim.update(learning_rate=2e-4, b1=0.5)
-    config.sample.update(task="translate", num_images=64, batch_size=64)
+    config.sample.update(task="translate", num_examples=64, batch_size=64)
     config.eval.update(
         metric="translation",
         split_b="test",  # of the other domain

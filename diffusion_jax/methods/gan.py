@@ -242,7 +242,7 @@ def defaults() -> ConfigDict:
     )
     config.optim.update(learning_rate=2e-4, b1=0.5)
     config.optim.disc_learning_rate = 2e-4
-    config.sample.update(num_images=1000, label=-1)  # the class; -1: all in turn
+    config.sample.update(num_examples=1000, label=-1)  # the class; -1: all in turn
     return config
 
 

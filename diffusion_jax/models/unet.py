@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from diffusion_jax import prng
 from diffusion_jax.lookup import lookup
 from diffusion_jax.models.attention import attention
+from diffusion_jax.models.dropout import ExampleDropout
 from diffusion_jax.models.norms import GroupNorm
 from diffusion_jax.models.precision import at_least_float32
 
@@ -70,27 +70,6 @@ def _norm(x: Array, dtype: DTypeLike, name: str) -> Array:
     channels = x.shape[-1]
     groups = math.gcd(NUM_GROUPS, channels, max(1, channels // MIN_GROUP_SIZE))
     return GroupNorm(groups, GROUP_NORM_EPSILON, dtype, name=name)(x)
-
-
-class ExampleDropout(nn.Module):
-    """Dropout whose mask depends on an example's index, not on its place in a shard.
-
-    Attributes:
-      rate: probability that an activation is set to zero, in [0, 1).
-    """
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: Array, index: Array | None) -> Array:
-        """Drops activations of x [B, ...] if the examples' index, i32[B], is given."""
-        if index is None or self.rate == 0.0:
-            return x
-        keys = prng.example_keys(self.make_rng("dropout"), index)
-        keep = jax.vmap(
-            lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:])
-        )(keys)
-        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
 
 
 class ResBlock(nn.Module):

@@ -17,6 +17,7 @@ from diffusion_jax.training import parallel
 LOGGER = logging.getLogger(__name__)
 
 GRID_IMAGES = 400  # most images in a grid; the npz file has all of them
+RULE = "-" * 72  # between texts of several lines
 Arrays = Mapping[str, np.ndarray]
 Fields = Mapping[str, Field]
 
@@ -79,8 +80,9 @@ def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
     """Writes a preview: a PNG of images or points, and a text file of tokens.
 
     PATH.png is a grid of at most 400 images (with axes ("column",) one row per example)
-    or a density plot of the first two coordinates of points; PATH.txt has one line of
-    token ids per example. Only process 0 writes.
+    or a density plot of the first two coordinates of points; PATH.txt has the text of
+    each example, or a line of token ids if there is no vocabulary. Only process 0
+    writes.
 
     Args:
       path: path of the files, without a suffix; the folder is created.
@@ -146,7 +148,12 @@ def _save_points(path: pathlib.Path, x: np.ndarray, field: Field) -> None:
 
 
 def _save_tokens(path: pathlib.Path, x: np.ndarray, field: Field) -> None:
-    np.savetxt(path, x.reshape(len(x), -1), fmt="%d")
+    if field.vocabulary is None:
+        np.savetxt(path, x.reshape(len(x), -1), fmt="%d")
+        return
+    texts = [field.vocabulary.decode(row) for row in x]
+    separator = f"\n{RULE}\n" if any("\n" in text for text in texts) else "\n"
+    path.write_text(separator.join(texts) + "\n", encoding="utf-8")
 
 
 # kind -> (suffix, function); other kinds are only written to the npz file.

@@ -17,10 +17,10 @@ from diffusion_jax.training.tensorboard import EventFile
 LOGGER = logging.getLogger(__name__)
 
 METRICS, TENSORBOARD, SAMPLES = "metrics.jsonl", "tensorboard", "samples"
-KEPT = "logs-before-"  # folder of logs that are set aside, before its number
-# What a line says about speed and memory, if it is known.
+# What a line says about speed and memory of images, if it is known.
 SPEED = "step_time images_per_second images_per_second_per_device data_wait".split()
 SPEED += ["mfu", "device_memory"]
+KEPT = "logs-before-"  # folder of logs that are set aside, before its number
 MIN_WAIT = 0.2  # the progress line shows a larger share of waiting for data
 
 
@@ -33,12 +33,14 @@ class Progress:
 
     Args:
       num_steps: the step at which the run ends.
-      batch_size: examples per step, over all devices.
+      batch_size: units per step, over all devices.
+      unit: what the speed is measured in: "images", "tokens".
     """
 
-    def __init__(self, num_steps: int, batch_size: int):
+    def __init__(self, num_steps: int, batch_size: int, unit: str = "images"):
         self._num_steps = num_steps
         self._batch_size = batch_size
+        self._unit = unit
         self._since: float | None = None  # the end of the last step or pause
         self._steps, self._seconds = 0, 0.0  # since the last call of `timing`
         self._waited = 0.0
@@ -71,7 +73,12 @@ class Progress:
             yield batch
 
     def timing(self) -> dict[str, float]:
-        """Returns the speed since the last call: SPEED's first four; {} if unknown."""
+        """Returns the speed since the last call; {} if there was no step.
+
+        Returns:
+          step_time in seconds, UNIT_per_second, UNIT_per_second_per_device, and
+          data_wait, the share of the time spent waiting for data.
+        """
         steps, seconds, waited = self._steps, self._seconds, self._waited
         self._steps, self._seconds, self._waited = 0, 0.0, 0.0
         if not seconds:
@@ -79,8 +86,8 @@ class Progress:
         rate = steps * self._batch_size / seconds
         return {
             "step_time": seconds / steps,
-            "images_per_second": rate,
-            "images_per_second_per_device": rate / parallel.num_devices(),
+            f"{self._unit}_per_second": rate,
+            f"{self._unit}_per_second_per_device": rate / parallel.num_devices(),
             "data_wait": waited / seconds,
         }
 
@@ -91,12 +98,12 @@ class Progress:
         shown = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
         line = f"step {step}/{self._num_steps}  {shown}"
         if speed:
-            rate = speed["images_per_second"]
+            rate = speed[f"{self._unit}_per_second"]
             left = round((self._num_steps - step) * self._batch_size / rate)
             minutes, seconds = divmod(left, 60)
             hours, minutes = divmod(minutes, 60)
             clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
-            line += f"  {rate:.0f} images/s"
+            line += f"  {rate:.0f} {self._unit}/s"
             if "mfu" in speed:
                 line += f"  MFU {speed['mfu']:.0%}".replace("%", " %")
             if speed["data_wait"] > MIN_WAIT:
@@ -211,10 +218,11 @@ class MetricLogger:
       start: the step at which this session starts.
       num_steps: the step at which the run ends.
       log_every: steps between two lines; 0 logs only the last step.
-      batch_size: examples per step, over all devices.
+      batch_size: units per step, over all devices.
       primary: whether this process writes.
       losses: name to display -> name of the metric, for the progress line.
       monitor: (step, metrics) -> warnings.
+      unit: what the speed is measured in: "images", "tokens".
     """
 
     def __init__(
@@ -227,13 +235,14 @@ class MetricLogger:
         primary: bool,
         losses: dict[str, str],
         monitor: Callable[[int, dict[str, float]], list[str]] = lambda *_: [],
+        unit: str = "images",
     ):
         self.stop_requested = 0  # the signal, if there was one in any process
         self.step_flops: float | None = None  # on each device, if known
         self._pending = None
         self._num_steps = num_steps
         self._log_every = log_every
-        self._progress = Progress(num_steps, batch_size)
+        self._progress = Progress(num_steps, batch_size, unit)
         self._log = MetricsLog(workdir, start) if primary else None
         self._losses = losses
         self._monitor = monitor
@@ -274,7 +283,7 @@ class MetricLogger:
                 self._progress.show(step, losses, speed)
 
     def _speed(self) -> dict[str, float]:
-        """Returns those of SPEED that are known."""
+        """Returns the speed, mfu and device_memory, as far as they are known."""
         speed = self._progress.timing()
         if not speed:
             return {}

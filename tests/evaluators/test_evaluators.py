@@ -80,7 +80,7 @@ def test_real_images_are_near_the_baseline(records):
     chosen = np.random.default_rng(0).permutation(len(images))[:512]
     found = {}
     for name, drawn in (("real", images[chosen]), ("negative", -images[chosen])):
-        config = load("digits_gan", sample__num_images=512, sample__batch_size=512)
+        config = load("digits_gan", sample__num_examples=512, sample__batch_size=512)
         (record,) = records(config, drawing({"image": drawn}), inputs=())
         found[name] = record.metrics
         assert record.settings["num_samples"] == 512
@@ -126,7 +126,7 @@ def test_metrics_of_a_classifier(records, monkeypatch):
         eval__classifier="nearest",
         model__num_classes=10,
         sample__batch_size=126,
-        sample__num_images=len(chosen),
+        sample__num_examples=len(chosen),
     )
     (record,) = records(config, drawn, inputs=("label",))
     found = record.metrics
@@ -153,7 +153,7 @@ def test_sweep_of_samples(records):
     "changes, words",
     [
         ({"eval__split": "train"}, "1438 of the 1438.*data.train_split.*held-out"),
-        ({"sample__num_images": 5}, "at least 6, not 5"),
+        ({"sample__num_examples": 5}, "at least 6, not 5"),
         ({"eval__metric": "elbo"}, "Unknown eval.metric of a gan 'elbo'.*samples, mod"),
         ({"eval__metric": "modes"}, "grid25.*not digits"),
     ],
@@ -198,7 +198,7 @@ def test_modes_of_the_mixture_itself(records):
     """True draws cover all 25 modes, and a share 1 - exp(-9/2) = 0.989 of them lies
     within 3 sigma (standard error 0.001); draws of 5 modes cover 5."""
     number = 10_000
-    config = load("grid25_gan", sample__num_images=number, sample__batch_size=number)
+    config = load("grid25_gan", sample__num_examples=number, sample__batch_size=number)
     source = sources.make("grid25", "train", 1, 1)
     stub = Stub(source.fields["points"], "points")
     drawn = drawing({"points": source.arrays["points"][:number]})

@@ -35,7 +35,7 @@ VALUES = {
     "optim.decay_start": NUM_STEPS // 2,  # also of a run that is stopped before
     "optim.decay_end": NUM_STEPS,
     "eval.num_importance": 500,  # evaluating and drawing take some 0.1 s
-    "sample.num_images": 400,
+    "sample.num_examples": 400,
 }
 # Until it is stopped.
 LONG = {"train.num_steps": 1_000_000, "optim.decay_end": 1_000_000}

@@ -84,8 +84,11 @@ def signal_while_sampling(place: Place) -> str:
     """a signal ends sampling and evaluating within seconds, exit code 128 + N"""
     workdir = place.partly_trained("sampling")
     seen = []
-    for mode, key in (("sample", "sample.num_images"), ("evaluate", "eval.batch_size")):
-        values = {"sample.num_images": 2_000_000}
+    for mode, key in (
+        ("sample", "sample.num_examples"),
+        ("evaluate", "eval.batch_size"),
+    ):
+        values = {"sample.num_examples": 2_000_000}
         if mode == "evaluate":
             values = {"eval.num_importance": 1_000_000, "eval.batch_size": 1}
         for number in STOPS:

@@ -19,7 +19,8 @@ from diffusion_jax import inference, methods, prng, task_runner
 from diffusion_jax.data import loader, sources
 from diffusion_jax.data.base import Range
 from diffusion_jax.diffusion import denoiser, guidance, losses, process, samplers
-from diffusion_jax.models.unet import ExampleDropout, time_embedding
+from diffusion_jax.models.dropout import ExampleDropout
+from diffusion_jax.models.unet import time_embedding
 from diffusion_jax.training import state as states
 from diffusion_jax.training.state import Variables
 from diffusion_jax.training.step import make_train_step
@@ -473,7 +474,7 @@ def test_guidance_is_a_mixture_of_networks():
 def test_samples_come_with_their_labels():
     """Every sample comes with its label: all classes in turn, or sample.label."""
     classes = Stub(lambda w, x, label: 0 * x + 0.1 * label[:, None, None, None])
-    values = {**CLASSES, "diffusion__prediction": "x0", "sample__num_images": 12}
+    values = {**CLASSES, "diffusion__prediction": "x0", "sample__num_examples": 12}
     method = make_method(classes, **values)
     for label, expected in ((-1, np.arange(12) % 10), (3, np.full(12, 3))):
         config = digits_config(**values, sample__label=label, sample__num_steps=2)

@@ -279,7 +279,7 @@ def test_ends_of_an_interpolation_are_samples():
 def test_labels():
     """Every sample has the class that sample.label asks for; -1 draws all classes in
     turn, and the same image belongs to the same index and class."""
-    values = {"model__num_classes": 10, "sample__num_images": 15}
+    values = {"model__num_classes": 10, "sample__num_examples": 15}
     method = mlp(**values)
     variables = variables_of(method, 3.0)
     of_all, of_three, of_four = (

@@ -14,7 +14,8 @@ from absl.testing import parameterized
 from jax import Array
 from jax.extend.core import jaxprs_in_params
 
-from diffusion_jax.models.unet import REMATS, ExampleDropout, UNet, time_embedding
+from diffusion_jax.models.dropout import ExampleDropout
+from diffusion_jax.models.unet import REMATS, UNet, time_embedding
 
 CIFAR10 = dict(
     base_channels=128,

@@ -64,7 +64,7 @@ def test_every_task_is_the_same(name, folder):
 def check_tasks(name, workdir, views=None):
     """Compares the outputs of the views, by their old names, or of all."""
     expected = dict(np.load(workdir / "outputs.npz"))
-    config = read_config(name, workdir, sample__num_images=6, sample__batch_size=4)
+    config = read_config(name, workdir, sample__num_examples=6, sample__batch_size=4)
     run = runs.load(config, workdir, "last")
     assert run.step == 4
     renamed = renames.RENAMED_VALUES["sample.task"]

@@ -11,7 +11,7 @@ from smoke import load
 from diffusion_jax import train as commands
 from diffusion_jax.training import parallel
 
-SMALL = {"data__batch_size": 8, "sample__num_images": 8, "sample__batch_size": 8}
+SMALL = {"data__batch_size": 8, "sample__num_examples": 8, "sample__batch_size": 8}
 
 
 def held(arrays):

@@ -17,7 +17,8 @@ from diffusion_jax import methods
 from diffusion_jax.data import transforms
 from diffusion_jax.data.base import ArraySource, Unpaired, image_field
 from diffusion_jax.data.loader import Loader
-from diffusion_jax.models.unet import ExampleDropout, time_embedding
+from diffusion_jax.models.dropout import ExampleDropout
+from diffusion_jax.models.unet import time_embedding
 from diffusion_jax.training import ema, optimizers, parallel
 from diffusion_jax.training import state as states
 from diffusion_jax.training.optimizers import Optimizer

@@ -34,7 +34,7 @@ def test_it_trains_and_continues_prompts(tmp_path):
     config = toy.defaults()
     config.train.update(num_steps=60, sample_every=60)
     config.data.batch_size, config.optim.learning_rate = 32, 0.1
-    config.sample.update(num_images=9, batch_size=4)
+    config.sample.update(num_examples=9, batch_size=4)
     train(config, tmp_path)
     sample(config, tmp_path)
     with np.load(tmp_path / "sample.npz") as file:

@@ -1,0 +1,20 @@
+"""GRU language model of the help topics in Python's standard library, by characters.
+
+bash launch/local.sh configs/python_docs_gru.py
+"""
+
+from ml_collections import ConfigDict
+
+from diffusion_jax.methods import language_model
+from diffusion_jax.methods.config import select
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
+    config = language_model.defaults()
+    config.name = "python_docs_gru"
+    config.model.update(cell="gru", num_layers=1, width=256)
+    config.optim.update(learning_rate=0.003, warmup_steps=50)
+    config.train.update(num_steps=1000, log_every=100, save_every=500, sample_every=500)
+    config.sample.temperature = 0.7
+    return select(config, variant, language_model.tiny)
