@@ -13,8 +13,8 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
     config = language_model.defaults()
     config.name = "python_docs_gru"
-    config.model.update(cell="gru", num_layers=1, width=256)
+    config.model.update(cell="gru", num_layers=1)
     config.optim.update(learning_rate=0.003, warmup_steps=50)
-    config.train.update(num_steps=1000, log_every=100, save_every=500, sample_every=500)
+    config.train.update(num_steps=1500, log_every=100, save_every=500, sample_every=500)
     config.sample.temperature = 0.7
     return select(config, variant, language_model.tiny)

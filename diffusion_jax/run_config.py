@@ -196,6 +196,8 @@ def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]
         except (KeyError, TypeError) as error:
             raise _damaged(path, f"a field lacks a valid {error}") from error
     data = config.data
+    if "image_size" not in data:
+        raise FileNotFoundError(f"{path} is missing: restore it from a copy.")
     if data.source == "grid25":
         return {"points": Field((2,), np.float32, "points"), "label": label_field(25)}
     width = data.get("image_width") or data.image_size

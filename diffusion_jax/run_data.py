@@ -61,7 +61,13 @@ _opened_text = functools.lru_cache(maxsize=8)(texts.make)
 
 def _open_text(config: ConfigDict, split: str) -> Source:
     data = config.data
-    spec = texts.TextSpec(**{name: data[name] for name in texts.TextSpec._fields})
+    spec = texts.TextSpec(
+        data.context,
+        data.vocabulary,
+        data.vocabulary_size,
+        data.packed,
+        data.held_out,
+    )
     return _opened_text(data.source, split, spec)
 
 

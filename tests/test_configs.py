@@ -11,6 +11,8 @@ import pytest
 from smoke import CONFIGS, load
 
 from diffusion_jax import main, methods, run_config
+from diffusion_jax.data.texts import tokens_field
+from diffusion_jax.data.vocabulary import Vocabulary
 from diffusion_jax.train import train
 
 GROUPS = ["data", "model", "optim", "train", "sample", "eval"]
@@ -21,13 +23,18 @@ OWN_GROUP = {
     "gan": ["gan"],
     "cyclegan": ["cyclegan"],
     "classifier": [],
+    "language_model": [],
 }
 # What the commands and the launch scripts read, for every family.
-ALL_HAVE = """data.source data.data_dir data.train_split data.image_size
-    data.num_channels data.batch_size data.flip model.name optim.learning_rate
+ALL_HAVE = """data.source data.train_split data.batch_size model.name
+    optim.learning_rate
     optim.ema_decay train.num_steps train.log_every train.save_every train.keep
     train.evaluate_every train.sample_every sample.checkpoint eval.checkpoint
     eval.metric eval.split eval.batch_size eval.sweep eval.seed seed""".split()
+OF_DATA = {  # and of each kind of data
+    "image_size": "data_dir num_channels flip".split(),
+    "context": "vocabulary vocabulary_size packed held_out".split(),
+}
 # Ho et al. 2020, appendix B and table 6: name -> values; intervals as in their code.
 CIFAR10 = {
     "data.image_size": 32,
@@ -166,9 +173,12 @@ def keys_of(node, prefix=""):
 def make(config):
     """The method of a config, without its data; the command line locks configs."""
     config.lock()
-    return methods.make(
-        config, run_config.stored_fields(config, pathlib.Path("nosuch"))
-    )
+    if "context" in config.data:
+        letters = Vocabulary("characters", tuple(map(chr, range(33, 127))))
+        fields = {"tokens": tokens_field(config.data.context + 1, letters)}
+    else:
+        fields = run_config.stored_fields(config, pathlib.Path("nosuch"))
+    return methods.make(config, fields)
 
 
 @each_config
@@ -184,6 +194,8 @@ def test_form(name):
         groups = [*GROUPS, *OWN_GROUP[config.method]]
         assert sorted(config) == sorted(["name", "seed", "method", *groups])
         run_config.check_keys(config, ALL_HAVE)
+        (of_data,) = (keys for first, keys in OF_DATA.items() if first in config.data)
+        run_config.check_keys(config, [f"data.{key}" for key in of_data])
     assert keys_of(full) == keys_of(tiny)  # a variant changes values, not keys
     with pytest.raises(ValueError, match="'huge'.*tiny"):
         load(name, "huge")

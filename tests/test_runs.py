@@ -29,6 +29,7 @@ OLD_KEYS = {
     "sample.film": ("digits", True),
     "sample.start": ("digits", 0.75),
     "sample.concepts": ("digits_dcgan", (1, 2)),
+    "sample.num_images": ("digits", 7),
     "eval.measure": ("digits", "samples"),
 }
 RENAMED = {old: new for old, new in renames.RENAMED_KEYS.items() if new}

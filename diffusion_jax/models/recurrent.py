@@ -35,7 +35,7 @@ def lstm(state: State, inputs: Array, recurrent: Array, bias: Array) -> State:
     forget gate of Gers et al. 2000.
     """
     h, c = state
-    i, f, g, o = jnp.split(inputs + h @ recurrent + bias, 4, axis=-1)
+    i, f, g, o = jnp.split(inputs + h @ recurrent + bias[None], 4, axis=-1)
     c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
     return nn.sigmoid(o) * jnp.tanh(c), c
 
@@ -60,7 +60,7 @@ def gru(state: State, inputs: Array, recurrent: Array, bias: Array) -> State:
     Source: Cho et al. 2014, equations 5 to 8, arXiv:1406.1078.
     """
     (h,) = state
-    of_input, of_hidden = jnp.split(bias, [inputs.shape[-1]])
+    of_input, of_hidden = jnp.split(bias[None], [inputs.shape[-1]], axis=1)
     r_x, z_x, n_x = jnp.split(inputs + of_input, 3, axis=-1)
     r_h, z_h, n_h = jnp.split(h @ recurrent, 3, axis=-1)
     r, z = nn.sigmoid(r_x + r_h), nn.sigmoid(z_x + z_h)
@@ -173,7 +173,8 @@ class RecurrentLM(nn.Module):
     dropout: float
     dtype: DTypeLike = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
+        """Makes the layers."""
         self.embed = nn.Embed(
             self.vocabulary_size,
             self.width,
