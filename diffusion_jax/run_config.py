@@ -255,12 +255,13 @@ def check_vocabularies(
     Raises:
       ValueError: a vocabulary has changed.
     """
-    if not (workdir / FIELDS).exists():
+    texts = {name: field for name, field in fields.items() if field.vocabulary}
+    if not texts or not (workdir / FIELDS).exists():
         return
     stored = stored_fields(config, workdir)
-    for name, field in fields.items():
-        known = stored[name].vocabulary if name in stored else None
-        if known is None or known == field.vocabulary:
+    for name, field in texts.items():
+        known = stored[name].vocabulary
+        if known == field.vocabulary:
             continue
         changed = set(known.tokens) ^ set(field.vocabulary.tokens)
         shown = ", ".join(map(repr, sorted(changed)[:5])) or "their order"

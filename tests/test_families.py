@@ -115,7 +115,7 @@ def distinct_programs():
 
 @pytest.mark.parametrize("name", [*distinct_programs(), "dcgan"])
 def test_tiny_trains_and_samples(name, run_of):
-    """Every config at :tiny trains for two steps and draws finite images."""
+    """Every config at :tiny trains for two steps and draws finite images or text."""
     workdir, config, drawn = run_of(name)
     run = runs.load(config, workdir, "last")
     assert run.step == 2
@@ -124,7 +124,10 @@ def test_tiny_trains_and_samples(name, run_of):
     if not config.train.sample_every:
         assert config.method == "classifier"  # it draws nothing
         return
-    Image.open(workdir / "samples/00000002.png").verify()
+    if "context" in config.data:
+        assert (workdir / "samples/00000002.txt").read_text(encoding="utf-8")
+    else:
+        Image.open(workdir / "samples/00000002.png").verify()
     ((outputs, fields),) = drawn
     for key, array in outputs.items():
         assert array.shape == (16, *fields[key].shape)

@@ -17,9 +17,10 @@ from diffusion_jax.training.tensorboard import EventFile
 LOGGER = logging.getLogger(__name__)
 
 METRICS, TENSORBOARD, SAMPLES = "metrics.jsonl", "tensorboard", "samples"
-# What a line says about speed and memory of images, if it is known.
-SPEED = "step_time images_per_second images_per_second_per_device data_wait".split()
-SPEED += ["mfu", "device_memory"]
+UNITS = "images", "tokens", "examples"  # in which speed is measured
+# What a line may say about speed and memory.
+SPEED = ["step_time", "data_wait", "mfu", "device_memory"]
+SPEED += [f"{unit}_per_second{x}" for unit in UNITS for x in ("", "_per_device")]
 KEPT = "logs-before-"  # folder of logs that are set aside, before its number
 MIN_WAIT = 0.2  # the progress line shows a larger share of waiting for data
 
