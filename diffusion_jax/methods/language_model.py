@@ -10,7 +10,7 @@ from ml_collections import ConfigDict, config_dict
 from diffusion_jax import prng
 from diffusion_jax.data.vocabulary import PAD
 from diffusion_jax.decoding import choices
-from diffusion_jax.decoding.generation import Decoder, generate
+from diffusion_jax.decoding.generation import Decoder, generate_in_rounds
 from diffusion_jax.methods import base
 from diffusion_jax.methods import config as common
 from diffusion_jax.models import LANGUAGE_MODELS
@@ -92,6 +92,7 @@ class LanguageModel(base.SingleNetwork):
         return Decoder(
             init=lambda: apply("init_cache", batch_size),
             step=lambda *args: apply("step", *args),
+            max_length=getattr(self.network, "max_length", None),
         )
 
 
@@ -113,11 +114,9 @@ class SampleOptions:
 
 
 def make_sample(method: LanguageModel, options: SampleOptions) -> base.Task:
-    """Continues prompts; output "text", int32 [P + num_tokens], without the first END.
+    """Continues prompts; output "text", int32 [P - 1 + num_tokens], without first END.
 
-    Raises:
-      ValueError: when it is run, if a network of limited context has no room for the
-        prompt and its continuation.
+    A network of limited context goes on from its last tokens; see `generate_in_rounds`.
     """
     choose = choices.make(options.temperature, options.top_k, options.top_p)
 
@@ -125,7 +124,7 @@ def make_sample(method: LanguageModel, options: SampleOptions) -> base.Task:
         prompt = batch["prompt"]
         decoder = method.decoder(variables, len(prompt))
         keys = prng.example_keys(key, batch["index"])
-        text = generate(decoder, prompt, options.num_tokens, choose, keys)
+        text = generate_in_rounds(decoder, prompt, options.num_tokens, choose, keys)
         return {"text": text[:, 1:]}
 
     field = method.field._replace(shape=(options.num_tokens,))
