@@ -4,7 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from diffusion_jax import methods, run_data, runs, task_runner
+from diffusion_jax import methods, run_config, run_data, runs, task_runner
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import interrupts
 
@@ -12,7 +12,9 @@ from diffusion_jax.training import interrupts
 def sample(
     config: ConfigDict, workdir: pathlib.Path, output: pathlib.Path | None = None
 ) -> None:
-    """Runs sample.task and writes OUTPUT/TASK.npz, a preview, and an animation.
+    """Runs sample.task; writes OUTPUT/TASK.npz, a preview and an animation.
+
+    The first texts, if the outputs have any, are printed as well.
 
     The npz file holds the task's outputs by name, images as u8[N, H, W, C], and the
     labels that they are conditioned on; `outputs.writers` describes the other files.
@@ -32,8 +34,10 @@ def sample(
     methods.check(config)
     with interrupts.handled():
         writers.check_writable(folder)
-        run = runs.load(config, workdir, options.checkpoint)
-        runner = task_runner.make(config, run.method, options.task)
-        outputs = runner.run(run.variables)
+        method = methods.make(config, run_config.stored_fields(config, workdir))
+        # Options that are wrong are found before the checkpoint is read.
+        runner = task_runner.make(config, method, options.task)
+        outputs = runner.run(runs.load(config, workdir, options.checkpoint).variables)
         animation = options.animation or "frames" in outputs  # sample.num_frames > 0
         writers.save(folder / options.task, outputs, runner.fields, animation)
+        writers.print_texts(outputs, runner.fields)

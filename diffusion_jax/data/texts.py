@@ -203,6 +203,30 @@ def padded(
     return base.ArraySource(arrays, fields, name)
 
 
+def sequence(source: base.Source) -> np.ndarray:
+    """Returns the documents of a source that `make` has opened, one after the other.
+
+    Returns:
+      i32[N], with padding before each document, or before the first one if they are
+      joined. What an example predicts is every token but those after padding.
+    """
+    if isinstance(source, Windows):
+        return np.concatenate([[PAD], source.tokens])
+    tokens = source.arrays["tokens"]
+    segment = source.arrays.get("segment", np.zeros_like(tokens))
+    before = np.pad(segment, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    return np.insert(tokens, np.flatnonzero(segment != before), PAD)
+
+
+def fingerprint(source: base.Source) -> str:
+    """Hashes the text of a source that `make` has opened, whatever its vocabulary."""
+    tokens = sequence(source)
+    vocabulary = source.fields["tokens"].vocabulary
+    documents = np.split(tokens, np.flatnonzero(tokens == END))
+    text = "\n".join(vocabulary.decode(x[x != END]) for x in documents if len(x) > 1)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
 def pack(lengths: Sequence[int], size: int) -> list[list[int]]:
     """Distributes items over as few bins as first fit by falling length needs.
 

@@ -79,15 +79,14 @@ class Vocabulary:
     def num_characters(self) -> np.ndarray:
         """The number of characters of each id, int32 [V]; 0 for padding and end.
 
-        Bytes that continue a character of several bytes count 0, and a word counts the
-        space after it.
+        Of a character of several bytes, only the first one counts, and a word counts
+        the space after it.
         """
         if self.kind == "bytes":
-            # In UTF-8, bytes 10xxxxxx continue a character.
-            counts = [int(byte & 0xC0 != 0x80) for byte in range(256)]
+            counts = [_num_characters([byte]) for byte in range(256)]
         elif self.kind == "bpe":
-            texts = (self._bpe.decode([i]) for i in range(len(self.tokens)))
-            counts = [len(text) for text in texts]
+            values = _byte_values()
+            counts = [_num_characters([values[x] for x in t]) for t in self.tokens]
         else:
             space = len(_SPLITTERS[self.kind].separator)
             counts = [len(token) + space for token in self.tokens]
@@ -160,6 +159,25 @@ def _train_bpe(texts: Iterable[str], size: int) -> Vocabulary:
     model = json.loads(tokenizer.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].get)
     return Vocabulary("bpe", tuple(tokens), tuple(map(tuple, model["merges"])))
+
+
+def _num_characters(values: Iterable[int]) -> int:
+    """Counts the bytes that begin a character in UTF-8; 10xxxxxx continue one."""
+    return sum(value & 0xC0 != 0x80 for value in values)
+
+
+def _byte_values() -> dict[str, int]:
+    """Returns the byte of each character of the tokens of byte-level "bpe".
+
+    Visible bytes of Latin-1 stand for themselves, the others in turn for the characters
+    from 256 on.
+
+    Source: Radford et al. 2019 (GPT-2), encoder.py of its code.
+    """
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [value for value in range(256) if value not in visible]
+    numbers = {256 + i: value for i, value in enumerate(others)}
+    return {chr(i): value for i, value in ({x: x for x in visible} | numbers).items()}
 
 
 class _Splitter(NamedTuple):

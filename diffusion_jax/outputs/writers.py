@@ -17,6 +17,7 @@ from diffusion_jax.training import parallel
 LOGGER = logging.getLogger(__name__)
 
 GRID_IMAGES = 400  # most images in a grid; the npz file has all of them
+PRINTED_TEXTS = 4
 RULE = "-" * 72  # between texts of several lines
 Arrays = Mapping[str, np.ndarray]
 Fields = Mapping[str, Field]
@@ -106,6 +107,21 @@ def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
             written.add(suffix)
 
 
+def print_texts(outputs: Arrays, fields: Fields) -> None:
+    """Prints the first texts among the outputs, at most PRINTED_TEXTS of them.
+
+    Args:
+      outputs: [N, ...] by name.
+      fields: fields of the outputs, by name.
+    """
+    if parallel.process_index() != 0:
+        return
+    for name, x in outputs.items():
+        if fields[name].kind == "tokens" and fields[name].vocabulary is not None:
+            print(_joined(x[:PRINTED_TEXTS], fields[name]), flush=True)
+            return
+
+
 def check_writable(folder: pathlib.Path) -> None:
     """Checks, before anything is computed, that files can be written into a folder.
 
@@ -151,9 +167,13 @@ def _save_tokens(path: pathlib.Path, x: np.ndarray, field: Field) -> None:
     if field.vocabulary is None:
         np.savetxt(path, x.reshape(len(x), -1), fmt="%d")
         return
+    path.write_text(_joined(x, field) + "\n", encoding="utf-8")
+
+
+def _joined(x: np.ndarray, field: Field) -> str:
     texts = [field.vocabulary.decode(row) for row in x]
     separator = f"\n{RULE}\n" if any("\n" in text for text in texts) else "\n"
-    path.write_text(separator.join(texts) + "\n", encoding="utf-8")
+    return separator.join(texts)
 
 
 # kind -> (suffix, function); other kinds are only written to the npz file.
