@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from smoke import CONFIGS, Compiled, last_line, load
 
-from diffusion_jax import evaluators, methods, runs
+from diffusion_jax import evaluators, methods, run_config, runs
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.methods import latent_tasks
 from diffusion_jax.outputs import writers
@@ -29,6 +29,7 @@ RUNS = {
     "points": "grid25_gan",
     "cyclegan": "digits_cyclegan",
     "classifier": "digits_classifier",
+    "language_model": "python_docs_gru",
 }
 CHANGES = {"dcgan": {"model__num_classes": 10}}
 BETWEEN = latent_tasks.NUM_COLUMNS
@@ -46,7 +47,13 @@ OF_SAMPLES = [
     *("confident_share", "histogram", "classes_covered", "num_classes", "precision"),
     *("recall", "density", "coverage", "nearest_distance"),
 ]
+BASELINES = "uniform", "unigram", *(f"{n}-gram" for n in range(2, 6))
 METRICS = {
+    "bits_per_character": [
+        "bits_per_character",
+        *[f"bits_per_character, {name}" for name in BASELINES],
+        *["nats_per_token", "perplexity_per_token"],
+    ],
     "reconstruction": "squared_error standard_error squared_error_of_pca".split(),
     "elbo": "negative_elbo standard_error reconstruction kl negative_importance_bound "
     "active_units num_latents".split(),
@@ -63,6 +70,7 @@ EVALUATED = [
     *[("conv", "reconstruction"), ("gan", "samples"), ("dcgan", "samples")],
     *[("points", "modes"), ("cyclegan", "translation")],
     ("classifier", "accuracy"),
+    ("language_model", "bits_per_character"),
 ]
 TASKS = [
     *[("autoencoder", task) for task in ("reconstruct", *latent_tasks.TASKS)],
@@ -71,7 +79,10 @@ TASKS = [
     *[("conv", "reconstruct"), ("gan", "sample"), ("points", "sample")],
     ("cyclegan", "translate"),
 ]
-ARRAYS = [("vae", "elbo"), ("classifier", "classify")]  # tasks without images
+ARRAYS = [  # tasks without images or text
+    *[("vae", "elbo"), ("classifier", "classify"), ("language_model", "nats")],
+]
+TEXTS = [("language_model", "sample")]
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +177,25 @@ def test_task(name, task, run_of):
         assert 1 < frames <= COLUMNS[task]
 
 
+@pytest.mark.parametrize("name, task", TEXTS)
+def test_task_of_text(name, task, run_of, capsys):
+    """A task writes an npz file of tokens and a text file with a text per example, of
+    which the first four are printed; each begins with the prompt."""
+    workdir, config, _ = run_of(name)
+    config.sample.update(task=task, num_examples=6, batch_size=4, prompt="the ")
+    sample(config, workdir)
+    with np.load(workdir / f"{task}.npz", allow_pickle=False) as arrays:
+        (tokens,) = arrays.values()
+    vocabulary = run_config.stored_fields(config, workdir)["tokens"].vocabulary
+    texts = [vocabulary.decode(row) for row in tokens]
+    assert len(texts) == 6 and all(x.startswith("the ") for x in texts)
+    separator = "\n" if not any("\n" in x for x in texts) else f"\n{writers.RULE}\n"
+    written = (workdir / f"{task}.txt").read_text(encoding="utf-8")
+    assert written == separator.join(texts) + "\n"
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in texts[:4]) and texts[5] not in printed
+
+
 @pytest.mark.parametrize("name, task", ARRAYS)
 def test_task_without_images(name, task, run_of):
     """The outputs of a task without images are written as arrays, one row each."""
@@ -179,7 +209,7 @@ def test_task_without_images(name, task, run_of):
 
 def test_every_task_and_metric_is_tested():
     """The tables above leave out no metric of any family, and no task."""
-    evaluated, tested = {}, {task for _, task in TASKS + ARRAYS}
+    evaluated, tested = {}, {task for _, task in TASKS + ARRAYS + TEXTS}
     for name, config_name in RUNS.items():
         method = load(config_name).method
         here = {metric for x, metric in EVALUATED if x == name}
@@ -189,6 +219,7 @@ def test_every_task_and_metric_is_tested():
         tasks = methods.FAMILIES[method].tasks.keys()
         rows = evaluators.EVALUATORS.items()
         own = {name for name, (needed, _) in rows if needed <= tasks}
+        own -= {"samples"} if method == "language_model" else set()  # of images
         assert here - {"modes"} == own - {"modes"}  # modes: of any family on grid25
 
 
@@ -198,7 +229,8 @@ def test_metric(name, metric, run_of):
     settings they depend on; a metric of a classifier's features bears its name."""
     workdir, config, _ = run_of(name)
     config.eval.metric = metric
-    extractor = "classifier" in config.eval and name != "points" and metric != "elbo"
+    extractor = "classifier" in config.eval and name != "points"
+    extractor &= metric not in ("elbo", "bits_per_character")
     if extractor:
         classifier, _, _ = run_of("classifier")
         config.eval.classifier = str(classifier)
@@ -371,6 +403,28 @@ REFUSED = [
     ("digits_cyclegan", {"sample.task": "sample"}, "sample.*Known: translate"),
     ("digits_classifier", {"model.num_classes": 1}, "num_classes"),
     ("digits_classifier", {"optim.ema_decay": 1.0}, "ema_decay"),
+    # text
+    (
+        "python_docs_gru",
+        {"data.context": 10**6},
+        "has .* tokens.*data.context = 1000000",
+    ),
+    ("python_docs_gru", {"data.source": "digits"}, "Unknown.*digits.*python_docs"),
+    ("python_docs_gru", {"data.source": "text:nosuch"}, "no file .*nosuch"),
+    ("python_docs_gru", {"data.vocabulary": "nosuch"}, "nosuch.*characters, words"),
+    ("python_docs_gru", {"model.cell": "nosuch"}, "nosuch.*lstm, gru"),
+    ("python_docs_gru", {"model.name": "nosuch"}, "nosuch.*recurrent"),
+    ("python_docs_gru", {"sample.prompt": "\u2603"}, "sample.prompt contains '\u2603'"),
+    (
+        "python_docs_gru",
+        {"eval.metric": "samples", "train.evaluate_every": 2},
+        "compares images.*tokens: choose another eval.metric",
+    ),
+    (
+        "python_docs_gru",
+        {"eval.split": "train", "train.evaluate_every": 2},
+        "eval.split 'train' are also in data.train_split.*held-out",
+    ),
 ]
 
 

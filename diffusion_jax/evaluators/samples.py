@@ -23,7 +23,7 @@ from diffusion_jax.evaluators.feature_extractors import (
     open_feature_extractor,
 )
 from diffusion_jax.inference import Arrays
-from diffusion_jax.methods.base import check_range
+from diffusion_jax.methods.base import OTHER_METRIC, check_range
 from diffusion_jax.metrics import frechet, modes, neighbours
 from diffusion_jax.training.state import Variables
 
@@ -79,7 +79,7 @@ def make_samples(
     if field.kind != "image":
         raise ValueError(
             f"eval.metric 'samples' compares images, but {config.data.source} has "
-            f"{field.kind}: choose modes."
+            f"{field.kind}: {OTHER_METRIC}."
         )
     check_range(field, "eval.metric samples", "choose data with images")
     extractor = None

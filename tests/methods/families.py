@@ -9,6 +9,8 @@ import numpy as np
 
 from diffusion_jax import methods
 from diffusion_jax.data.base import Field, image_field, label_field
+from diffusion_jax.data.texts import tokens_field
+from diffusion_jax.data.vocabulary import build
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -31,6 +33,9 @@ def fields_of(config):
     data = config.data
     if data.source == "grid25":
         return {"points": Field((2,), np.float32, "points"), "label": label_field(25)}
+    if "context" in data:
+        vocabulary = build("characters", ["abcdef"])
+        return {"tokens": tokens_field(data.context + 1, vocabulary)}
     image = image_field((data.image_size, data.image_size, data.num_channels))
     fields = {"image": image, "label": label_field(10)}
     if "source_b" not in data:

@@ -27,6 +27,7 @@ FAMILIES = {
     "wgan_gp": "grid25_gan",
     "cyclegan": "horse2zebra_cyclegan",  # with the identity term
     "classifier": "digits_classifier",
+    "language_model": "python_docs_gru",
 }
 
 

@@ -10,6 +10,8 @@ from smoke import load, restore
 
 from diffusion_jax import methods
 from diffusion_jax.data.base import Field, image_field
+from diffusion_jax.data.texts import tokens_field
+from diffusion_jax.data.vocabulary import PAD, build
 from diffusion_jax.train import train
 from diffusion_jax.training import optimizers
 from diffusion_jax.training import state as states
@@ -20,6 +22,8 @@ NUM_STEPS, BATCH_SIZE = 2, 8
 IMAGE = image_field((8, 8, 1))
 ONE, TWO = {"image": IMAGE}, {"image_a": IMAGE, "image_b": IMAGE}
 POINTS = {"points": Field((2,), np.float32, "points")}
+VOCABULARY = build("characters", ["abcdef"])
+TEXT = {"tokens": tokens_field(12, VOCABULARY)}
 UNET = {"model__base_channels": 8, "model__channel_multipliers": (1,)}
 UNET |= {"model__num_blocks": 0, "model__dropout": 0.3, "optim__clip_norm": 0.05}
 # A config, what is changed in its smoke run, and the fields of its data.
@@ -29,6 +33,7 @@ FAMILIES = {
     "autoencoder": ("digits_autoencoder", {}, ONE),  # tracks its latents' moments
     "wgan_gp": ("grid25_gan", {"gan__critic_steps": 2}, POINTS),  # slices of a slice
     "cyclegan": ("digits_cyclegan", {"cyclegan__cycle_weight": 1.0}, TWO),
+    "language_model": ("python_docs_gru", {"model__dropout": 0.3}, TEXT),
 }
 
 
@@ -46,11 +51,16 @@ def family_of(name):
 
     def batch(step):
         index = step * BATCH_SIZE + np.arange(BATCH_SIZE, dtype=np.int32)
-        values = {
-            key: draws.uniform(-1, 1, (BATCH_SIZE, *field.shape)).astype(np.float32)
-            for key, field in fields.items()
-        }
-        return {"index": index, **values}
+        return {"index": index} | {key: values(x) for key, x in fields.items()}
+
+    def values(field):
+        shape = BATCH_SIZE, *field.shape
+        if field.kind == "tokens":  # of different lengths, one of them only an end
+            lengths = np.append(draws.integers(2, shape[1] + 1, BATCH_SIZE - 1), 1)
+            tokens = draws.integers(PAD + 1, field.size, shape)
+            padding = np.arange(shape[1])[None] >= lengths[:, None]
+            return np.where(padding, PAD, tokens).astype(np.int32)
+        return draws.uniform(-1, 1, shape).astype(np.float32)
 
     state = jax.jit(initial)(jax.random.key(1))
     return method, state, [batch(step) for step in range(NUM_STEPS)]
