@@ -25,10 +25,12 @@ class TaskRunner(NamedTuple):
     Attributes:
       run: variables -> the task's outputs, and the labels among its inputs, [N, ...].
       fields: of these.
+      source: the rows.
     """
 
     run: Callable[[Variables], inference.Arrays]
     fields: dict[str, Field]
+    source: Source
 
 
 def make(config: ConfigDict, method: methods.Method, name: str) -> TaskRunner:
@@ -54,7 +56,7 @@ def make(config: ConfigDict, method: methods.Method, name: str) -> TaskRunner:
         rows = stream(variables, source, options.num_examples)
         return inference.collect(rows, *fields)
 
-    return TaskRunner(run, fields)
+    return TaskRunner(run, fields, source)
 
 
 def open_source(config: ConfigDict, task: methods.Task) -> Source:

@@ -219,11 +219,15 @@ def sequence(source: base.Source) -> np.ndarray:
 
 
 def fingerprint(source: base.Source) -> str:
-    """Hashes the text of a source that `make` has opened, whatever its vocabulary."""
+    """Hashes the documents of a source that `make` has opened.
+
+    Neither the vocabulary nor the order of the documents matters.
+    """
     tokens = sequence(source)
     vocabulary = source.fields["tokens"].vocabulary
-    documents = np.split(tokens, np.flatnonzero(tokens == END))
-    text = "\n".join(vocabulary.decode(x[x != END]) for x in documents if len(x) > 1)
+    pieces = np.split(tokens, np.flatnonzero(tokens == END))
+    documents = sorted(vocabulary.decode(x[x != END]) for x in pieces)
+    text = "\n".join(filter(None, documents))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

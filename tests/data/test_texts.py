@@ -189,8 +189,15 @@ def test_lines_are_split_by_content(tmp_path):
     assert train + test == collections.Counter(lines)
     assert not train.keys() & test.keys()
     assert 0.19 < test.total() / len(lines) < 0.25
+    hashes = set()
     for split in texts.SPLITS:
         assert found["one", split] == found["other", split]
+        for name, packed in (("one", False), ("other", True)):
+            source = texts.make(
+                f"lines:{tmp_path}/{name}.txt", split, spec(packed=packed)
+            )
+            hashes.add((split, texts.fingerprint(source)))
+    assert len(hashes) == len({x for _, x in hashes}) == 2
 
 
 @pytest.mark.parametrize("kind", ["characters", "bytes", "bpe"])

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.data.base import Field, image_field, label_field
+from diffusion_jax.data.vocabulary import END, build
 from diffusion_jax.methods.base import with_axis
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import parallel
@@ -172,6 +173,40 @@ def test_tokens(tmp_path):
     np.testing.assert_array_equal(arrays["tokens"], tokens)
     lines = (tmp_path / "deep" / "sample.txt").read_text().splitlines()
     assert [[int(x) for x in line.split()] for line in lines] == tokens.tolist()
+
+
+WORDS = ["one", "two", "three", "four", "five"]
+
+
+@pytest.mark.parametrize("texts", [WORDS, ["one\ntwo", *WORDS]], ids=["line", "lines"])
+def test_texts(tmp_path, capsys, texts):
+    """Tokens of a vocabulary become text: a line for each example, or several lines
+    with a rule between examples; the first four are printed, by process 0."""
+    vocabulary = build("characters", texts)
+    ids = [np.append(vocabulary.encode(text), END) for text in texts]
+    size = max(map(len, ids))
+    tokens = np.stack([np.pad(x, (0, size - len(x))) for x in ids])
+    field = TOKENS._replace(shape=(size,), vocabulary=vocabulary)
+    fields = {"label": LABEL, "tokens": field}
+    outputs = {"label": np.zeros(len(ids), np.int32), "tokens": tokens}
+    suffixes, _ = write(tmp_path, outputs, fields)
+    assert suffixes == {".npz", ".txt"}
+    separator = "\n" if texts == WORDS else f"\n{writers.RULE}\n"
+    written = (tmp_path / "deep" / "sample.txt").read_text(encoding="utf-8")
+    assert written == separator.join(texts) + "\n"
+    writers.print_texts(outputs, fields)
+    assert capsys.readouterr().out == separator.join(texts[:4]) + "\n"
+    writers.print_texts({"tokens": tokens}, {"tokens": TOKENS})  # no vocabulary
+    assert capsys.readouterr().out == ""
+
+
+def test_other_processes_print_nothing(monkeypatch, capsys):
+    """Only process 0 prints."""
+    vocabulary = build("characters", ["a"])
+    fields = {"tokens": TOKENS._replace(shape=(1,), vocabulary=vocabulary)}
+    monkeypatch.setattr(parallel, "process_index", lambda: 1)
+    writers.print_texts({"tokens": np.full((1, 1), 2, np.int32)}, fields)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
