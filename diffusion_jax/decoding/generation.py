@@ -98,9 +98,8 @@ def generate_in_rounds(
         seen = fill(decoder, seen, first, last, choose, keys)
         rows = jnp.arange(len(tokens))[:, None]
         tokens = tokens.at[rows, index].set(seen, mode="drop")
-        longer = lengths(tokens)
-        at_end = jnp.take_along_axis(tokens, longer[:, None] - 1, axis=1)[:, 0] == END
-        return (tokens, ended | (at_end & (longer > length))), None
+        last_token = jnp.take_along_axis(tokens, lengths(tokens)[:, None] - 1, axis=1)
+        return (tokens, ended | (last_token[:, 0] == END)), None
 
     # The first round adds the fewest tokens if a prompt is as long as possible; every
     # further one adds window - keep.

@@ -85,16 +85,42 @@ def test_never_below_greedy(seed, penalty):
             np.testing.assert_allclose(of_row, values, rtol=1e-4, atol=1e-4)
 
 
-def pure_search(weights, prompt, beam_size):
-    """The best (log p, text) of beam search without a place for greedy, in Python."""
+def search_by_hand(weights, prompt, beam_size, penalty=0.0, pure=False):
+    """[(score, text)], best first, in Python; pure: greedy has no place of its own."""
+
+    def score(hypothesis):
+        log_p, text = hypothesis
+        return score_of(log_p, len(text) - len(prompt), penalty)
+
     beam = [(0.0, tuple(prompt))]
     for _ in range(NUM_TOKENS):
-        longer = [x for x in beam if x[1][-1] == END and len(x[1]) > len(prompt)]
-        for log_p, text in (x for x in beam if x not in longer):
+        longer = []
+        for log_p, text in beam:
+            if text[-1] == END and len(text) > len(prompt):
+                longer.append((log_p, text))
+                continue
             next_ = toy.log_probabilities(weights, text)[-1]
-            longer += [(log_p + next_[i], (*text, i)) for i in range(1, SIZE)]
-        beam = sorted(longer, reverse=True)[:beam_size]
-    return beam[0]
+            likely = sorted(range(1, SIZE), key=lambda i: -next_[i])
+            longer += [(log_p + next_[i], (*text, i)) for i in likely]
+        first, others = ([], longer) if pure else (longer[:1], longer[1:])
+        others = sorted(others, key=score, reverse=True)
+        beam = first + others[: beam_size - len(first)]
+    return sorted([(score(x), x[1]) for x in beam], reverse=True)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.6, 3.0])
+@pytest.mark.parametrize("beam_size", [2, 3])
+def test_by_hand(beam_size, penalty):
+    """The same hypotheses and scores as a search with lists in Python."""
+    for seed in range(20):
+        weights = weights_of(seed)
+        found, scores = search(weights, beam_size, penalty)
+        for row, of_row, prompt in zip(found, scores, PROMPTS, strict=True):
+            prompt = toy.unpadded(prompt)
+            expected = search_by_hand(weights, prompt, beam_size, penalty)
+            assert [toy.unpadded(x) for x in row] == [text for _, text in expected]
+            values = [score for score, _ in expected]
+            np.testing.assert_allclose(of_row, values, rtol=1e-4, atol=1e-4)
 
 
 def misleading():
@@ -110,17 +136,15 @@ def misleading():
 
 
 def test_greedy_keeps_its_place():
-    """Pure beam search with K = 2 ends below greedy decoding for some models; ours has
-    the better one of both, or what greedy's place leaves to the other."""
-    prompt = np.array([[2]], np.int32)
-    for seed in (None, *range(30)):
-        weights = misleading() if seed is None else weights_of(seed)
-        pure, _ = pure_search(weights, prompt[0], 2)
-        of_greedy = float(search(weights, 1, prompts=prompt)[1][0, 0])
-        score = float(search(weights, 2, prompts=prompt)[1][0, 0])
-        assert score == pytest.approx(max(pure, of_greedy), rel=1e-4)
-        if seed is None:
-            assert pure < np.log(0.0876) < np.log(0.14) < of_greedy
+    """Pure beam search with K = 2 ends below greedy decoding of that model; ours finds
+    what greedy decoding does."""
+    prompt, weights = np.array([[2]], np.int32), misleading()
+    pure, _ = search_by_hand(weights, prompt[0], 2, pure=True)[0]
+    of_greedy = float(search(weights, 1, prompts=prompt)[1][0, 0])
+    assert pure < np.log(0.0876) < np.log(0.14) < of_greedy
+    found, scores = search(weights, 2, prompts=prompt)
+    assert toy.unpadded(found[0, 0]) == (2, 3, 3, END)
+    assert scores[0, 0] == pytest.approx(of_greedy, rel=1e-5)
 
 
 def test_batch_mates_and_padding_change_nothing():
