@@ -35,11 +35,16 @@ def config_of(**changes):
 def shrunk(monkeypatch):
     """Runs are loaded with a network that needs no training."""
 
+    make_whole = methods.make
+
+    def make(config, fields):
+        return dataclasses.replace(make_whole(config, fields), network=Shrink())
+
     def load(config, workdir, checkpoint):
         method = methods.make(config, run_config.stored_fields(config, workdir))
-        method = dataclasses.replace(method, network=Shrink())
         return runs.Run(method, Variables({"net": np.float32(0.3)}, {}), 2)
 
+    monkeypatch.setattr(methods, "make", make)
     monkeypatch.setattr(runs, "load", load)
 
 
