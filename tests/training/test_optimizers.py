@@ -16,9 +16,11 @@ OPTIONS = {
     "decay": "linear",
     "decay_start": None,
     "decay_end": None,
+    "decay_to": 0.0,
     "b1": 0.9,
     "b2": 0.999,
     "eps": 1e-8,
+    "weight_decay": 0.0,
     "clip_norm": 1.0,
     "clip": "none",
     "ema_decay": 0.9,
@@ -115,14 +117,14 @@ def test_schedules_are_those_of_optax():
     schedule = functools.partial(optimizers.make_schedule, 2e-4)
     for warmup in (0, 7):
         expected = optax.warmup_cosine_decay_schedule(0.0, 2e-4, warmup, 50)
-        found = schedule(warmup, "cosine", None, 50, 1)
+        found = schedule(warmup, "cosine", None, 50, 0.0, 1)
         np.testing.assert_array_equal(
             jax.vmap(found)(counts), jax.vmap(expected)(counts)
         )
     expected = optax.linear_schedule(2e-4, 0.0, 20, 10)
-    found = schedule(0, "linear", 10, 30, 1)
+    found = schedule(0, "linear", 10, 30, 0.0, 1)
     np.testing.assert_array_equal(jax.vmap(found)(counts), jax.vmap(expected)(counts))
-    assert schedule(0, "linear", None, None, 1) == 2e-4
+    assert schedule(0, "linear", None, None, 0.0, 1) == 2e-4
 
 
 @pytest.mark.parametrize("name", optimizers.CLIPS)
