@@ -343,6 +343,295 @@ class GPT(nn.Module):
         return at_least_float32(self.embed.attend(self.norm(x))), new
 
 
+class EncoderLayer(nn.Module):
+    """Self-attention and an MLP, each added to its input before a normalisation.
+
+        x = norm(x + attention(x)),    x = norm(x + mlp(x))
+
+    Attributes:
+      num_heads: of the attention.
+      width: of inputs and outputs.
+      hidden: of the MLP.
+      dropout: rate, before both sums.
+      dtype: of activations.
+    """
+
+    num_heads: int
+    width: int
+    hidden: int
+    dropout: float
+    dtype: DTypeLike
+
+    def setup(self):
+        self.attention = MultiHeadAttention(
+            self.num_heads, self.width, dtype=self.dtype
+        )
+        self.norm1 = nn.LayerNorm(EPSILON, dtype=self.dtype)
+        self.mlp = MLP(self.hidden, self.width, nn.relu, dtype=self.dtype)
+        self.norm2 = nn.LayerNorm(EPSILON, dtype=self.dtype)
+        self.drop = ExampleDropout(self.dropout)
+
+    def __call__(self, x: Array, mask: Array, index: Array | None) -> Array:
+        """Applies the layer.
+
+        Args:
+          x: [B, S, width].
+          mask: bool[B, 1, 1, S], False at padding.
+          index: i32[B] if dropout is active.
+
+        Returns:
+          [B, S, width].
+        """
+        y = self.attention(x, self.attention.keys_values(x), mask)
+        x = self.norm1(x + self.drop(y, index))
+        return self.norm2(x + self.drop(self.mlp(x), index))
+
+
+class DecoderLayer(nn.Module):
+    """An `EncoderLayer` that also attends to the source, between the other two parts.
+
+    Attributes:
+      num_heads: of both attentions.
+      width: of inputs and outputs.
+      hidden: of the MLP.
+      dropout: rate, before the three sums.
+      dtype: of activations.
+    """
+
+    num_heads: int
+    width: int
+    hidden: int
+    dropout: float
+    dtype: DTypeLike
+
+    def setup(self):
+        heads = self.num_heads, self.width
+        self.attention = MultiHeadAttention(*heads, dtype=self.dtype)
+        self.norm1 = nn.LayerNorm(EPSILON, dtype=self.dtype)
+        self.cross_attention = MultiHeadAttention(*heads, dtype=self.dtype)
+        self.norm2 = nn.LayerNorm(EPSILON, dtype=self.dtype)
+        self.mlp = MLP(self.hidden, self.width, nn.relu, dtype=self.dtype)
+        self.norm3 = nn.LayerNorm(EPSILON, dtype=self.dtype)
+        self.drop = ExampleDropout(self.dropout)
+
+    def attend_to_target(
+        self,
+        x: Array,
+        mask: Array,
+        index: Array | None,
+        cache: KeysValues | None = None,
+        position: Array | None = None,
+    ) -> tuple[Array, KeysValues]:
+        """Applies the self-attention.
+
+        Args:
+          x: [B, T, width].
+          mask: bool[1, 1, T, L], what each position may attend to.
+          index: i32[B] if dropout is active.
+          cache: of L positions, if T is 1; None: L is T.
+          position: i32[], where the cache is written.
+
+        Returns:
+          [B, T, width], and the keys and values of L positions.
+        """
+        keys_values = self.attention.keys_values(x)
+        if cache is not None:
+            keys_values = cache.write(keys_values, position)
+        y = self.attention(x, keys_values, mask)
+        return self.norm1(x + self.drop(y, index)), keys_values
+
+    def attend_to_source(
+        self, x: Array, source: KeysValues, mask: Array, index: Array | None
+    ) -> Array:
+        """Applies the attention to the source, and the MLP.
+
+        Args:
+          x: [B, T, width].
+          source: its keys and values, see `cross_attention`.
+          mask: bool[B, 1, 1, S], False at padding.
+          index: i32[B] if dropout is active.
+
+        Returns:
+          [B, T, width].
+        """
+        y = self.cross_attention(x, source, mask)
+        x = self.norm2(x + self.drop(y, index))
+        return self.norm3(x + self.drop(self.mlp(x), index))
+
+
+class Memory(NamedTuple):
+    """A source that has been encoded.
+
+    Attributes:
+      encoded: [B, S, width].
+      mask: bool[B, 1, 1, S], False at padding.
+    """
+
+    encoded: Array
+    mask: Array
+
+
+class DecoderCache(NamedTuple):
+    """What a decoder attends to.
+
+    Attributes:
+      target: of each layer, keys and values of the target so far, of fixed length.
+      source: of each layer, keys and values of the source.
+      mask: bool[B, 1, 1, S], False at the source's padding.
+    """
+
+    target: list[KeysValues]
+    source: list[KeysValues]
+    mask: Array
+
+
+class Transformer(nn.Module):
+    """Encodes a source and decodes a target, as published.
+
+    The embeddings, times sqrt(width), are also the weights of the logits.
+
+    Attributes:
+      vocabulary_size: V, of the target.
+      source_vocabulary_size: of the source; None: it shares the target's embeddings.
+      num_layers: of the encoder, and of the decoder.
+      num_heads: of each attention.
+      width: of the embeddings and of every layer, even.
+      hidden: of the MLPs.
+      dropout: rate of the embeddings and of what each part of a layer adds.
+      dtype: of activations.
+
+    Source: Vaswani et al. 2017, section 3, arXiv:1706.03762.
+    """
+
+    vocabulary_size: int
+    source_vocabulary_size: int | None
+    num_layers: int
+    num_heads: int
+    width: int
+    hidden: int
+    dropout: float
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        def embed(size: int) -> nn.Embed:
+            init = nn.initializers.normal(self.width**-0.5)
+            return nn.Embed(size, self.width, embedding_init=init, dtype=self.dtype)
+
+        options = self.num_heads, self.width, self.hidden, self.dropout, self.dtype
+        self.embed = embed(self.vocabulary_size)
+        if self.source_vocabulary_size is not None:
+            self.embed_source = embed(self.source_vocabulary_size)
+        self.drop = ExampleDropout(self.dropout)
+        self.encoder = [EncoderLayer(*options) for _ in range(self.num_layers)]
+        self.decoder = [DecoderLayer(*options) for _ in range(self.num_layers)]
+
+    def __call__(
+        self, source: Array, target: Array, index: Array | None = None
+    ) -> Array:
+        """Returns the logits of the token after each one of the target.
+
+        Args:
+          source: i32[B, S], padded at its end.
+          target: i32[B, T], from END on, padded at its end.
+          index: i32[B] if dropout is active.
+
+        Returns:
+          f32[B, T, V].
+        """
+        memory, mask = self.encode(source, index), causal_mask(target.shape[1])
+        x = self._embed(self.embed, target, index)
+        for layer in self.decoder:
+            keys_values = layer.cross_attention.keys_values(memory.encoded)
+            x, _ = layer.attend_to_target(x, mask, index)
+            x = layer.attend_to_source(x, keys_values, memory.mask, index)
+        return self._logits(x)
+
+    def encode(self, source: Array, index: Array | None = None) -> Memory:
+        """Encodes a source.
+
+        Args:
+          source: i32[B, S], padded at its end.
+          index: i32[B] if dropout is active.
+        """
+        shared = self.source_vocabulary_size is None
+        mask = (source != PAD)[:, None, None]
+        x = self._embed(self.embed if shared else self.embed_source, source, index)
+        for layer in self.encoder:
+            x = layer(x, mask, index)
+        return Memory(x, mask)
+
+    def init_cache(self, memory: Memory, length: int) -> DecoderCache:
+        """Returns the cache before the first token of the target.
+
+        Args:
+          memory: the encoded source.
+          length: the most tokens of the target that will be read.
+        """
+        head_width = self.width // self.num_heads
+        shape = len(memory.encoded), self.num_heads, length, head_width
+        return DecoderCache(
+            [KeysValues.empty(*shape, self.dtype) for _ in self.decoder],
+            [x.cross_attention.keys_values(memory.encoded) for x in self.decoder],
+            memory.mask,
+        )
+
+    def step(
+        self, cache: DecoderCache, token: Array, position: Array
+    ) -> tuple[Array, DecoderCache]:
+        """Reads one token of the target.
+
+        Args:
+          cache: of the tokens before.
+          token: i32[B].
+          position: i32[], of all rows, less than the cache's length.
+
+        Returns:
+          Logits of the next token, f32[B, V], and the new cache.
+        """
+        length = cache.target[0].keys.shape[2]
+        mask = (jnp.arange(length) <= position)[None, None, None]
+        x = self._embed(self.embed, token[:, None], None, position)
+        new = []
+        for layer, old, source in zip(
+            self.decoder, cache.target, cache.source, strict=True
+        ):
+            x, keys_values = layer.attend_to_target(x, mask, None, old, position)
+            x = layer.attend_to_source(x, source, cache.mask, None)
+            new.append(keys_values)
+        return self._logits(x)[:, 0], cache._replace(target=new)
+
+    def alignment(self, source: Array, target: Array) -> Array:
+        """Returns how much each token of the target attends to each of the source.
+
+        Args:
+          source: i32[B, S].
+          target: i32[B, T].
+
+        Returns:
+          f32[B, layers * heads, T, S], the heads of the first layer first.
+        """
+        memory, mask = self.encode(source), causal_mask(target.shape[1])
+        x, found = self._embed(self.embed, target, None), []
+        for layer in self.decoder:
+            keys_values = layer.cross_attention.keys_values(memory.encoded)
+            x, _ = layer.attend_to_target(x, mask, None)
+            found.append(layer.cross_attention.weights(x, keys_values, memory.mask))
+            x = layer.attend_to_source(x, keys_values, memory.mask, None)
+        return jnp.concatenate(found, axis=1)
+
+    def _embed(
+        self, embed: nn.Embed, tokens: Array, index: Array | None, start: Array = 0
+    ) -> Array:
+        position = start + jnp.arange(tokens.shape[1])
+        encoded = positions.sinusoidal(position, self.width)[None]
+        x = embed(tokens) * self.width**0.5
+        x += jnp.broadcast_to(encoded.astype(x.dtype), x.shape)
+        return self.drop(x, index)
+
+    def _logits(self, x: Array) -> Array:
+        return at_least_float32(self.embed.attend(x))
+
+
 def causal_mask(length: int) -> Array:
     """Returns bool[1, 1, L, L]: a position attends to itself and those before it."""
     return jnp.tril(jnp.ones((length, length), bool))[None, None]

@@ -76,8 +76,8 @@ def make(
         start, or ema_decay lies outside [0, 1).
 
     Source: Kingma and Ba 2015, arXiv:1412.6980; Loshchilov and Hutter 2019, algorithm
-    2, arXiv:1711.05101, without their normalisation of the decay; Ho et al. 2020, appendix B,
-    arXiv:2006.11239. The linear decay is Zhu et al. 2017, section 4, arXiv:1703.10593.
+    2 (AdamW), arXiv:1711.05101; Ho et al. 2020, appendix B, arXiv:2006.11239. The
+    linear decay is Zhu et al. 2017, section 4, arXiv:1703.10593.
     """
     replica_clip, global_clip = lookup(CLIPS, clip, "optim.clip")
     schedule = make_schedule(
