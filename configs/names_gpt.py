@@ -20,6 +20,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update(source="lines:PATH", context=17, held_out=0.0312)
     config.model.width = 64
     config.optim.update(learning_rate=5e-4, b2=0.99, weight_decay=0.01)
-    config.train.update(num_steps=10000, log_every=500, sample_every=5000)
+    config.train.update(num_steps=10000, save_every=5000, sample_every=5000)
     config.sample.update(num_examples=20, batch_size=20, num_tokens=17)
     return select(config, variant, language_model.tiny)

@@ -62,7 +62,12 @@ class MultiHeadAttention(nn.Module):
     out_init: Initializer = nn.initializers.xavier_uniform()
     dtype: DTypeLike = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
+        """Creates the layers.
+
+        Raises:
+          ValueError: the width cannot be divided among the heads, or into pairs.
+        """
         if self.width % self.num_heads:
             raise ValueError(
                 f"model.width = {self.width} must be a multiple of model.num_heads = "
@@ -179,7 +184,8 @@ class GPTLayer(nn.Module):
     out_init: Initializer
     dtype: DTypeLike
 
-    def setup(self):
+    def setup(self) -> None:
+        """Creates the layers."""
         options = {
             "kernel_init": nn.initializers.normal(0.02),
             "out_init": self.out_init,
@@ -251,7 +257,8 @@ class GPT(nn.Module):
     dropout: float
     dtype: DTypeLike = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
+        """Creates the layers."""
         lookup(POSITIONS, self.positions, "model.positions")
         init = nn.initializers.normal(0.02)
         options = {"embedding_init": init, "dtype": self.dtype}
@@ -362,7 +369,8 @@ class EncoderLayer(nn.Module):
     dropout: float
     dtype: DTypeLike
 
-    def setup(self):
+    def setup(self) -> None:
+        """Creates the layers."""
         self.attention = MultiHeadAttention(
             self.num_heads, self.width, dtype=self.dtype
         )
@@ -404,7 +412,8 @@ class DecoderLayer(nn.Module):
     dropout: float
     dtype: DTypeLike
 
-    def setup(self):
+    def setup(self) -> None:
+        """Creates the layers."""
         heads = self.num_heads, self.width
         self.attention = MultiHeadAttention(*heads, dtype=self.dtype)
         self.norm1 = nn.LayerNorm(EPSILON, dtype=self.dtype)
@@ -512,7 +521,9 @@ class Transformer(nn.Module):
     dropout: float
     dtype: DTypeLike = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
+        """Creates the layers."""
+
         def embed(size: int) -> nn.Embed:
             init = nn.initializers.normal(self.width**-0.5)
             return nn.Embed(size, self.width, embedding_init=init, dtype=self.dtype)

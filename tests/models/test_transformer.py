@@ -161,10 +161,11 @@ def test_packed_is_separate(name, lengths):
         np.testing.assert_allclose(packed[:, here], alone, rtol=1e-4, atol=1e-5)
 
 
-@hypothesis.given(st.lists(st.integers(1, 5), min_size=1, max_size=6))
+@hypothesis.given(st.lists(st.integers(1, 5), max_size=5))
 @hypothesis.settings(max_examples=20, deadline=None)
 def test_positions_restart(lengths):
     """Positions count from 0 in each document."""
+    lengths = [*lengths, 30 - sum(lengths)]
     segment = np.repeat(np.arange(len(lengths)), lengths)[None]
     expected = np.concatenate([np.arange(n) for n in lengths])[None]
     np.testing.assert_array_equal(positions.restarting(jnp.asarray(segment)), expected)
@@ -190,7 +191,7 @@ def test_rotary_products_depend_on_distances(p, q, shift):
 def networks():
     """Every network with dropout, its inputs, and whether they are a pair."""
     rows = {name: (make, (tokens_of(4, 6),)) for name, make in LANGUAGE_MODELS.items()}
-    transformer = functools.partial(Transformer, V, None, 2, 2, 8, 12)
+    transformer = functools.partial(Transformer, V, None, 1, 2, 8, 12)
     return rows | {"transformer": (transformer, (tokens_of(4, 5), tokens_of(4, 6)))}
 
 
@@ -212,8 +213,9 @@ def test_dropout_depends_on_the_index(name):
     found = apply(index, *same)
     np.testing.assert_allclose(apply(index[::-1], *same)[::-1], found, rtol=1e-5)
     assert len(np.unique(np.asarray(found).reshape(4, -1), axis=0)) == 4
-    without = network.apply(variables, *same)
-    np.testing.assert_allclose(without, make(0.0).apply(variables, *same), rtol=1e-6)
+    without = jax.jit(network.apply)(variables, *inputs)
+    expected = jax.jit(make(0.0).apply)(variables, *inputs)
+    np.testing.assert_array_equal(without, expected)
 
 
 @pytest.mark.parametrize("name", [*LANGUAGE_MODELS, "transformer"])
