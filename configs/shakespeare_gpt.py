@@ -4,6 +4,9 @@
 
 PATH is a UTF-8 file, such as the 1.1 MB of "tiny Shakespeare" (Karpathy 2015).
 Reference: 1.88 nats per character on the last tenth (nanoGPT's README).
+Result: 1.789 with rotary positions; 1.897 with --config.model.positions=learned, those
+of nanoGPT.
+Time: four minutes on two CPU cores that other work shared.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = language_model.defaults("gpt")
     config.name = "shakespeare_gpt"
     config.data.update(source="text:PATH", context=64, batch_size=12)
+    config.model.positions = "rotary"
     config.optim.update(b2=0.99, weight_decay=0.1, warmup_steps=100)
     config.optim.update(decay="cosine", decay_to=0.1)
     config.train.update(num_steps=2000, log_every=200, sample_every=2000)
