@@ -28,7 +28,8 @@ ZERO = """seed sample.seed eval.seed data.held_out model.dropout model.num_class
     optim.decay_to optim.weight_decay optim.b1 optim.b2
     optim.ema_decay train.log_every train.save_every train.evaluate_every
     train.sample_every sample.label sample.eta sample.churn sample.guidance_scale
-    sample.guidance_interval sample.num_frames eval.num_probes""".split()
+    sample.guidance_interval sample.num_frames sample.temperature sample.top_k
+    eval.num_probes""".split()
 NEGATIVE = ["sample.guidance_interval", "sample.label"]  # -1: all classes
 # Numbers that another number limits as well.
 LIMITED = """sample.num_steps sample.num_frames eval.num_terms diffusion.num_timesteps
