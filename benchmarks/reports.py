@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 PACKAGES = (
-    "jax jaxlib flax optax numpy torch diffusers denoising-diffusion-pytorch".split()
-)
+    "jax jaxlib flax optax numpy torch diffusers transformers "
+    "denoising-diffusion-pytorch"
+).split()
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 

@@ -1,6 +1,7 @@
 """The configs: what they hold, and what they refuse; test_families trains them."""
 
 import ast
+import inspect
 import json
 import math
 import pathlib
@@ -135,6 +136,8 @@ SIZES = dict.fromkeys(SIZES, 113_673_219) | {
     + 2 * (1024 + 512 + 256 + 128)
     + 16 * (3 * 128 + 128 * 256 + 256 * 512 + 512 * 1024 + 1024)
     + 2 * (256 + 512 + 1024),
+    # Two embeddings, and in each layer 12 width^2 weights, 9 biases and 2 norms
+    "gpt1": (40478 + 512 + 12 * (12 * 768 + 13) + 2) * 768,  # the paper's 117M
     "horse2zebra_cyclegan": CYCLEGAN_SIZE,
     "photo2vangogh_cyclegan": CYCLEGAN_SIZE,
     # 784-500-20-500-784, with a mean and a log-variance
@@ -174,7 +177,10 @@ def make(config):
     """The method of a config, without its data; the command line locks configs."""
     config.lock()
     if "context" in config.data:
-        letters = Vocabulary("characters", tuple(map(chr, range(33, 127))))
+        is_bpe = config.data.vocabulary == "bpe"
+        size = config.data.vocabulary_size - 2 if is_bpe else 94
+        tokens = tuple(chr(i) for i in range(33, 33 + size))
+        letters = Vocabulary("characters", tokens)
         fields = {"tokens": tokens_field(config.data.context + 1, letters)}
     else:
         fields = run_config.stored_fields(config, pathlib.Path("nosuch"))
@@ -214,11 +220,18 @@ def keys_set_by(path):
     return [key.removeprefix("config.") for key in keys if key.startswith("config.")]
 
 
+def defaults_of(config):
+    """The defaults of a config's family; those of its network, where it has several."""
+    make = methods.FAMILIES[config.method].defaults
+    has_networks = "network" in inspect.signature(make).parameters
+    return make(config.model.name) if has_networks else make()
+
+
 @each_config
 def test_config_is_thin(name):
     """A config sets only what differs from its family's defaults, and nothing twice."""
     config, keys = load(name, ""), keys_set_by(CONFIGS[name])
-    defaults = methods.FAMILIES[config.method].defaults()
+    defaults = defaults_of(config)
     assert "name" in keys and len(keys) > 3
     assert len(set(keys)) == len(keys)
     for key in keys:

@@ -46,7 +46,7 @@ WITHIN = {
 MATHEMATICS = {"jax", "numpy", "chex"}
 FLAGS = {"jax", "numpy", "absl", "ml_collections"}
 BENCHMARKS = set(
-    "benchmarks torch diffusers flax ml_collections matplotlib PIL".split()
+    "benchmarks torch diffusers transformers flax ml_collections matplotlib PIL".split()
 )
 OUTSIDE = {
     "prng": {"jax"},

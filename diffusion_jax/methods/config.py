@@ -46,15 +46,17 @@ def defaults(method: str, data: ConfigDict | None = None) -> ConfigDict:
     """
     config = config_dict.create(name=method, seed=0, method=method)
     config.data = image_data() if data is None else data
-    config.optim = config_dict.create(  # Adam
+    config.optim = config_dict.create(  # Adam, or AdamW
         learning_rate=1e-3,  # above 0
         warmup_steps=0,  # linear, from 0; 0: none
-        decay="linear",  # or cosine: to 0, from decay_start to decay_end
+        decay="linear",  # or cosine: from decay_start to decay_end; or inverse_sqrt
         decay_start=config_dict.placeholder(int),  # step; None: after the warmup
         decay_end=config_dict.placeholder(int),  # num_steps or more; None: no decay
+        decay_to=0.0,  # the share of the rate that it decays to, in [0, 1]
         b1=0.9,  # in [0, 1), as b2
         b2=0.999,
         eps=1e-8,  # above 0
+        weight_decay=0.0,  # of matrices, times the learning rate; 0: none
         clip="none",  # of gradients: none, global, per_replica
         clip_norm=1.0,  # largest L2 norm, above 0
         ema_decay=0.0,  # of the averaged parameters, in [0, 1); 0: no average
@@ -110,6 +112,7 @@ def make_tiny_text(config: ConfigDict) -> None:
     config.name += "_tiny"
     config.data.update(source="python_docs", vocabulary="characters", context=16)
     config.sample.num_tokens = 8
+    config.optim.warmup_steps = min(1, config.optim.warmup_steps)
     _make_short(config)
 
 

@@ -11,6 +11,7 @@ from diffusion_jax import prng
 from diffusion_jax.data.vocabulary import PAD
 from diffusion_jax.decoding import choices
 from diffusion_jax.decoding.generation import Decoder, generate_in_rounds
+from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import base
 from diffusion_jax.methods import config as common
 from diffusion_jax.models import LANGUAGE_MODELS
@@ -146,18 +147,14 @@ def make_nats(method: LanguageModel, options: base.NoOptions) -> base.Task:
     return base.Task(run, (method.data, *method.extra), outputs)
 
 
-def defaults() -> ConfigDict:
-    """Returns the settings of a small language model of characters."""
+def defaults(network: str = "recurrent") -> ConfigDict:
+    """Returns the settings of a small language model of characters.
+
+    Args:
+      network: a name in models.LANGUAGE_MODELS.
+    """
     config = common.defaults("language_model", common.text_data())
-    config.model = config_dict.create(
-        name="recurrent",
-        cell="lstm",  # or gru
-        num_layers=2,
-        width=256,  # of the embeddings and layers
-        tied=False,  # the embeddings are the weights of the logits
-        dropout=0.0,  # rate, in [0, 1)
-        dtype="float32",  # of activations, or bfloat16
-    )
+    config.model = lookup(NETWORKS, network, "network")(config)
     config.optim.update(clip="global", ema_decay=0.0)
     config.sample.update(
         num_examples=4,
@@ -170,6 +167,31 @@ def defaults() -> ConfigDict:
     )
     config.eval.update(metric="bits_per_character", batch_size=64)
     return config
+
+
+def _recurrent(config: ConfigDict) -> ConfigDict:
+    return config_dict.create(
+        name="recurrent",
+        cell="lstm",  # or gru
+        num_layers=2,
+        width=256,  # of the embeddings and layers
+        tied=False,  # the embeddings are the weights of the logits
+        dropout=0.0,  # rate, in [0, 1)
+        dtype="float32",  # of activations, or bfloat16
+    )
+
+
+def _gpt(config: ConfigDict) -> ConfigDict:
+    return config_dict.create(
+        name="gpt",
+        context=config.data.get_oneway_ref("context"),  # the most tokens it reads
+        num_layers=4,
+        num_heads=4,
+        width=128,  # a multiple of num_heads
+        positions="learned",  # or rotary
+        dropout=0.0,  # rate, in [0, 1)
+        dtype="float32",  # of activations, or bfloat16
+    )
 
 
 def tiny(config: ConfigDict) -> None:
@@ -193,6 +215,7 @@ def make(config: ConfigDict, fields: base.Fields) -> LanguageModel:
     return LanguageModel(base.single_phase(config), network, data, field, extra)
 
 
+NETWORKS = {"recurrent": _recurrent, "gpt": _gpt}  # the group model of each
 TASKS = {
     "sample": (SampleOptions, make_sample),
     "nats": (base.NoOptions, make_nats),

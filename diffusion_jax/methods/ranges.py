@@ -109,7 +109,8 @@ def check_training(config: ConfigDict) -> None:
                 f"not {values[key]!r}."
             )
     end, num_steps = values.get("optim.decay_end"), values.get("train.num_steps")
-    if end is not None and num_steps is not None and end < num_steps:
+    to_zero = end is not None and not values.get("optim.decay_to")
+    if to_zero and num_steps is not None and end < num_steps:
         raise ValueError(
             f"optim.decay_end = {end} lies before train.num_steps = {num_steps}, and "
             "the learning rate would be 0 from then on: set optim.decay_end to "
@@ -183,6 +184,8 @@ RANGES: dict[str, Range] = {
     "model.disc_channels": SIZE,
     "model.disc_layers": _count(0, 20),
     "model.num_layers": _count(1, 1024),
+    "model.context": _count(1, 2**20),
+    "model.num_heads": _count(1, 1024),
     "diffusion.num_timesteps": _count(2, 10**6),
     "diffusion.cond_dropout": SHARE,
     "autoencoder.noise_scale": POSITIVE,
@@ -200,9 +203,11 @@ RANGES: dict[str, Range] = {
     "optim.warmup_steps": _count(0),
     "optim.decay_start": _count(0),
     "optim.decay_end": _count(1),
+    "optim.decay_to": Range(0, 1),
     "optim.b1": SHARE,
     "optim.b2": SHARE,
     "optim.eps": POSITIVE,
+    "optim.weight_decay": NOT_NEGATIVE,
     "optim.clip_norm": POSITIVE,
     "optim.ema_decay": SHARE,
     "train.num_steps": _count(1),

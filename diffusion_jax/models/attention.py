@@ -1,4 +1,4 @@
-"""Self-attention: one fused kernel on the GPUs that have it, otherwise plain XLA."""
+"""Attention: one fused kernel on the GPUs that have it, otherwise plain XLA."""
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +38,10 @@ def compute_capability() -> int:
     return int(major) if major.isdigit() else 0
 
 
-def attention(query: Array, key: Array, value: Array) -> Array:
-    """Attention of one head, with its softmax in float32 or wider.
+def attention(
+    query: Array, key: Array, value: Array, mask: Array | None = None
+) -> Array:
+    """Attention of one head or of several, with its softmax in float32 or wider.
 
         softmax(q k^T / sqrt(C)) v
 
@@ -47,31 +49,59 @@ def attention(query: Array, key: Array, value: Array) -> Array:
     CPU or TPU.
 
     Args:
-      query: [B, T, C].
-      key: [B, S, C].
-      value: [B, S, C].
+      query: [B, T, C], or [B, H, T, C] of H heads.
+      key: [B, S, C] or [B, H, S, C].
+      value: as key.
+      mask: bool, of as many axes as the logits [B, T, S] or [B, H, T, S], of size 1 or
+        theirs; False where a query may not attend. None: to all.
 
     Returns:
-      [B, T, C].
+      As query.
 
     Source: Vaswani et al. 2017, equation 1, arXiv:1706.03762.
     """
-    if not is_fused(query.dtype, query.shape[-1], compute_capability()):
-        return _plain(query, key, value)
-    return lax.platform_dependent(query, key, value, cuda=_fused, default=_plain)
+    fused = is_fused(query.dtype, query.shape[-1], compute_capability())
+    if mask is not None:  # cuDNN's backward pass with a mask needs even lengths
+        fused &= query.shape[-2] % 2 == 0 and key.shape[-2] % 2 == 0
+    if not fused:
+        return _plain(query, key, value, mask)
+    return lax.platform_dependent(query, key, value, mask, cuda=_fused, default=_plain)
 
 
-def _plain(query: Array, key: Array, value: Array) -> Array:
+def attention_weights(query: Array, key: Array, mask: Array | None = None) -> Array:
+    """Returns softmax(q k^T / sqrt(C)), [B, T, S] or [B, H, T, S] in float32 or wider.
+
+    A query that may attend to nothing attends to everything alike.
+
+    Args:
+      query: see `attention`.
+      key: see `attention`.
+      mask: see `attention`.
+    """
     # Not jax.nn.dot_product_attention: on CPUs it needs 1.3 to 1.5 times as long for
-    # the same values, and it rounds the logits of float64 to float32.
-    logits = jnp.einsum("btc,bsc->bts", query, key) * query.shape[-1] ** -0.5
-    weights = nn.softmax(at_least_float32(logits)).astype(value.dtype)
-    return jnp.einsum("bts,bsc->btc", weights, value)
+    # the same values, and 3 times for the gradient of several heads with a mask; and it
+    # rounds the logits of float64 to float32.
+    logits = jnp.einsum("...tc,...sc->...ts", query, key) * query.shape[-1] ** -0.5
+    logits = at_least_float32(logits)
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+    return nn.softmax(logits)
 
 
-def _fused(query: Array, key: Array, value: Array) -> Array:
-    heads = (x[:, :, None] for x in (query, key, value))  # [B, T, 1, C]
-    return jax.nn.dot_product_attention(*heads, implementation="cudnn")[:, :, 0]
+def _plain(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+    weights = attention_weights(query, key, mask).astype(value.dtype)
+    return jnp.einsum("...ts,...sc->...tc", weights, value)
+
+
+def _fused(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+    def with_heads(x: Array | None) -> Array | None:
+        return x[:, None] if x is not None and x.ndim == 3 else x
+
+    heads = (with_heads(x).swapaxes(1, 2) for x in (query, key, value))  # [B, T, H, C]
+    attended = jax.nn.dot_product_attention(
+        *heads, mask=with_heads(mask), implementation="cudnn"
+    )
+    return attended.swapaxes(1, 2).reshape(query.shape)
 
 
 # By major compute capability: Ampere and Ada, Hopper, Blackwell. The forward pass of

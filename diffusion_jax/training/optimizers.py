@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -30,9 +32,11 @@ def make(
     decay: str,
     decay_start: int | None,
     decay_end: int | None,
+    decay_to: float,
     b1: float,
     b2: float,
     eps: float,
+    weight_decay: float,
     clip_norm: float,
     clip: str,
     ema_decay: float,
@@ -40,6 +44,10 @@ def make(
     updates_per_step: int = 1,
 ) -> Optimizer:
     """Makes Adam with a learning rate schedule, clipping and a moving average.
+
+    With weight_decay it is AdamW: the learning rate times weight_decay times the
+    parameters is subtracted from them, where they are matrices (arrays of two or more
+    axes), not biases or scales.
 
     optax adds eps to the bias-corrected root mean square, TensorFlow (Ho et al.) to the
     uncorrected one. This makes TensorFlow's eps larger by 1 / sqrt(1 - b2^t).
@@ -49,10 +57,12 @@ def make(
       warmup_steps: steps in which the rate rises linearly from 0; 0 for no warmup.
       decay: a name in DECAYS.
       decay_start: the step at which the rate starts to fall; None: after the warmup.
-      decay_end: the step at which it reaches 0; None for no decay.
+      decay_end: the step at which it reaches decay_to; None for no decay.
+      decay_to: the share of the rate that is left at decay_end.
       b1: Adam's decay of the gradient's mean.
       b2: Adam's decay of the gradient's mean square.
       eps: added to the root of the mean square.
+      weight_decay: at least 0; 0 is Adam.
       clip_norm: largest L2 norm of a gradient.
       clip: a name in CLIPS: "global" clips the averaged gradient; "per_replica" clips
         each device's gradient before the average, as Ho et al. did (16 images each).
@@ -65,18 +75,28 @@ def make(
       ValueError: a name is unknown, the decay has no end or does not end after its
         start, or ema_decay lies outside [0, 1).
 
-    Source: Kingma and Ba 2015, arXiv:1412.6980; Ho et al. 2020, appendix B,
-    arXiv:2006.11239. The linear decay is Zhu et al. 2017, section 4, arXiv:1703.10593.
+    Source: Kingma and Ba 2015, arXiv:1412.6980; Loshchilov and Hutter 2019, algorithm
+    2 (AdamW), arXiv:1711.05101; Ho et al. 2020, appendix B, arXiv:2006.11239. The
+    linear decay is Zhu et al. 2017, section 4, arXiv:1703.10593.
     """
     replica_clip, global_clip = lookup(CLIPS, clip, "optim.clip")
     schedule = make_schedule(
-        learning_rate, warmup_steps, decay, decay_start, decay_end, updates_per_step
+        learning_rate,
+        warmup_steps,
+        decay,
+        decay_start,
+        decay_end,
+        decay_to,
+        updates_per_step,
     )
+    # Checkpoints hold the states of the chain, so without decay it has no such link.
+    decayed = optax.add_decayed_weights(weight_decay, _are_matrices)
     return Optimizer(
         replica_tx=replica_clip(clip_norm),
         tx=optax.named_chain(
             ("clip", global_clip(clip_norm)),
             ("adam", optax.scale_by_adam(b1, b2, eps)),
+            *([("weight_decay", decayed)] if weight_decay else []),
             ("learning_rate", optax.scale_by_learning_rate(schedule)),
         ),
         ema_decay=ema.make_decay(ema_decay, ema_warmup),
@@ -89,10 +109,20 @@ def make_schedule(
     decay: str,
     decay_start: int | None,
     decay_end: int | None,
+    decay_to: float,
     updates_per_step: int,
 ) -> optax.ScalarOrSchedule:
     """Makes a constant learning rate, or a schedule: number of updates done -> rate."""
     make_decay = lookup(DECAYS, decay, "optim.decay")
+    if make_decay is None:
+        if not warmup_steps or (decay_start, decay_end) != (None, None):
+            raise ValueError(
+                "optim.decay inverse_sqrt begins after the warmup and has no end: set "
+                "optim.warmup_steps above 0, and optim.decay_start and "
+                "optim.decay_end to None."
+            )
+        schedule = inverse_sqrt(learning_rate, warmup_steps)
+        return lambda count: schedule(count // updates_per_step)
     if decay_end is None and decay_start is not None:
         raise ValueError(
             f"optim.decay_start = {decay_start} requires optim.decay_end: set both, or "
@@ -110,15 +140,46 @@ def make_schedule(
                 f"optim.decay_start = {start} must be at least optim.warmup_steps = "
                 f"{warmup_steps} and less than optim.decay_end = {decay_end}."
             )
-        decaying = make_decay(learning_rate, decay_end - start)
+        decaying = make_decay(learning_rate, decay_end - start, decay_to)
         rate = optax.join_schedules([rate, decaying], [start])
     return lambda count: rate(count // updates_per_step)
 
 
-# (learning rate, number of steps) -> schedule from that rate to 0.
-DECAYS: dict[str, Callable[[float, int], optax.Schedule]] = {
-    "linear": lambda rate, num_steps: optax.linear_schedule(rate, 0.0, num_steps),
+def inverse_sqrt(learning_rate: float, warmup_steps: int) -> optax.Schedule:
+    """Makes a schedule with a linear warmup that decays as one over the root of steps.
+
+        rate(step) = learning_rate * min(step / warmup, sqrt(warmup / step))
+
+    With learning_rate = (width * warmup)^-0.5 this is the paper's width^-0.5 *
+    min(step^-0.5, step * warmup^-1.5).
+
+    Args:
+      learning_rate: at the end of the warmup.
+      warmup_steps: at least 1.
+
+    Source: Vaswani et al. 2017, equation 3, arXiv:1706.03762.
+    """
+
+    def rate(step: Array) -> Array:
+        ratio = step / warmup_steps
+        return learning_rate * jnp.minimum(ratio, jnp.maximum(ratio, 1.0) ** -0.5)
+
+    return rate
+
+
+def _are_matrices(params: optax.Params) -> optax.Params:
+    """Returns, for each parameter, whether it has two or more axes."""
+    return jax.tree.map(lambda x: x.ndim >= 2, params)
+
+
+# (learning rate, number of steps, share) -> schedule from that rate to the share of it;
+# None: without an end.
+DECAYS: dict[str, Callable[[float, int, float], optax.Schedule] | None] = {
+    "linear": lambda rate, num_steps, share: optax.linear_schedule(
+        rate, share * rate, num_steps
+    ),
     "cosine": optax.cosine_decay_schedule,
+    "inverse_sqrt": None,
 }
 
 

@@ -80,6 +80,18 @@ def test_sampling(tmp_path):
     assert len(rows) == 3 and len({row.count("|") for row in rows}) == 1
 
 
+def test_generation():
+    """A record for each side, of networks with equally many parameters."""
+    pytest.importorskip("transformers")
+    arguments = ["--lengths=8", "--num_layers=1", "--width=8", "--seconds=0.05"]
+    records, _ = run("generation", *arguments, "--rounds=2", "--json")
+    assert [x["side"] for x in records] == ["cached", "recomputed", "transformers"]
+    assert len({x["parameters"] for x in records}) == 1
+    for record in records:
+        rate = 8e3 / record["milliseconds"]
+        np.testing.assert_allclose(record["tokens_per_second"], rate)
+
+
 def test_scaling():
     """A record for each point, and one with the exponents of the axis."""
     tiny = ["--set", "model.base_channels=8", "model.channel_multipliers=(1,)"]

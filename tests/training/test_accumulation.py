@@ -107,7 +107,7 @@ def test_masked_slices_on_devices(devices, clip):
     loss, metrics and update are those of each device's whole shard, which is what
     per_replica clips."""
     made = optimizers.make(
-        0.1, 0, "linear", None, None, 0.9, 0.99, 1e-8, 0.5, clip, 0.0, False
+        0.1, 0, "linear", None, None, 0.0, 0.9, 0.99, 1e-8, 0.0, 0.5, clip, 0.0, False
     )
     optimizer = made._replace(tx=optax.sgd(1.0))
     method = Masked((Phase("net", ("net",), optimizer),))

@@ -16,9 +16,11 @@ OPTIONS = {
     "decay": "linear",
     "decay_start": None,
     "decay_end": None,
+    "decay_to": 0.0,
     "b1": 0.9,
     "b2": 0.999,
     "eps": 1e-8,
+    "weight_decay": 0.0,
     "clip_norm": 1.0,
     "clip": "none",
     "ema_decay": 0.9,
@@ -96,6 +98,47 @@ def test_cosine(start, warmup_steps):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_decay_to(decay):
+    """The rate falls to decay_to of itself and stays there: nanoGPT's min_lr."""
+    x = np.clip(np.arange(12) / 10, 0, 1)
+    left = 1 - x if decay == "linear" else (1 + np.cos(np.pi * x)) / 2
+    found = rates_of(12, decay=decay, decay_end=10, decay_to=0.25)
+    np.testing.assert_allclose(found, 0.1 * (0.25 + 0.75 * left), rtol=1e-4)
+
+
+@pytest.mark.parametrize("updates_per_step", [1, 3])
+def test_inverse_sqrt(updates_per_step):
+    """Vaswani et al. 2017, equation 3, at the paper's width and warmup, with the rate
+    that is reached at the end of the warmup."""
+    width, warmup, step = 512, 4000, np.arange(1, 20_000, 7)
+    expected = width**-0.5 * np.minimum(step**-0.5, step * warmup**-1.5)
+    rate = (width * warmup) ** -0.5
+    schedule = optimizers.make_schedule(
+        rate, warmup, "inverse_sqrt", None, None, 0.0, updates_per_step
+    )
+    np.testing.assert_allclose(schedule(step * updates_per_step), expected, rtol=1e-5)
+    assert schedule(0) == 0
+
+
+def test_weight_decay():
+    """AdamW: besides Adam's update, matrices lose the learning rate times weight_decay
+    times themselves, biases and scales nothing; without it, the chain is Adam's."""
+    params = {"kernel": jnp.full((2, 3), 5.0), "bias": jnp.full(3, 5.0)}
+    gradient = jax.tree.map(jnp.ones_like, params)
+    found, chains = {}, {}
+    for weight_decay in (0.0, 0.3):
+        tx = make(weight_decay=weight_decay).tx
+        state = tx.init(params)
+        chains[weight_decay] = list(state)
+        found[weight_decay], _ = tx.update(gradient, state, params)
+    assert chains[0.0] == ["clip", "adam", "learning_rate"]
+    assert chains[0.3] == ["clip", "adam", "weight_decay", "learning_rate"]
+    change = jax.tree.map(lambda x, y: x - y, found[0.3], found[0.0])
+    np.testing.assert_allclose(change["kernel"], -0.1 * 0.3 * 5, rtol=1e-5)
+    np.testing.assert_array_equal(change["bias"], 0)
+
+
 @pytest.mark.parametrize("updates_per_step", [1, 3])
 @pytest.mark.parametrize("start", [0, 2])
 def test_linear_decay(start, updates_per_step):
@@ -115,14 +158,14 @@ def test_schedules_are_those_of_optax():
     schedule = functools.partial(optimizers.make_schedule, 2e-4)
     for warmup in (0, 7):
         expected = optax.warmup_cosine_decay_schedule(0.0, 2e-4, warmup, 50)
-        found = schedule(warmup, "cosine", None, 50, 1)
+        found = schedule(warmup, "cosine", None, 50, 0.0, 1)
         np.testing.assert_array_equal(
             jax.vmap(found)(counts), jax.vmap(expected)(counts)
         )
     expected = optax.linear_schedule(2e-4, 0.0, 20, 10)
-    found = schedule(0, "linear", 10, 30, 1)
+    found = schedule(0, "linear", 10, 30, 0.0, 1)
     np.testing.assert_array_equal(jax.vmap(found)(counts), jax.vmap(expected)(counts))
-    assert schedule(0, "linear", None, None, 1) == 2e-4
+    assert schedule(0, "linear", None, None, 0.0, 1) == 2e-4
 
 
 @pytest.mark.parametrize("name", optimizers.CLIPS)
@@ -152,11 +195,13 @@ def test_clipping_uses_the_global_norm_in_one_place(name):
     "change, message",
     [
         ({"clip": "often"}, "Unknown optim.clip 'often'.*none, global, per_replica"),
-        ({"decay": "step"}, "Unknown optim.decay 'step'.*linear, cosine"),
+        ({"decay": "step"}, "Unknown optim.decay 'step'.*linear, cosine, inverse_sqrt"),
         ({"decay_start": 3}, "decay_start = 3 requires optim.decay_end"),
         ({"decay_start": 3, "decay_end": 3}, "decay_start = 3.*decay_end = 3"),
         ({"decay_start": -1, "decay_end": 3}, "decay_start = -1"),
         ({"decay_end": 2, "warmup_steps": 2}, "warmup_steps = 2.*decay_end = 2"),
+        ({"decay": "inverse_sqrt"}, "optim.warmup_steps above 0"),
+        ({"decay": "inverse_sqrt", "warmup_steps": 2, "decay_end": 9}, "to None"),
         ({"ema_decay": 1.0}, "optim.ema_decay"),
     ],
 )

@@ -290,7 +290,20 @@ def test_replica_clipping_of_a_masked_loss():
     """Each device's gradient is clipped and then weighted with its tokens, by hand: a
     device with three tokens counts three times as much as one with one."""
     made = optimizers.make(
-        0.1, 0, "linear", None, None, 0.9, 0.99, 1e-8, 1.0, "per_replica", 0.0, False
+        0.1,
+        0,
+        "linear",
+        None,
+        None,
+        0.0,
+        0.9,
+        0.99,
+        1e-8,
+        0.0,
+        1.0,
+        "per_replica",
+        0.0,
+        False,
     )
     optimizer = made._replace(tx=optax.sgd(1.0))
     method = Masked((Phase("net", ("net",), optimizer),))

@@ -1,0 +1,69 @@
+"""GPT as a language model: its context limits the data and the continuation."""
+
+import jax
+import numpy as np
+import pytest
+from smoke import Compiled, load
+
+from diffusion_jax import methods
+from diffusion_jax.data import texts
+from diffusion_jax.data.vocabulary import END, Vocabulary
+from diffusion_jax.methods import language_model
+
+LETTERS = Vocabulary("characters", tuple("abcdef"))
+
+
+def method_of(data_context=None, **changes):
+    """A tiny GPT of six letters, on data of another context if asked."""
+    config = load("shakespeare_gpt", **changes)
+    length = (data_context or config.data.context) + 1
+    return methods.make(config, {"tokens": texts.tokens_field(length, LETTERS)})
+
+
+def test_the_context_is_that_of_the_data():
+    """model.context follows data.context, also one from the command line."""
+    assert load("shakespeare_gpt", "").model.context == 64
+    assert load("shakespeare_gpt", data__context=5).model.context == 5
+    assert method_of(data__context=5).network.context == 5
+
+
+def test_longer_data_are_refused():
+    """Data of a longer context than the model's are refused before compiling."""
+    method = method_of(data_context=17)
+    with (
+        Compiled() as names,
+        pytest.raises(ValueError, match="at most model.context = 16.*there are 17"),
+    ):
+        jax.eval_shape(method.init, jax.random.key(0))
+    assert not names
+
+
+@pytest.mark.parametrize("prompt, num_tokens", [(1, 16), (3, 14), (16, 1)])
+def test_the_context_is_enough(prompt, num_tokens):
+    """A prompt and its continuation may fill the context, whose last token need not be
+    read; one token more is refused before compiling."""
+    method = method_of()
+    batch = {
+        "prompt": np.full((2, prompt), END, np.int32),
+        "index": np.arange(2, dtype=np.int32),
+    }
+    variables, _ = jax.eval_shape(method.init, jax.random.key(0))
+
+    def shape(num_tokens):
+        options = language_model.SampleOptions(num_tokens, 1.0, 0, 1.0)
+        task = language_model.make_sample(method, options)
+        return jax.eval_shape(task.run, variables, batch, jax.random.key(0))["text"]
+
+    assert shape(num_tokens).shape == (2, prompt + num_tokens - 1)
+    words = "need 17 positions.*data.context = 16: set sample.num_tokens to 1 less"
+    with pytest.raises(ValueError, match=words):
+        shape(num_tokens + 1)
+
+
+def test_networks_have_defaults():
+    """Every network of the family has its own group model."""
+    assert language_model.NETWORKS.keys() == language_model.LANGUAGE_MODELS.keys()
+    for name in language_model.NETWORKS:
+        assert language_model.defaults(name).model.name == name
+    with pytest.raises(ValueError, match="Unknown network 'nosuch'.*recurrent, gpt"):
+        language_model.defaults("nosuch")
