@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.data import sources, texts
+from diffusion_jax.data import pairs, sources, texts
 from diffusion_jax.data.base import (
     ArraySource,
     LazySource,
@@ -14,6 +14,7 @@ from diffusion_jax.data.base import (
     Unpaired,
     label_field,
 )
+from diffusion_jax.lookup import lookup
 
 
 def open_train(config: ConfigDict) -> Source:
@@ -46,6 +47,7 @@ def forget() -> None:
     """
     _opened_images.cache_clear()
     _opened_text.cache_clear()
+    _opened_pairs.cache_clear()
 
 
 @functools.lru_cache(maxsize=8)
@@ -57,6 +59,7 @@ def _opened_images(check_files: bool, *arguments: Any) -> Source:
 
 
 _opened_text = functools.lru_cache(maxsize=8)(texts.make)
+_opened_pairs = functools.lru_cache(maxsize=2)(pairs.make)
 
 
 def _open_text(config: ConfigDict, split: str) -> Source:
@@ -71,10 +74,25 @@ def _open_text(config: ConfigDict, split: str) -> Source:
     return _opened_text(data.source, split, spec)
 
 
+def _open_pairs(config: ConfigDict, split: str) -> Source:
+    data = config.data
+    spec = pairs.PairSpec(
+        data.vocabulary,
+        data.target_vocabulary,
+        data.vocabulary_size,
+        data.shared_vocabulary,
+        data.max_length,
+        data.held_out,
+    )
+    return lookup(_opened_pairs(data.source, spec), split, f"split of {data.source}")
+
+
 def _open_source(config: ConfigDict, split: str, split_b: str | None) -> Source:
     data = config.data
     if "context" in data:
         return _open_text(config, split)
+    if "target_vocabulary" in data:
+        return _open_pairs(config, split)
 
     def opened(source: str, split: str) -> Source:
         return _opened_images(

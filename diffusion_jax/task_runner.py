@@ -15,7 +15,6 @@ from diffusion_jax.data.base import (
     Source,
     label_field,
 )
-from diffusion_jax.data.vocabulary import END
 from diffusion_jax.training.state import Variables
 
 
@@ -108,10 +107,8 @@ def _prompts(config: ConfigDict, task: methods.Task) -> Source:
       ValueError: it contains what the vocabulary does not.
     """
     arrays, fields = {}, {}
-    for name, vocabulary in task.prompts.items():
-        ids = vocabulary.encode(config.sample.prompt, "sample.prompt")
-        prompt = np.concatenate([[END], ids]).astype(np.int32)
+    for name, encode in task.prompts.items():
+        prompt = encode(config.sample.prompt)
         arrays[name] = np.tile(prompt, (config.sample.num_examples, 1))
-        size = len(vocabulary)
-        fields[name] = Field(prompt.shape, np.int32, "tokens", size=size)
+        fields[name] = Field(prompt.shape, np.int32, "tokens")
     return ArraySource(arrays, fields, "sample.prompt")

@@ -37,7 +37,7 @@ from diffusion_jax.training.step import check_batch, loss_names, make_train_step
 LOGGER = logging.getLogger(__name__)
 # Keys of group data that determine what a metric measures.
 SCORED_DATA = (
-    "source source_b image_size image_width num_channels background held_out"
+    "source source_b image_size image_width num_channels background held_out max_length"
 ).split()
 # Variables for inference -> (metrics, score); (step, variables, skip if it exists).
 Evaluate = Callable[[Variables], tuple[dict[str, float], Score]]

@@ -25,6 +25,7 @@ OWN_GROUP = {
     "cyclegan": ["cyclegan"],
     "classifier": [],
     "language_model": [],
+    "seq2seq": ["seq2seq"],
 }
 # What the commands and the launch scripts read, for every family.
 ALL_HAVE = """data.source data.train_split data.batch_size model.name
@@ -35,6 +36,7 @@ ALL_HAVE = """data.source data.train_split data.batch_size model.name
 OF_DATA = {  # and of each kind of data
     "image_size": "data_dir num_channels flip".split(),
     "context": "vocabulary vocabulary_size packed held_out".split(),
+    "target_vocabulary": "vocabulary vocabulary_size max_length held_out".split(),
 }
 # Ho et al. 2020, appendix B and table 6: name -> values; intervals as in their code.
 CIFAR10 = {
@@ -137,6 +139,11 @@ SIZES = dict.fromkeys(SIZES, 113_673_219) | {
     + 16 * (3 * 128 + 128 * 256 + 256 * 512 + 512 * 1024 + 1024)
     + 2 * (256 + 512 + 1024),
     # Two embeddings, and in each layer 12 width^2 weights, 9 biases and 2 norms
+    # Vaswani et al. 2017, table 3, say 65M: embeddings, attentions, MLPs and norms
+    "transformer_base": 37_000 * 512
+    + 18 * 4 * (512 + 1) * 512
+    + 12 * ((512 + 1) * 2048 + (2048 + 1) * 512)
+    + (6 * 2 + 6 * 3) * 2 * 512,
     "gpt1": (40478 + 512 + 12 * (12 * 768 + 13) + 2) * 768,  # the paper's 117M
     "horse2zebra_cyclegan": CYCLEGAN_SIZE,
     "photo2vangogh_cyclegan": CYCLEGAN_SIZE,
@@ -176,12 +183,13 @@ def keys_of(node, prefix=""):
 def make(config):
     """The method of a config, without its data; the command line locks configs."""
     config.lock()
+    is_bpe = config.data.get("vocabulary") == "bpe"
+    size = config.data.vocabulary_size - 2 if is_bpe else 94
+    letters = Vocabulary("characters", tuple(chr(i) for i in range(33, 33 + size)))
     if "context" in config.data:
-        is_bpe = config.data.vocabulary == "bpe"
-        size = config.data.vocabulary_size - 2 if is_bpe else 94
-        tokens = tuple(chr(i) for i in range(33, 33 + size))
-        letters = Vocabulary("characters", tokens)
         fields = {"tokens": tokens_field(config.data.context + 1, letters)}
+    elif "target_vocabulary" in config.data:
+        fields = {name: tokens_field(9, letters) for name in ("source", "target")}
     else:
         fields = run_config.stored_fields(config, pathlib.Path("nosuch"))
     return methods.make(config, fields)
@@ -239,8 +247,8 @@ def test_config_is_thin(name):
 
 
 def test_configs_are_short():
-    """All configs together have fewer than 1100 lines."""
-    assert sum(path.read_text().count("\n") for path in CONFIGS.values()) < 1100
+    """All configs together have fewer than 1200 lines."""
+    assert sum(path.read_text().count("\n") for path in CONFIGS.values()) < 1200
 
 
 def test_configs_agree_on_keys():

@@ -1,6 +1,7 @@
 """The examples run, fit on a page, and show what they claim."""
 
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
@@ -68,7 +69,7 @@ def test_toy_learns_the_data():
 def test_every_example_is_tested():
     """The tests here cover all examples."""
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"toy_2d", "langevin", "sampler_errors"}
+    assert names == {"toy_2d", "langevin", "sampler_errors", "accuracy_by_length"}
 
 
 def test_langevin_needs_annealing(tmp_path, capsys):
@@ -99,3 +100,16 @@ def test_table_of_errors(tmp_path, monkeypatch):
     assert (tmp_path / "new/errors.png").exists()
     assert errors["dpmpp_2m"] < errors["ddim"] < 0.1
     assert errors["ddim, eta 1"] == errors["ancestral, fixedsmall"]
+
+
+def test_accuracy_by_length(tmp_path):
+    """It draws a line for each run, from the last evaluation."""
+    for name in ("a", "b"):
+        record = {"config": name, "exact_match_by_length": {"10": 0.5, "9": 1.0}}
+        (tmp_path / name).mkdir()
+        lines = f"{{}}\n{json.dumps(record)}\n"
+        (tmp_path / name / "evaluations.jsonl").write_text(lines)
+    example = load(ROOT / "examples/accuracy_by_length.py")
+    example.main([tmp_path / "a", tmp_path / "b"], tmp_path / "new/figure.png")
+    with Image.open(tmp_path / "new/figure.png") as image:
+        assert image.size == (720, 408)

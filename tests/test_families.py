@@ -30,6 +30,7 @@ RUNS = {
     "cyclegan": "digits_cyclegan",
     "classifier": "digits_classifier",
     "language_model": "python_docs_gru",
+    "seq2seq": "reverse_attention",
 }
 CHANGES = {"dcgan": {"model__num_classes": 10}}
 BETWEEN = latent_tasks.NUM_COLUMNS
@@ -54,6 +55,9 @@ METRICS = {
         *[f"bits_per_character, {name}" for name in BASELINES],
         *["nats_per_token", "perplexity_per_token"],
     ],
+    "exact_match": ["error", "exact_match", "token_error_rate"],
+    "bleu": ["negative_bleu", "bleu"],
+    "perplexity": ["nats_per_token", "perplexity_per_token"],
     "reconstruction": "squared_error standard_error squared_error_of_pca".split(),
     "elbo": "negative_elbo standard_error reconstruction kl negative_importance_bound "
     "active_units num_latents".split(),
@@ -70,7 +74,8 @@ EVALUATED = [
     *[("conv", "reconstruction"), ("gan", "samples"), ("dcgan", "samples")],
     *[("points", "modes"), ("cyclegan", "translation")],
     ("classifier", "accuracy"),
-    ("language_model", "bits_per_character"),
+    *[("language_model", "bits_per_character"), ("seq2seq", "exact_match")],
+    *[("seq2seq", "bleu"), ("seq2seq", "perplexity")],
 ]
 TASKS = [
     *[("autoencoder", task) for task in ("reconstruct", *latent_tasks.TASKS)],
@@ -81,8 +86,11 @@ TASKS = [
 ]
 ARRAYS = [  # tasks without images or text
     *[("vae", "elbo"), ("classifier", "classify"), ("language_model", "nats")],
+    ("seq2seq", "target_nats"),
 ]
 TEXTS = [("language_model", "sample")]
+PAIRS = [("seq2seq", "sample"), ("seq2seq", "align")]
+OF_TEXT = "language_model", "seq2seq"
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +143,7 @@ def test_tiny_trains_and_samples(name, run_of):
     if not config.train.sample_every:
         assert config.method == "classifier"  # it draws nothing
         return
-    if "context" in config.data:
+    if config.method in OF_TEXT:
         assert (workdir / "samples/00000002.txt").read_text(encoding="utf-8")
     else:
         Image.open(workdir / "samples/00000002.png").verify()
@@ -196,6 +204,31 @@ def test_task_of_text(name, task, run_of, capsys):
     assert all(text in printed for text in texts[:4]) and texts[5] not in printed
 
 
+@pytest.mark.parametrize("name, task", PAIRS)
+def test_task_of_pairs(name, task, run_of, capsys):
+    """A task writes sources and texts as arrays, and side by side as text, which is
+    printed; alignments are a picture; a prompt replaces the sources of the data."""
+    workdir, config, _ = run_of(name)
+    config.sample.update(task=task, num_examples=3, batch_size=4)
+    sample(config, workdir)
+    lines = (workdir / f"{task}.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 3 and all(line.count("\t") == 1 for line in lines)
+    assert "\n".join(lines) in capsys.readouterr().out
+    with np.load(workdir / f"{task}.npz", allow_pickle=False) as arrays:
+        fields = run_config.stored_fields(config, workdir)
+        for key, side in (("source", 0), ("text", 1)):
+            vocabulary = fields["target" if side else "source"].vocabulary
+            texts = [vocabulary.decode(row) for row in arrays[key]]
+            assert texts == [line.split("\t")[side] for line in lines]
+        assert ("alignment" in arrays) == (task == "align")
+    if task == "align":
+        Image.open(workdir / f"{task}.png").verify()
+    config.sample.prompt = "123"
+    sample(config, workdir)
+    lines = (workdir / f"{task}.txt").read_text(encoding="utf-8").splitlines()
+    assert all(line.startswith("123\t") for line in lines)
+
+
 @pytest.mark.parametrize("name, task", ARRAYS)
 def test_task_without_images(name, task, run_of):
     """The outputs of a task without images are written as arrays, one row each."""
@@ -209,7 +242,7 @@ def test_task_without_images(name, task, run_of):
 
 def test_every_task_and_metric_is_tested():
     """The tables above leave out no metric of any family, and no task."""
-    evaluated, tested = {}, {task for _, task in TASKS + ARRAYS + TEXTS}
+    evaluated, tested = {}, {task for _, task in TASKS + ARRAYS + TEXTS + PAIRS}
     for name, config_name in RUNS.items():
         method = load(config_name).method
         here = {metric for x, metric in EVALUATED if x == name}
@@ -219,7 +252,7 @@ def test_every_task_and_metric_is_tested():
         tasks = methods.FAMILIES[method].tasks.keys()
         rows = evaluators.EVALUATORS.items()
         own = {name for name, (needed, _) in rows if needed <= tasks}
-        own -= {"samples"} if method == "language_model" else set()  # of images
+        own -= {"samples"} if method in OF_TEXT else set()  # of images
         assert here - {"modes"} == own - {"modes"}  # modes: of any family on grid25
 
 
@@ -230,7 +263,7 @@ def test_metric(name, metric, run_of):
     workdir, config, _ = run_of(name)
     config.eval.metric = metric
     extractor = "classifier" in config.eval and name != "points"
-    extractor &= metric not in ("elbo", "bits_per_character")
+    extractor &= metric != "elbo" and config.method not in OF_TEXT
     if extractor:
         classifier, _, _ = run_of("classifier")
         config.eval.classifier = str(classifier)
@@ -409,6 +442,14 @@ REFUSED = [
         {"data.context": 10**6},
         "has .* tokens.*data.context = 1000000",
     ),
+    ("reverse_attention", {"data.source": "digits"}, "Unknown.*digits.*reverse"),
+    ("reverse_attention", {"data.source": "pairs:nosuch"}, "no file .*nosuch"),
+    ("reverse_attention", {"data.max_length": 1}, "longer than data.max_length = 1"),
+    ("reverse_attention", {"data.train_split": "all"}, "split.*all.*Known: train"),
+    ("reverse_attention", {"model.attention": "nosuch"}, "nosuch.*none, additive"),
+    ("reverse_attention", {"sample.prompt": "1a"}, "sample.prompt contains 'a'"),
+    ("reverse_attention", {"seq2seq.label_smoothing": 1.0}, "label_smoothing"),
+    ("reverse_rnn", {"sample.task": "align"}, "attention 'none' has no alignment"),
     ("python_docs_gru", {"data.source": "digits"}, "Unknown.*digits.*python_docs"),
     ("python_docs_gru", {"data.source": "text:nosuch"}, "no file .*nosuch"),
     ("python_docs_gru", {"data.vocabulary": "nosuch"}, "nosuch.*characters, words"),

@@ -58,7 +58,7 @@ OUTSIDE = {
     "methods": MATHEMATICS | {"flax", "optax", "ml_collections"},
     "data": {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets", "tokenizers"},
     "training": MATHEMATICS | {"optax", "orbax", "flax", "tensorboard"},
-    "metrics": {"numpy"},
+    "metrics": {"numpy", "sacrebleu"},
     "outputs": {"numpy", "PIL", "matplotlib"},
     "configs": {"ml_collections"},
     "examples": MATHEMATICS | {"flax", "optax", "matplotlib"},
@@ -68,7 +68,9 @@ OUTSIDE = {
     **dict.fromkeys("run_config run_data".split(), FLAGS),
 }
 # Slow to import and needed by few: inside the function that needs them.
-LAZY = set("sklearn tensorflow_datasets tokenizers tensorboard matplotlib".split())
+LAZY = set(
+    "sklearn tensorflow_datasets tokenizers tensorboard matplotlib sacrebleu".split()
+)
 TRAINING = "diffusion_jax/training"
 PLACES = {f"{TRAINING}/parallel.py", f"{TRAINING}/processes.py"}
 PLACES |= {"diffusion_jax/models/attention.py"}  # asks for the GPU's generation

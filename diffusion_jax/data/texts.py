@@ -283,7 +283,13 @@ def split_by_hash(
     }
 
 
-def _read(name: str, rest: str) -> str:
+def read(name: str, rest: str) -> str:
+    """Returns the text of the file NAME:REST.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is empty, or not UTF-8.
+    """
     path = paths.local(rest)
     if not path.is_file():
         raise FileNotFoundError(f"{name}:{rest}: no file {path}; correct the path.")
@@ -303,13 +309,13 @@ def _python_docs(rest: str, held_out: float) -> Splits:
 
 
 def _file(rest: str, held_out: float) -> Splits:
-    text = _read("text", rest)
+    text = read("text", rest)
     cut = int(len(text) * (1 - held_out))
     return {"train": [text[:cut]], "test": [text[cut:]] if cut < len(text) else []}
 
 
 def _lines(rest: str, held_out: float) -> Splits:
-    lines = list(filter(None, _read("lines", rest).splitlines()))
+    lines = list(filter(None, read("lines", rest).splitlines()))
     counts = collections.Counter(lines)
     splits = split_by_hash({x: x for x in counts}, held_out, counts.__getitem__)
     test = set(splits["test"])

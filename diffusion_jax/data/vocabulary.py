@@ -75,6 +75,16 @@ class Vocabulary:
             return self._bpe.decode(kept)
         return _SPLITTERS[self.kind].separator.join(self.tokens[i] for i in kept)
 
+    def tokens_of(self, ids: Iterable[int]) -> list[str]:
+        """Returns each token of ids as text, up to and with the first end."""
+        found = []
+        for i in ids:
+            if i == END:
+                return [*found, "END"]
+            if i != PAD:
+                found.append(self.decode([i]))
+        return found
+
     @functools.cached_property
     def num_characters(self) -> np.ndarray:
         """The number of characters of each id, int32 [V]; 0 for padding and end.

@@ -55,6 +55,9 @@ EVALUATORS = {
     "translation": ({"translate"}, translation.make_translation),
     "accuracy": ({"classify"}, accuracy.make_accuracy),
     "bits_per_character": ({"nats"}, text.make_bits_per_character),
+    "perplexity": ({"target_nats"}, text.make_perplexity),
+    "exact_match": ({"sample", "align"}, text.make_exact_match),
+    "bleu": ({"sample", "align"}, text.make_bleu),
     "samples": ({"sample"}, samples.make_samples),
     "modes": ({"sample"}, samples.make_modes),
 }

@@ -1,14 +1,17 @@
-"""Evaluators of language models: bits per character on held-out text."""
+"""Evaluators of text: bits per character, and decoded targets against true ones."""
 
 import math
 import pathlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import inference, methods, run_data
 from diffusion_jax.data import texts
+from diffusion_jax.data.base import Field
+from diffusion_jax.data.vocabulary import END, PAD
 from diffusion_jax.evaluators.base import (
     Evaluator,
     Record,
@@ -16,7 +19,10 @@ from diffusion_jax.evaluators.base import (
     over_held_out,
 )
 from diffusion_jax.metrics import ngrams
+from diffusion_jax.metrics import text as text_metrics
 from diffusion_jax.training.state import Variables
+
+Tokens = tuple[int, ...]
 
 BASELINES = "uniform", "unigram", "2-gram", "3-gram", "4-gram", "5-gram"
 
@@ -37,11 +43,7 @@ def make_bits_per_character(
     check_held_out(config)
     run = over_held_out(config, method, "nats")
     train, test = run_data.open_train(config), run_data.open_held_out(config)
-    if test.fields[method.data].vocabulary != method.field.vocabulary:
-        raise ValueError(
-            f"The vocabulary of {config.data.source} is not the one that the model was "
-            "trained with: restore the text and the options of data of the training."
-        )
+    _check_vocabulary(config, test.fields[method.data], method.field)
     by_order = ngrams.interpolated_nats(
         texts.sequence(train),
         texts.sequence(test),
@@ -76,3 +78,119 @@ def make_bits_per_character(
         yield Record(metrics, settings)
 
     return evaluate
+
+
+def make_perplexity(
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Evaluator:
+    """Makes an evaluator of -log p of the targets in eval.split, given their sources.
+
+    Raises:
+      FileNotFoundError: the data are missing.
+      ValueError: the data do not match the config or the model.
+    """
+    _check_vocabularies(config, method)
+    run = over_held_out(config, method, "target_nats")
+
+    def evaluate(variables: Variables) -> Iterator[Record]:
+        rows = inference.collect(run(variables), "nats", "num_tokens")
+        nats, tokens = (float(rows[name].sum()) for name in ("nats", "num_tokens"))
+        metrics = {
+            "nats_per_token": nats / tokens,
+            "perplexity_per_token": math.exp(nats / tokens),
+        }
+        settings = {"split": config.eval.split, "num_tokens": int(tokens)}
+        yield Record(metrics, settings)
+
+    return evaluate
+
+
+def make_exact_match(
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Evaluator:
+    """Makes an evaluator of decoded targets: how many are right, and of their errors.
+
+    Each source of eval.split counts once, and is right if its text equals any target
+    that it has there. Details: the share of right ones by the source's length.
+    """
+    decoded = _decode(config, method)
+
+    def evaluate(variables: Variables) -> Iterator[Record]:
+        sources, texts, targets = decoded(variables)
+        exact, errors, lengths = text_metrics.error_rates(texts, targets)
+        by_length = text_metrics.mean_by(exact, np.array(list(map(len, sources))))
+        metrics = {
+            "error": float(1 - exact.mean()),
+            "exact_match": float(exact.mean()),
+            "token_error_rate": float(errors.sum() / lengths.sum()),
+        }
+        settings = {"split": config.eval.split, "num_examples": len(sources)}
+        details = {"exact_match_by_length": by_length}
+        yield Record(metrics, settings | _beam(config), details)
+
+    return evaluate
+
+
+def make_bleu(
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Evaluator:
+    """Makes an evaluator of the BLEU of decoded targets; the score is its negative."""
+    decoded, vocabulary = _decode(config, method), method.field.vocabulary
+
+    def evaluate(variables: Variables) -> Iterator[Record]:
+        sources, texts, targets = decoded(variables)
+        predicted = [vocabulary.decode(x) for x in texts]
+        references = [[vocabulary.decode(x) for x in allowed] for allowed in targets]
+        bleu = text_metrics.bleu(predicted, references)
+        settings = {"split": config.eval.split, "num_examples": len(sources)}
+        metrics = {"negative_bleu": -bleu, "bleu": bleu}
+        yield Record(metrics, settings | _beam(config))
+
+    return evaluate
+
+
+def _check_vocabularies(config: ConfigDict, method: methods.Method) -> None:
+    fields = run_data.open_held_out(config).fields
+    for name, field in (("source", method.source), ("target", method.field)):
+        _check_vocabulary(config, fields[name], field)
+
+
+def _check_vocabulary(config: ConfigDict, found: Field, trained: Field) -> None:
+    if found.vocabulary != trained.vocabulary:
+        raise ValueError(
+            f"The vocabulary of {config.data.source} is not the one that the model was "
+            "trained with: restore the text and the options of data of the training."
+        )
+
+
+def _beam(config: ConfigDict) -> dict[str, float]:
+    return {name: config.sample[name] for name in ("beam_size", "length_penalty")}
+
+
+def _decode(
+    config: ConfigDict, method: methods.Method
+) -> Callable[[Variables], tuple[list[Tokens], list[Tokens], list[list[Tokens]]]]:
+    """Makes a function that returns the distinct sources, and of each one the decoded
+    text and all targets that it has in the data, without ends."""
+    _check_vocabularies(config, method)
+    run = over_held_out(config, method, "sample")
+
+    def decoded(
+        variables: Variables,
+    ) -> tuple[list[Tokens], list[Tokens], list[list[Tokens]]]:
+        texts, targets = {}, {}
+        for batch in run(variables):
+            columns = batch["source"], batch["text"], batch["target"][:, 1:]
+            for source, text, target in zip(*map(_until_end, columns), strict=True):
+                texts[source] = text
+                targets.setdefault(source, []).append(target)
+        return list(texts), list(texts.values()), list(targets.values())
+
+    return decoded
+
+
+def _until_end(rows: np.ndarray) -> list[Tokens]:
+    """Returns the tokens of each row, [b, L], before its first END or padding."""
+    ended = np.cumsum((rows == END) | (rows == PAD), axis=1) > 0
+    lengths = (~ended).sum(axis=1)
+    return [tuple(row[:n]) for row, n in zip(rows.tolist(), lengths, strict=True)]

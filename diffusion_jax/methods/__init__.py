@@ -13,6 +13,7 @@ from diffusion_jax.methods import (
     cyclegan,
     gan,
     language_model,
+    seq2seq,
 )
 from diffusion_jax.methods.base import Fields, Method, Task
 from diffusion_jax.methods.ddpm import config as ddpm
@@ -76,4 +77,5 @@ FAMILIES = {
     "cyclegan": cyclegan.FAMILY,
     "classifier": classifier.FAMILY,
     "language_model": language_model.FAMILY,
+    "seq2seq": seq2seq.FAMILY,
 }

@@ -12,7 +12,6 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax.data.base import Field
-from diffusion_jax.data.vocabulary import Vocabulary
 from diffusion_jax.lookup import lookup
 from diffusion_jax.training import optimizers
 from diffusion_jax.training.state import Loss, Phase, Variables
@@ -143,14 +142,13 @@ class Task(NamedTuple):
       run: the function; `inference.make_stream` runs it over any number of examples.
       inputs: names of the fields that it reads, besides index.
       outputs: the fields that it returns, by name.
-      prompts: vocabularies of the inputs that sample.prompt can give, by name: int32
-        [P], END and the tokens of the prompt, padded.
+      prompts: for each input that sample.prompt can give: text -> tokens, int32 [P].
     """
 
     run: BatchFn
     inputs: tuple[str, ...]
     outputs: dict[str, Field]
-    prompts: Mapping[str, Vocabulary] = {}
+    prompts: Mapping[str, Callable[[str], np.ndarray]] = {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,21 @@ def text_data() -> ConfigDict:
     )
 
 
+def pair_data() -> ConfigDict:
+    """Returns the group data of sequence to sequence."""
+    return config_dict.create(
+        source="reverse:6-12",  # see data.pairs.make
+        vocabulary="characters",  # of the sources; or words, bytes, bpe
+        target_vocabulary="characters",  # the same, of the targets
+        vocabulary_size=1024,  # ids of bpe
+        shared_vocabulary=False,  # one for sources and targets
+        max_length=0,  # tokens; longer pairs are left out; 0: none
+        held_out=0.1,  # share of the pairs that is split "test", [0, 1)
+        train_split="train",
+        batch_size=64,  # examples per step, over all devices
+    )
+
+
 def defaults(method: str, data: ConfigDict | None = None) -> ConfigDict:
     """Returns the groups that every family has: data, optim, train, sample, eval.
 
@@ -112,6 +127,15 @@ def make_tiny_text(config: ConfigDict) -> None:
     config.name += "_tiny"
     config.data.update(source="python_docs", vocabulary="characters", context=16)
     config.sample.num_tokens = 8
+    config.optim.warmup_steps = min(1, config.optim.warmup_steps)
+    _make_short(config)
+
+
+def make_tiny_pairs(config: ConfigDict) -> None:
+    """Turns any config of pairs into a smoke test: four steps with batches of eight."""
+    config.name += "_tiny"
+    config.data.update(source="reverse:2-4", max_length=0, shared_vocabulary=False)
+    config.data.update(vocabulary="characters", target_vocabulary="characters")
     config.optim.warmup_steps = min(1, config.optim.warmup_steps)
     _make_short(config)
 

@@ -3,12 +3,13 @@
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from ml_collections import ConfigDict, config_dict
 
 from diffusion_jax import prng
-from diffusion_jax.data.vocabulary import PAD
+from diffusion_jax.data.vocabulary import END, PAD
 from diffusion_jax.decoding import choices
 from diffusion_jax.decoding.generation import Decoder, generate_in_rounds
 from diffusion_jax.lookup import lookup
@@ -129,8 +130,12 @@ def make_sample(method: LanguageModel, options: SampleOptions) -> base.Task:
         return {"text": text[:, 1:]}
 
     field = method.field._replace(shape=(options.num_tokens,))
-    prompts = {"prompt": method.field.vocabulary}
-    return base.Task(run, ("prompt",), {"text": field}, prompts)
+
+    def encode(text: str) -> np.ndarray:
+        ids = method.field.vocabulary.encode(text, "sample.prompt")
+        return np.concatenate([[END], ids]).astype(np.int32)
+
+    return base.Task(run, ("prompt",), {"text": field}, {"prompt": encode})
 
 
 def make_nats(method: LanguageModel, options: base.NoOptions) -> base.Task:

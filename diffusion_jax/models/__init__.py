@@ -5,6 +5,7 @@ from diffusion_jax.models.convolutional import ConvAutoencoder
 from diffusion_jax.models.dcgan import dcgan
 from diffusion_jax.models.dense import DenseAutoencoder, mlp_gan
 from diffusion_jax.models.recurrent import RecurrentLM
+from diffusion_jax.models.seq2seq import RecurrentSeq2Seq
 from diffusion_jax.models.transformer import GPT, Transformer
 from diffusion_jax.models.translation import ResNetGenerator, UNetGenerator
 from diffusion_jax.models.unet import UNet
@@ -15,4 +16,4 @@ GANS = {"mlp": mlp_gan, "dcgan": dcgan}  # -> (generator, discriminator)
 IMAGE_TO_IMAGE = {"resnet": ResNetGenerator, "unet": UNetGenerator}
 CLASSIFIERS = {"conv": ConvClassifier}
 LANGUAGE_MODELS = {"recurrent": RecurrentLM, "gpt": GPT}
-SEQ2SEQ = {"transformer": Transformer}
+SEQ2SEQ = {"recurrent": RecurrentSeq2Seq, "transformer": Transformer}

@@ -505,7 +505,7 @@ class Transformer(nn.Module):
       num_layers: of the encoder, and of the decoder.
       num_heads: of each attention.
       width: of the embeddings and of every layer, even.
-      hidden: of the MLPs.
+      mlp_width: of the layers between in the MLPs.
       dropout: rate of the embeddings and of what each part of a layer adds.
       dtype: of activations.
 
@@ -517,7 +517,7 @@ class Transformer(nn.Module):
     num_layers: int
     num_heads: int
     width: int
-    hidden: int
+    mlp_width: int
     dropout: float
     dtype: DTypeLike = jnp.float32
 
@@ -528,7 +528,7 @@ class Transformer(nn.Module):
             init = nn.initializers.normal(self.width**-0.5)
             return nn.Embed(size, self.width, embedding_init=init, dtype=self.dtype)
 
-        options = self.num_heads, self.width, self.hidden, self.dropout, self.dtype
+        options = self.num_heads, self.width, self.mlp_width, self.dropout, self.dtype
         self.embed = embed(self.vocabulary_size)
         if self.source_vocabulary_size is not None:
             self.embed_source = embed(self.source_vocabulary_size)

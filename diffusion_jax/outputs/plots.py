@@ -1,7 +1,9 @@
-"""Plots of 2D points and of rate-distortion curves."""
+"""Plots of 2D points, rate-distortion curves and alignments."""
 
 import logging
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -53,15 +55,9 @@ def save_rate_distortion(path: pathlib.Path, columns: dict[str, np.ndarray]) -> 
 
     Source: Ho et al. 2020, figure 5, arXiv:2006.11239.
     """
-    try:
-        from matplotlib.figure import Figure  # takes a second to import
-    except ModuleNotFoundError:
-        LOGGER.warning(
-            "%s was not written: matplotlib is missing. Run: pip install matplotlib",
-            path,
-        )
+    figure = _figure(path, 12, 3.4)
+    if figure is None:
         return
-    figure = Figure(figsize=(12, 3.4), layout="constrained")
     panels = (
         (STEPS, "reverse_step", DISTORTION, "distortion"),
         (STEPS, "reverse_step", RATE, "rate"),
@@ -75,3 +71,52 @@ def save_rate_distortion(path: pathlib.Path, columns: dict[str, np.ndarray]) -> 
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     LOGGER.info("Wrote %s.", path)
+
+
+def save_alignments(
+    path: pathlib.Path,
+    alignment: np.ndarray,
+    sources: Sequence[Sequence[str]],
+    texts: Sequence[Sequence[str]],
+) -> None:
+    """Plots where each token of a text attends to: a column for each example.
+
+    Without matplotlib a warning is logged and nothing is written.
+
+    Args:
+      path: path of the PNG.
+      alignment: [N, heads, T, S], in [0, 1]; white is 1. What is longer than the tokens
+        is left out.
+      sources: the tokens of each source, on the horizontal axis.
+      texts: the tokens of each text, on the vertical axis.
+
+    Source: Bahdanau et al. 2015, figure 3, arXiv:1409.0473.
+    """
+    num, heads, *_ = alignment.shape
+    width, height = (max(map(len, x)) for x in (sources, texts))
+    figure = _figure(path, num * (0.8 + 0.2 * width), heads * (0.8 + 0.2 * height))
+    if figure is None:
+        return
+    columns = figure.subplots(heads, num, squeeze=False).T
+    for column, weights, source, text in zip(
+        columns, alignment, sources, texts, strict=True
+    ):
+        for axes, head in zip(column, weights, strict=True):
+            axes.imshow(head[: len(text), : len(source)], cmap="gray", vmin=0, vmax=1)
+            axes.set_xticks(range(len(source)), source, rotation=90, fontsize=8)
+            axes.set_yticks(range(len(text)), text, fontsize=8)
+            axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    figure.savefig(path, dpi=120)
+
+
+def _figure(path: pathlib.Path, width: float, height: float) -> Any:
+    """Returns a figure of a size in inches; None, and a warning, without matplotlib."""
+    try:
+        from matplotlib.figure import Figure  # takes a second to import
+    except ModuleNotFoundError:
+        LOGGER.warning(
+            "%s was not written: matplotlib is missing. Run: pip install matplotlib",
+            path,
+        )
+        return None
+    return Figure(figsize=(width, height), layout="constrained")

@@ -18,6 +18,7 @@ LOGGER = logging.getLogger(__name__)
 
 GRID_IMAGES = 400  # most images in a grid; the npz file has all of them
 PRINTED_TEXTS = 4
+ALIGNMENTS = 4  # most examples in a picture of alignments
 RULE = "-" * 72  # between texts of several lines
 Arrays = Mapping[str, np.ndarray]
 Fields = Mapping[str, Field]
@@ -78,12 +79,12 @@ def _save_arrays(
 
 
 def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
-    """Writes a preview: a PNG of images or points, and a text file of tokens.
+    """Writes a preview: a PNG of images, points or alignments, and a file of tokens.
 
     PATH.png is a grid of at most 400 images (with axes ("column",) one row per example)
-    or a density plot of the first two coordinates of points; PATH.txt has the text of
-    each example, or a line of token ids if there is no vocabulary. Only process 0
-    writes.
+    or a density plot of the first two coordinates of points, or the alignments of a few
+    examples; PATH.txt has the text of each example, several with tabs between them, or
+    a line of token ids if there is no vocabulary. Only process 0 writes.
 
     Args:
       path: path of the files, without a suffix; the folder is created.
@@ -95,14 +96,14 @@ def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
     with paths.writing(f"{path}.*"):
         path.parent.mkdir(parents=True, exist_ok=True)
     written = set()
-    for name, x in outputs.items():
+    for name in outputs:
         field = fields[name]
         if field.kind not in WRITERS or "frame" in field.axes:
             continue
         suffix, write = WRITERS[field.kind]
         if suffix not in written:
             with paths.writing(f"{path}.*"):
-                write(path.with_suffix(suffix), x, field)
+                write(path.with_suffix(suffix), name, outputs, fields)
             LOGGER.info("Wrote %s.", path.with_suffix(suffix))
             written.add(suffix)
 
@@ -116,10 +117,8 @@ def print_texts(outputs: Arrays, fields: Fields) -> None:
     """
     if parallel.process_index() != 0:
         return
-    for name, x in outputs.items():
-        if fields[name].kind == "tokens" and fields[name].vocabulary is not None:
-            print(_joined(x[:PRINTED_TEXTS], fields[name]), flush=True)
-            return
+    if _text_names(fields):
+        print(_joined(outputs, fields, PRINTED_TEXTS), flush=True)
 
 
 def check_writable(folder: pathlib.Path) -> None:
@@ -153,25 +152,51 @@ def write_csv(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
     LOGGER.info("Wrote %s.", path)
 
 
-def _save_grid(path: pathlib.Path, x: np.ndarray, field: Field) -> None:
-    columns = x.shape[1] if field.axes else None
+def _save_grid(path: pathlib.Path, name: str, outputs: Arrays, fields: Fields) -> None:
+    x = outputs[name]
+    columns = x.shape[1] if fields[name].axes else None
     shown = x[: max(1, GRID_IMAGES // (columns or 1))].reshape(-1, *x.shape[-3:])
     images.save_grid(path, transforms.to_uint8(shown), columns)
 
 
-def _save_points(path: pathlib.Path, x: np.ndarray, field: Field) -> None:
+def _save_points(
+    path: pathlib.Path, name: str, outputs: Arrays, fields: Fields
+) -> None:
+    x = outputs[name]
     plots.save_points(path, x.reshape(-1, x.shape[-1])[:, :2])
 
 
-def _save_tokens(path: pathlib.Path, x: np.ndarray, field: Field) -> None:
-    if field.vocabulary is None:
-        np.savetxt(path, x.reshape(len(x), -1), fmt="%d")
+def _save_tokens(
+    path: pathlib.Path, name: str, outputs: Arrays, fields: Fields
+) -> None:
+    if fields[name].vocabulary is None:
+        np.savetxt(path, outputs[name].reshape(len(outputs[name]), -1), fmt="%d")
         return
-    path.write_text(_joined(x, field) + "\n", encoding="utf-8")
+    path.write_text(_joined(outputs, fields) + "\n", encoding="utf-8")
 
 
-def _joined(x: np.ndarray, field: Field) -> str:
-    texts = [field.vocabulary.decode(row) for row in x]
+def _save_alignments(
+    path: pathlib.Path, name: str, outputs: Arrays, fields: Fields
+) -> None:
+    sides = [[], []]
+    for tokens, key in zip(sides, ("source", "text"), strict=True):
+        for row in outputs[key][:ALIGNMENTS]:
+            tokens.append(fields[key].vocabulary.tokens_of(row))
+    plots.save_alignments(path, outputs[name][:ALIGNMENTS], *sides)
+
+
+def _text_names(fields: Fields) -> list[str]:
+    """Returns the names of the fields that are text."""
+    return [name for name, field in fields.items() if field.vocabulary is not None]
+
+
+def _joined(outputs: Arrays, fields: Fields, num: int | None = None) -> str:
+    """Returns the texts of the first examples, below each other."""
+    columns = [
+        [fields[name].vocabulary.decode(row) for row in outputs[name][:num]]
+        for name in _text_names(fields)
+    ]
+    texts = ["\t".join(row) for row in zip(*columns, strict=True)]
     separator = f"\n{RULE}\n" if any("\n" in text for text in texts) else "\n"
     return separator.join(texts)
 
@@ -181,4 +206,5 @@ WRITERS = {
     "image": (".png", _save_grid),
     "points": (".png", _save_points),
     "tokens": (".txt", _save_tokens),
+    "alignment": (".png", _save_alignments),
 }

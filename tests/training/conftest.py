@@ -27,6 +27,7 @@ FAMILIES = {
     "wgan_gp": "grid25_gan",
     "cyclegan": "horse2zebra_cyclegan",  # with the identity term
     "classifier": "digits_classifier",
+    "seq2seq": "reverse_attention",
     "language_model": "python_docs_gru",
 }
 

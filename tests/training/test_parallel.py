@@ -66,6 +66,15 @@ def lines():
     return padded(tokens, vocabulary, 16, packed=False, name="lines")
 
 
+def pairs():
+    """A source of 20 pairs of such lines."""
+    tokens = lines().arrays["tokens"]
+    fields = dict.fromkeys(("source", "target"), lines().fields["tokens"])
+    arrays = {"source": tokens[:, 1:], "target": tokens[::-1].copy()}
+    fields["source"] = fields["source"]._replace(shape=arrays["source"].shape[1:])
+    return ArraySource(arrays, fields, "pairs")
+
+
 @functools.cache
 def initial_state(method):
     """The state before the first step."""
@@ -178,6 +187,7 @@ ON_DEVICES = {
     "wgan_gp": ("digits_gan", CRITIC | {"gan.critic_steps": 2}, 8),
     "cyclegan": ("digits_cyclegan", BALANCED, 8),
     "language_model": ("python_docs_gru", {"model.dropout": 0.3}, 8),
+    "seq2seq": ("reverse_attention", {"model.dropout": 0.3}, 8),
 }
 
 
@@ -193,7 +203,12 @@ def family_of(name):
     if "disc_learning_rate" in config.optim:
         config.optim.disc_learning_rate = 0.02
     a, b = noise(20, size)
-    source = {"cyclegan": Unpaired(a, b), "language_model": lines()}.get(name, a)
+    special = {
+        "cyclegan": Unpaired(a, b),
+        "language_model": lines(),
+        "seq2seq": pairs(),
+    }
+    source = special.get(name, a)
     method = methods.make(config, source.fields)
     loader = Loader(source, 16, seed=3)
     batches = [loader.batch_at(step) for step in range(NUM_STEPS)]

@@ -1,0 +1,20 @@
+"""Adds numbers of three digits by a Transformer.
+
+bash launch/local.sh configs/addition_transformer.py
+"""
+
+from ml_collections import ConfigDict
+
+from diffusion_jax.methods import seq2seq
+from diffusion_jax.methods.config import decay_over_second_half, select
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
+    config = seq2seq.defaults("transformer")
+    config.name = "addition_transformer"
+    config.data.source = "addition:3"
+    config.optim.update(warmup_steps=100)
+    config.train.update(num_steps=3000, log_every=100, sample_every=1000)
+    decay_over_second_half(config)
+    return select(config, variant, seq2seq.tiny)

@@ -1,0 +1,27 @@
+"""Cross-entropy of tokens."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
+    """Computes the cross-entropy to labels that share their probability with all.
+
+        -(1 - smoothing) log p(label) - smoothing mean_v log p(v)
+
+    Args:
+      logits: [..., V].
+      labels: integers [...], in 0..V-1.
+      smoothing: in [0, 1); 0: -log p(label).
+
+    Returns:
+      [...], in nats.
+
+    Source: Szegedy et al. 2016, section 7, arXiv:1512.00567.
+    """
+    log_p = jax.nn.log_softmax(logits)
+    of_label = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+    if not smoothing:
+        return -of_label
+    return -(1 - smoothing) * of_label - smoothing * jnp.mean(log_p, axis=-1)
