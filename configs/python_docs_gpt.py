@@ -1,6 +1,6 @@
 """GPT language model of the help topics in Python's standard library, by characters.
 
-bash launch/local.sh configs/python_docs_gpt.py
+    bash launch/local.sh configs/python_docs_gpt.py
 """
 
 from ml_collections import ConfigDict

@@ -1,12 +1,12 @@
 """GRU language model of the help topics in Python's standard library, by characters.
 
-bash launch/local.sh configs/python_docs_gru.py
+    bash launch/local.sh configs/python_docs_gru.py
 """
 
 from ml_collections import ConfigDict
 
 from diffusion_jax.methods import language_model
-from diffusion_jax.methods.config import select
+from diffusion_jax.methods.config import decay_over_second_half, select
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -15,6 +15,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.name = "python_docs_gru"
     config.model.update(cell="gru", num_layers=1)
     config.optim.update(learning_rate=0.003, warmup_steps=50)
-    config.train.update(num_steps=1500, log_every=100, save_every=500, sample_every=500)
+    config.train.update(num_steps=1500, log_every=100, sample_every=500)
+    decay_over_second_half(config)
     config.sample.temperature = 0.7
     return select(config, variant, language_model.tiny)

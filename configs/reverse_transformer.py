@@ -1,6 +1,6 @@
 """Reverses 6 to 12 digits, and 13 to 16 once in a hundred, by a Transformer.
 
-bash launch/local.sh configs/reverse_transformer.py
+    bash launch/local.sh configs/reverse_transformer.py
 
 The rare lengths: --mode=evaluate --config.eval.split=rare
 """
