@@ -79,14 +79,14 @@ class MultiHeadAttention(nn.Module):
                 f"/ model.num_heads is {self.width // self.num_heads}: change one of "
                 "them."
             )
-        self.query = nn.Dense(
-            self.width, kernel_init=self.kernel_init, dtype=self.dtype
-        )
-        self.key = nn.Dense(self.width, kernel_init=self.kernel_init, dtype=self.dtype)
-        self.value = nn.Dense(
-            self.width, kernel_init=self.kernel_init, dtype=self.dtype
-        )
-        self.out = nn.Dense(self.width, kernel_init=self.out_init, dtype=self.dtype)
+
+        def dense(init: Initializer) -> nn.Dense:
+            return nn.Dense(self.width, kernel_init=init, dtype=self.dtype)
+
+        self.query = dense(self.kernel_init)
+        self.key = dense(self.kernel_init)
+        self.value = dense(self.kernel_init)
+        self.out = dense(self.out_init)
 
     def keys_values(self, x: Array, position: Array | None = None) -> KeysValues:
         """Returns the keys and values of inputs.
