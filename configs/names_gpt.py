@@ -3,8 +3,12 @@
     bash launch/local.sh configs/names_gpt.py --config.data.source=lines:PATH
 
 PATH is a UTF-8 file, such as the 32,033 names of makemore (Karpathy 2022), of which 3 %
-are held out, about the 1,000 of makemore.
+are held out, about the 1,000 of makemore. A name that occurs several times lies in one
+split; in a random split, as makemore's, 14 % of the test names are also trained on.
 Reference: 1.92 nats per character, the end of a name included (makemore's README).
+Result: 2.010, and 2.042 with makemore's AdamW (constant 5e-4, weight decay 0.01, learned
+positions, 10,000 steps).
+Time: seven minutes on two CPU cores that other work shared.
 """
 
 from ml_collections import ConfigDict
@@ -18,8 +22,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config = language_model.defaults("gpt")
     config.name = "names_gpt"
     config.data.update(source="lines:PATH", context=17, held_out=0.0312)
-    config.model.width = 64
-    config.optim.update(learning_rate=5e-4, b2=0.99, weight_decay=0.01)
-    config.train.update(num_steps=10000, save_every=5000, sample_every=5000)
+    config.model.update(width=64, positions="rotary")
+    config.optim.update(learning_rate=0.002, b2=0.99, weight_decay=0.1)
+    config.optim.update(warmup_steps=200, decay="cosine", decay_to=0.1)
+    config.train.update(num_steps=8000, save_every=4000, sample_every=4000)
+    config.optim.decay_end = config.train.get_oneway_ref("num_steps")
     config.sample.update(num_examples=20, batch_size=20, num_tokens=17)
     return select(config, variant, language_model.tiny)
