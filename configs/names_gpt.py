@@ -6,7 +6,7 @@ PATH is a UTF-8 file, such as the 32,033 names of makemore (Karpathy 2022), of w
 are held out, about the 1,000 of makemore. A name that occurs several times lies in one
 split; in a random split, as makemore's, 14 % of the test names are also trained on.
 Reference: 1.92 nats per character, the end of a name included (makemore's README).
-Result: 2.010, and 2.042 with makemore's AdamW (constant 5e-4, weight decay 0.01, learned
+Result: 2.010; 2.042 with makemore's AdamW (constant 5e-4, weight decay 0.01, learned
 positions, 10,000 steps).
 Time: seven minutes on two CPU cores that other work shared.
 """

@@ -1,6 +1,6 @@
 """GPT language model of the help topics in Python's standard library, by characters.
 
-    bash launch/local.sh configs/python_docs_gpt.py
+bash launch/local.sh configs/python_docs_gpt.py
 """
 
 from ml_collections import ConfigDict
@@ -18,5 +18,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.update(decay="cosine", decay_to=0.1)
     config.train.update(num_steps=3000, log_every=200, save_every=1500)
     config.optim.decay_end = config.train.get_oneway_ref("num_steps")
-    config.sample.update(num_tokens=128, temperature=0.7)
+    config.sample.temperature = 0.7
     return select(config, variant, language_model.tiny)

@@ -25,5 +25,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.update(decay="cosine", decay_to=0.1)
     config.train.update(num_steps=2000, log_every=200, sample_every=2000)
     config.optim.decay_end = config.train.get_oneway_ref("num_steps")
-    config.sample.num_tokens = 64
     return select(config, variant, language_model.tiny)
