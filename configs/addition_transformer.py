@@ -1,6 +1,6 @@
 """Adds numbers of three digits by a Transformer.
 
-    bash launch/local.sh configs/addition_transformer.py
+bash launch/local.sh configs/addition_transformer.py
 """
 
 from ml_collections import ConfigDict

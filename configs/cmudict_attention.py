@@ -1,6 +1,6 @@
 """Letters to phonemes of the CMU pronouncing dictionary by LSTMs with attention.
 
-    bash launch/local.sh configs/cmudict_attention.py
+bash launch/local.sh configs/cmudict_attention.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Letters to phonemes of the CMU pronouncing dictionary by a Transformer.
 
-    bash launch/local.sh configs/cmudict_transformer.py
+bash launch/local.sh configs/cmudict_transformer.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Turns dates in eight formats into YYYY-MM-DD by GRUs with additive attention.
 
-    bash launch/local.sh configs/dates_attention.py
+bash launch/local.sh configs/dates_attention.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """GRU language model of the help topics in Python's standard library, by characters.
 
-    bash launch/local.sh configs/python_docs_gru.py
+bash launch/local.sh configs/python_docs_gru.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """LSTM language model of the help topics in Python's standard library, by characters.
 
-    bash launch/local.sh configs/python_docs_lstm.py
+bash launch/local.sh configs/python_docs_lstm.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Reverses 6 to 12 digits by a GRU encoder and decoder, with additive attention.
 
-    bash launch/local.sh configs/reverse_attention.py
+bash launch/local.sh configs/reverse_attention.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Reverses 6 to 12 digits by a GRU encoder and decoder, without attention.
 
-    bash launch/local.sh configs/reverse_rnn.py
+bash launch/local.sh configs/reverse_rnn.py
 """
 
 from ml_collections import ConfigDict
