@@ -94,7 +94,7 @@ class LanguageModel(base.SingleNetwork):
         return Decoder(
             init=lambda: apply("init_cache", batch_size),
             step=lambda *args: apply("step", *args),
-            max_length=getattr(self.network, "max_length", None),
+            max_length=getattr(self.network, "context", None),
         )
 
 
@@ -203,6 +203,8 @@ def tiny(config: ConfigDict) -> None:
     """Turns a config into a smoke test that takes seconds on a CPU."""
     common.make_tiny_text(config)
     config.model.update(num_layers=1, width=16)
+    if "num_heads" in config.model:
+        config.model.num_heads = 2
 
 
 def make(config: ConfigDict, fields: base.Fields) -> LanguageModel:

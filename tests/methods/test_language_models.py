@@ -186,7 +186,7 @@ FIELDS = "vocabulary_size cell num_layers width tied dropout dtype".split()
 class LimitedLM(RecurrentLM):
     """A recurrent network that says that it knows twelve positions."""
 
-    max_length = 12
+    context = 12
 
 
 def test_a_limited_context():
@@ -196,14 +196,14 @@ def test_a_limited_context():
     network = LimitedLM(**{x: getattr(method.network, x) for x in FIELDS})
     limited = dataclasses.replace(method, network=network)
     assert isinstance(limited.decoder(variables, 2), Decoder)
-    assert limited.decoder(variables, 2).max_length == LimitedLM.max_length
+    assert limited.decoder(variables, 2).max_length == LimitedLM.context
     no_end = jax.tree.map(lambda x: x, variables)
     no_end.params["net"]["head"]["bias"] = jnp.zeros(len(VOCABULARY)).at[END].set(-99)
     options = {"num_tokens": 40, "temperature": 0.0}
     (whole,) = sample(config, method, no_end, "ab", **options)
     (rounds,) = sample(config, limited, no_end, "ab", **options)
     assert len(whole) == len(rounds) == 42
-    assert rounds[: LimitedLM.max_length] == whole[: LimitedLM.max_length]
+    assert rounds[: LimitedLM.context] == whole[: LimitedLM.context]
 
 
 def test_tokens_without_a_vocabulary():
