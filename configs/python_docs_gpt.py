@@ -16,7 +16,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.update(positions="rotary", dropout=0.1)
     config.optim.update(b2=0.99, weight_decay=0.1, warmup_steps=100)
     config.optim.update(decay="cosine", decay_to=0.1)
-    config.train.update(num_steps=3000, log_every=200, save_every=1500)
+    config.train.update(num_steps=2000, log_every=100)
     config.optim.decay_end = config.train.get_oneway_ref("num_steps")
     config.sample.temperature = 0.7
     return select(config, variant, language_model.tiny)
