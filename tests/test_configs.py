@@ -247,8 +247,8 @@ def test_config_is_thin(name):
 
 
 def test_configs_are_short():
-    """All configs together have fewer than 1200 lines."""
-    assert sum(path.read_text().count("\n") for path in CONFIGS.values()) < 1200
+    """All configs together have fewer than 1300 lines."""
+    assert sum(path.read_text().count("\n") for path in CONFIGS.values()) < 1300
 
 
 def test_configs_agree_on_keys():
