@@ -168,6 +168,17 @@ def test_commands_of_main(tmp_path, monkeypatch):
     assert (tmp_path / "runs/digits_vae_tiny/arithmetic.png").exists()
 
 
+def test_text_from_python(tmp_path, monkeypatch, capsys):
+    """The Python block of docs/text.md prints the prompt with a continuation."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    call_main(["--config=configs/python_docs_gpt.py:tiny"], monkeypatch)
+    capsys.readouterr()
+    (block,) = find_blocks("python", (ROOT / "docs/text.md").read_text())
+    exec(block.replace("runs/python_docs_gpt", "runs/python_docs_gpt_tiny"), {})
+    assert capsys.readouterr().out.startswith("The for statement")
+
+
 def shrunk(word):
     """The same argument at :tiny."""
     name, _, _ = word.partition("=")
@@ -259,7 +270,8 @@ def test_table_of_tasks_and_metrics():
     names = set(re.findall(r"\w+", TEXT))
     assert set(evaluators.EVALUATORS) <= names
     tasks = {name for family in methods.FAMILIES.values() for name in family.tasks}
-    assert tasks - {"log_likelihood"} <= names  # only for eval.metric=ode_likelihood
+    for_metrics = {"log_likelihood", "nats", "target_nats"}  # such as ode_likelihood
+    assert tasks - for_metrics <= names
 
 
 def test_rows_added(monkeypatch):

@@ -50,7 +50,7 @@ def make_bits_per_character(
         len(method.field.vocabulary),
         len(BASELINES) - 1,
     )
-    baselines = dict(zip(BASELINES, by_order.sum(axis=1), strict=True))
+    baselines = dict(zip(BASELINES, by_order.sum(axis=1).tolist(), strict=True))
     text = {"text": texts.fingerprint(test)}
     if config.data.source == "python_docs":
         text["python"] = platform.python_version()
