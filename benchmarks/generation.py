@@ -3,7 +3,8 @@
     python -m benchmarks.generation --lengths 128 256 512 --batch_size 1 --width 128
 
 Networks of the same size and with random weights continue one token greedily, by
-`length` tokens. Without the cache, each token reads the whole context again. Needs the
+`length` tokens. Without the cache, each token reads all `length`
+positions again (a growing prefix would need half). Needs the
 extra bench; transformers' GPT-2 generates with its own cache.
 """
 
@@ -89,7 +90,7 @@ def cached(batch_size: int, length: int, **shape: int) -> Program:
     import jax
     import jax.numpy as jnp
 
-    from diffusion_jax.decoding import choices
+    from diffusion_jax.decoding import token_samplers
     from diffusion_jax.decoding.generation import Decoder, generate
 
     network, variables = ours(length, **shape)
@@ -103,7 +104,7 @@ def cached(batch_size: int, length: int, **shape: int) -> Program:
 
     @jax.jit
     def continued() -> jax.Array:
-        return generate(decoder, prompt, length, choices.greedy, keys)
+        return generate(decoder, prompt, length, token_samplers.greedy, keys)
 
     return program(continued, variables)
 

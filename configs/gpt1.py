@@ -2,9 +2,10 @@
 
     bash launch/local.sh configs/gpt1.py --config.data.source=text:PATH
 
-Needs several accelerators; it was not trained here. Section 4.1 of "Improving Language
-Understanding by Generative Pre-Training": layers, widths, vocabulary, batch, rates and
-weight decay. As in GPT-2, norms come before attention and MLP instead of after them.
+Meant for several accelerators (98 billion tokens); not trained here. Layers, widths,
+vocabulary, batch, rates and weight decay are of section 4.1 of "Improving Language
+Understanding by Generative Pre-Training". As in GPT-2, norms come before attention and
+MLP instead of after them.
 """
 
 from ml_collections import ConfigDict

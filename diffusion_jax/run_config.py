@@ -264,7 +264,7 @@ def check_vocabularies(
         if known == field.vocabulary:
             continue
         changed = set(known.tokens) ^ set(field.vocabulary.tokens)
-        shown = ", ".join(map(repr, sorted(changed)[:5])) or "their order"
+        shown = ", ".join(map(repr, sorted(changed)[:5])) or "order or merges"
         raise ValueError(
             f"The vocabulary of {config.data.source} is not that of the run in "
             f"{workdir} (different: {shown}): restore the text that it was trained on, "

@@ -37,7 +37,8 @@ from diffusion_jax.training.step import check_batch, loss_names, make_train_step
 LOGGER = logging.getLogger(__name__)
 # Keys of group data that determine what a metric measures.
 SCORED_DATA = (
-    "source source_b image_size image_width num_channels background held_out max_length"
+    "source source_b image_size image_width num_channels background held_out context "
+    "max_length"
 ).split()
 # Variables for inference -> (metrics, score); (step, variables, skip if it exists).
 Evaluate = Callable[[Variables], tuple[dict[str, float], Score]]
@@ -299,9 +300,11 @@ def rescue(state: TrainState, logger: MetricLogger, checkpoints: Checkpoints) ->
 def unit_of(fields: Mapping[str, Field]) -> tuple[str, int]:
     """Returns in what a run's speed is measured, and how many of it an example has."""
     kinds = {field.kind: field for field in fields.values()}
-    if "tokens" in kinds:  # those that are predicted, with padding
+    if "image" in kinds:
+        return "images", 1
+    if "tokens" in kinds:  # those that are predicted, with padding; of a pair, the last
         return "tokens", kinds["tokens"].shape[0] - 1
-    return ("images" if "image" in kinds else "examples"), 1
+    return "examples", 1
 
 
 def is_due(done: int, every: int, num_steps: int) -> bool:

@@ -6,8 +6,8 @@
     python -m diffusion_jax.main --config=configs/reverse_attention.py --mode=evaluate
     python examples/accuracy_by_length.py runs/reverse_rnn runs/reverse_attention
 
-Reads the last line of each run's evaluations.jsonl; needs matplotlib. After Bahdanau et
-al. 2015, figure 2, arXiv:1409.0473: a state of fixed size holds only so many tokens.
+Reads each run's last evaluation by exact_match; needs matplotlib. After Bahdanau et al.
+2015, figure 2, arXiv:1409.0473: a state of fixed size holds only so many tokens.
 """
 
 import argparse
@@ -22,8 +22,9 @@ def main(runs: list[pathlib.Path], output: pathlib.Path) -> None:
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.subplots()
     for run in runs:
-        line = (run / "evaluations.jsonl").read_text().splitlines()[-1]
-        record = json.loads(line)
+        lines = (run / "evaluations.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        record = [x for x in records if "exact_match_by_length" in x][-1]
         by_length = record["exact_match_by_length"]
         lengths = sorted(map(int, by_length))
         shares = [by_length[str(length)] for length in lengths]

@@ -16,8 +16,8 @@ FILES = [*PACKAGE, *sorted(ROOT.glob("configs/*.py")), *sorted(OTHERS)]
 # main -> train, sample, evaluate -> evaluators -> outputs, task_runner
 #      -> inference, runs, run_config, run_data -> methods, renames
 #      -> models, diffusion, objectives, data, training, metrics
-#      -> prng, lookup, paths, strict_json
-ANYONE = {"prng", "lookup", "paths", "strict_json"}
+#      -> prng, lookup, paths, special_tokens, strict_json
+ANYONE = {"prng", "lookup", "paths", "special_tokens", "strict_json"}
 LEAVES = set("models diffusion decoding objectives data training metrics".split())
 BELOW_RUNS = LEAVES | ANYONE | {"methods", "renames"}
 RUNS = {"inference", "runs", "run_config", "run_data"}
@@ -50,7 +50,7 @@ BENCHMARKS = set(
 )
 OUTSIDE = {
     "prng": {"jax"},
-    **dict.fromkeys("lookup paths strict_json renames".split(), set()),
+    **dict.fromkeys("lookup paths special_tokens strict_json renames".split(), set()),
     "diffusion": MATHEMATICS,
     "decoding": MATHEMATICS,
     "objectives": MATHEMATICS,

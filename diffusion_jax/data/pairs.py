@@ -13,8 +13,9 @@ import numpy as np
 
 from diffusion_jax.data import base, texts
 from diffusion_jax.data import vocabulary as vocabularies
-from diffusion_jax.data.vocabulary import END, PAD, Vocabulary
+from diffusion_jax.data.vocabulary import Vocabulary
 from diffusion_jax.lookup import lookup
+from diffusion_jax.special_tokens import END, PAD
 
 LOGGER = logging.getLogger(__name__)
 
@@ -91,8 +92,8 @@ def make(source: str, spec: PairSpec) -> dict[str, base.ArraySource]:
 
     The hash of a pair's source (of the date itself for `dates`, of the word for
     `cmudict`) decides on its split, so that no source is in two of them. The generated
-    ones have 65,536 different or repeated pairs in 'train', and 2,048 different ones,
-    or as many as there are, in the others.
+    ones have 65,536 pairs in 'train', drawn with replacement, and at most 2,048
+    distinct ones in the others.
 
     Args:
       source: 'NAME' or 'NAME:REST', one of the above.

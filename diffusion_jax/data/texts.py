@@ -11,8 +11,9 @@ import numpy as np
 from diffusion_jax import paths
 from diffusion_jax.data import base
 from diffusion_jax.data import vocabulary as vocabularies
-from diffusion_jax.data.vocabulary import END, PAD, Vocabulary
+from diffusion_jax.data.vocabulary import Vocabulary
 from diffusion_jax.lookup import lookup
+from diffusion_jax.special_tokens import END, PAD
 
 SPLITS = ("train", "test")
 Splits = dict[str, list[str]]  # the documents of each split
@@ -63,7 +64,7 @@ def make(source: str, split: str, spec: TextSpec) -> base.Source:
     """
     name, _, rest = source.partition(":")
     row = lookup(SOURCES, name, "data.source of a language model")
-    if bool(rest) != (":" in row.form):
+    if bool(rest) != (":" in row.form) or source.endswith(":"):
         raise ValueError(f"data.source {source!r} should be written {row.form}.")
     lookup(dict.fromkeys(SPLITS), split, f"split of {name}")
     splits = row.read(rest, spec.held_out)
@@ -221,7 +222,8 @@ def sequence(source: base.Source) -> np.ndarray:
 def fingerprint(source: base.Source) -> str:
     """Hashes the documents of a source that `make` has opened.
 
-    Neither the vocabulary nor the order of the documents matters.
+    The order of the documents does not matter, nor does the vocabulary, as long as it
+    keeps white space: that of "words" does not.
     """
     tokens = sequence(source)
     vocabulary = source.fields["tokens"].vocabulary

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion_jax.lookup import lookup
+from diffusion_jax.special_tokens import END, PAD
 
-PAD, END = 0, 1  # ids of the padding, and of what begins and ends every text
 NUM_SPECIAL = 2
 
 
@@ -29,7 +29,7 @@ class Vocabulary:
     merges: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
-        lookup(KINDS, self.kind, "kind of vocabulary")
+        lookup(KINDS, self.kind, "data.vocabulary")
 
     def __len__(self) -> int:
         """Returns the number of ids, with the special ones."""
@@ -75,7 +75,7 @@ class Vocabulary:
             return self._bpe.decode(kept)
         return _SPLITTERS[self.kind].separator.join(self.tokens[i] for i in kept)
 
-    def tokens_of(self, ids: Iterable[int]) -> list[str]:
+    def token_strings(self, ids: Iterable[int]) -> list[str]:
         """Returns each token of ids as text, up to and with the first end."""
         found = []
         for i in ids:
@@ -130,7 +130,7 @@ def build(kind: str, texts: Iterable[str], size: int = 0) -> Vocabulary:
       ValueError: the kind is unknown, or the size of "bpe" is less than 258.
       ModuleNotFoundError: "bpe" without the package tokenizers.
     """
-    lookup(KINDS, kind, "kind of vocabulary")
+    lookup(KINDS, kind, "data.vocabulary")
     if kind == "bytes":
         return Vocabulary(kind)
     if kind == "bpe":

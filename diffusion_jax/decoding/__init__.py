@@ -1,1 +1,1 @@
-"""Decoding: how sequences of tokens are drawn from a model of the next token."""
+"""Decoding from autoregressive models: sampling, greedy and beam search."""

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from diffusion_jax.decoding.generation import (
-    END,
-    PAD,
     Cache,
     Decoder,
     check_length,
     lengths,
-    without_padding,
+    mask_padding,
 )
+from diffusion_jax.special_tokens import END, PAD
 
 
 class Beam(NamedTuple):
@@ -78,7 +77,7 @@ def beam_search(
     def body(beam: Beam, position: Array) -> tuple[Beam, None]:
         token = beam.tokens[:, :, position].reshape(-1)
         logits, cache = decoder.step(beam.cache, token, position)
-        logits = without_padding(logits).reshape(batch_size, num_beams, -1)
+        logits = mask_padding(logits).reshape(batch_size, num_beams, -1)
         vocabulary = jnp.arange(logits.shape[-1])
         ended = beam.ended | (position + 1 >= prompt_length + num_tokens)[:, None]
         only_pad = jnp.where(vocabulary == PAD, 0.0, -jnp.inf)[None, None]

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from diffusion_jax.decoding.choices import Choose
+from diffusion_jax.decoding.token_samplers import TokenSampler
+from diffusion_jax.special_tokens import END, PAD
 
-PAD, END = 0, 1  # as in data.vocabulary
 Cache = Any  # a pytree of arrays [B, ...] of fixed shape
 
 
@@ -17,7 +17,8 @@ class Decoder(NamedTuple):
     """A model of the next token that remembers the ones before.
 
     Every array of a cache has the rows as its leading axis, so that rows can be
-    repeated and exchanged. `step` works on any number of them.
+    repeated and exchanged. `step` works on any number of them. It has to mask the
+    logits of tokens that are not allowed at a position.
 
     Attributes:
       init: () -> the cache of B rows before the first token.
@@ -32,7 +33,7 @@ class Decoder(NamedTuple):
 
 
 def generate(
-    decoder: Decoder, prompt: Array, num_tokens: int, choose: Choose, keys: Array
+    decoder: Decoder, prompt: Array, num_tokens: int, choose: TokenSampler, keys: Array
 ) -> Array:
     """Continues prompts by one token after the other.
 
@@ -55,11 +56,13 @@ def generate(
     check_length(decoder, prompt, num_tokens)
     tokens = jnp.pad(prompt, ((0, 0), (0, num_tokens)))
     first = jnp.zeros(len(prompt), jnp.int32)
-    return fill(decoder, tokens, first, lengths(prompt) + num_tokens, choose, keys)
+    return decode_window(
+        decoder, tokens, first, lengths(prompt) + num_tokens, choose, keys
+    )
 
 
-def generate_in_rounds(
-    decoder: Decoder, prompt: Array, num_tokens: int, choose: Choose, keys: Array
+def generate_beyond_context(
+    decoder: Decoder, prompt: Array, num_tokens: int, choose: TokenSampler, keys: Array
 ) -> Array:
     """Continues prompts beyond the decoder's limit of C positions.
 
@@ -95,7 +98,7 @@ def generate_in_rounds(
         index = first[:, None] + jnp.arange(window)[None]
         seen = jnp.take_along_axis(tokens, index, axis=1, mode="fill", fill_value=PAD)
         last = jnp.where(ended, length, given + num_tokens)
-        seen = fill(decoder, seen, first, last, choose, keys)
+        seen = decode_window(decoder, seen, first, last, choose, keys)
         rows = jnp.arange(len(tokens))[:, None]
         tokens = tokens.at[rows, index].set(seen, mode="drop")
         last_token = jnp.take_along_axis(tokens, lengths(tokens)[:, None] - 1, axis=1)
@@ -110,12 +113,12 @@ def generate_in_rounds(
     return tokens
 
 
-def fill(
+def decode_window(
     decoder: Decoder,
     tokens: Array,
     first: Array,
     limit: Array,
-    choose: Choose,
+    choose: TokenSampler,
     keys: Array,
 ) -> Array:
     """Replaces the padding of rows by tokens that are drawn.
@@ -142,7 +145,7 @@ def fill(
         logits, cache = decoder.step(cache, token, position)
         place = first + position
         here = jax.vmap(jax.random.fold_in)(keys, place)
-        drawn = choose(without_padding(logits), here).astype(tokens.dtype)
+        drawn = choose(mask_padding(logits), here).astype(tokens.dtype)
         is_given = position + 1 < length
         ended |= place + 1 >= limit
         token = jnp.where(ended, PAD, drawn)
@@ -160,7 +163,7 @@ def lengths(tokens: Array) -> Array:
     return jnp.sum(tokens != PAD, axis=1, dtype=jnp.int32)
 
 
-def without_padding(logits: Array) -> Array:
+def mask_padding(logits: Array) -> Array:
     """Returns logits [..., V] with which padding is never drawn."""
     return logits.at[..., PAD].set(-jnp.inf)
 

@@ -1,5 +1,6 @@
 """Evaluators of text: bits per character, and decoded targets against true ones."""
 
+import logging
 import math
 import pathlib
 import platform
@@ -11,7 +12,6 @@ from ml_collections import ConfigDict
 from diffusion_jax import inference, methods, run_data
 from diffusion_jax.data import texts
 from diffusion_jax.data.base import Field
-from diffusion_jax.data.vocabulary import END, PAD
 from diffusion_jax.evaluators.base import (
     Evaluator,
     Record,
@@ -20,10 +20,14 @@ from diffusion_jax.evaluators.base import (
 )
 from diffusion_jax.metrics import ngrams
 from diffusion_jax.metrics import text as text_metrics
+from diffusion_jax.special_tokens import END, PAD
 from diffusion_jax.training.state import Variables
 
 Tokens = tuple[int, ...]
 
+LOGGER = logging.getLogger(__name__)
+
+MAX_COUNTED = 10**8  # training tokens of n-grams, which need about 110 bytes each
 BASELINES = "uniform", "unigram", "2-gram", "3-gram", "4-gram", "5-gram"
 
 
@@ -44,13 +48,22 @@ def make_bits_per_character(
     run = over_held_out(config, method, "nats")
     train, test = run_data.open_train(config), run_data.open_held_out(config)
     _check_vocabulary(config, test.fields[method.data], method.field)
-    by_order = ngrams.interpolated_nats(
-        texts.sequence(train),
-        texts.sequence(test),
-        len(method.field.vocabulary),
-        len(BASELINES) - 1,
-    )
-    baselines = dict(zip(BASELINES, by_order.sum(axis=1).tolist(), strict=True))
+    counted, baselines = texts.sequence(train), {}
+    if len(counted) <= MAX_COUNTED:
+        by_order = ngrams.interpolated_nats(
+            counted,
+            texts.sequence(test),
+            len(method.field.vocabulary),
+            len(BASELINES) - 1,
+        )
+        baselines = dict(zip(BASELINES, by_order.sum(axis=1).tolist(), strict=True))
+    else:
+        LOGGER.warning(
+            "No n-gram baselines: %d training tokens are more than the %d that are "
+            "counted.",
+            len(counted),
+            MAX_COUNTED,
+        )
     text = {"text": texts.fingerprint(test)}
     if config.data.source == "python_docs":
         text["python"] = platform.python_version()
@@ -108,7 +121,7 @@ def make_perplexity(
 def make_exact_match(
     config: ConfigDict, method: methods.Method, workdir: pathlib.Path
 ) -> Evaluator:
-    """Makes an evaluator of decoded targets: how many are right, and of their errors.
+    """Makes an evaluator of decoded targets: exact match and token error rate.
 
     Each source of eval.split counts once, and is right if its text equals any target
     that it has there. Details: the share of right ones by the source's length.
@@ -116,8 +129,8 @@ def make_exact_match(
     decoded = _decode(config, method)
 
     def evaluate(variables: Variables) -> Iterator[Record]:
-        sources, texts, targets = decoded(variables)
-        exact, errors, lengths = text_metrics.error_rates(texts, targets)
+        sources, predicted, targets = decoded(variables)
+        exact, errors, lengths = text_metrics.error_rates(predicted, targets)
         by_length = text_metrics.mean_by(exact, np.array(list(map(len, sources))))
         metrics = {
             "error": float(1 - exact.mean()),
@@ -138,10 +151,10 @@ def make_bleu(
     decoded, vocabulary = _decode(config, method), method.field.vocabulary
 
     def evaluate(variables: Variables) -> Iterator[Record]:
-        sources, texts, targets = decoded(variables)
-        predicted = [vocabulary.decode(x) for x in texts]
+        sources, predicted, targets = decoded(variables)
+        hypotheses = [vocabulary.decode(x) for x in predicted]
         references = [[vocabulary.decode(x) for x in allowed] for allowed in targets]
-        bleu = text_metrics.bleu(predicted, references)
+        bleu = text_metrics.bleu(hypotheses, references)
         settings = {"split": config.eval.split, "num_examples": len(sources)}
         metrics = {"negative_bleu": -bleu, "bleu": bleu}
         yield Record(metrics, settings | _beam(config))
@@ -178,13 +191,13 @@ def _decode(
     def decoded(
         variables: Variables,
     ) -> tuple[list[Tokens], list[Tokens], list[list[Tokens]]]:
-        texts, targets = {}, {}
+        predicted, targets = {}, {}
         for batch in run(variables):
             columns = batch["source"], batch["text"], batch["target"][:, 1:]
             for source, text, target in zip(*map(_until_end, columns), strict=True):
-                texts[source] = text
+                predicted[source] = text
                 targets.setdefault(source, []).append(target)
-        return list(texts), list(texts.values()), list(targets.values())
+        return list(predicted), list(predicted.values()), list(targets.values())
 
     return decoded
 

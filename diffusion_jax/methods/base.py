@@ -175,7 +175,7 @@ def data_field(fields: Fields, kinds: Sequence[str] = DATA_KINDS) -> tuple[str, 
 
     Args:
       fields: of the data.
-      kinds: that the model can be of.
+      kinds: that the model accepts.
 
     Raises:
       ValueError: there is no such field, or there are several.

@@ -45,7 +45,7 @@ def pair_data() -> ConfigDict:
         target_vocabulary="characters",  # the same, of the targets
         vocabulary_size=1024,  # ids of bpe
         shared_vocabulary=False,  # one for sources and targets
-        max_length=0,  # tokens; longer pairs are left out; 0: none
+        max_length=0,  # most tokens of a side; longer pairs are dropped; 0: no limit
         held_out=0.1,  # share of the pairs that is split "test", [0, 1)
         train_split="train",
         batch_size=64,  # examples per step, over all devices
@@ -67,7 +67,7 @@ def defaults(method: str, data: ConfigDict | None = None) -> ConfigDict:
         decay="linear",  # or cosine: from decay_start to decay_end; or inverse_sqrt
         decay_start=config_dict.placeholder(int),  # step; None: after the warmup
         decay_end=config_dict.placeholder(int),  # num_steps or more; None: no decay
-        decay_to=0.0,  # the share of the rate that it decays to, in [0, 1]
+        decay_to=0.0,  # final learning rate, as a fraction of learning_rate
         b1=0.9,  # in [0, 1), as b2
         b2=0.999,
         eps=1e-8,  # above 0

@@ -9,13 +9,13 @@ from jax import Array
 from ml_collections import ConfigDict, config_dict
 
 from diffusion_jax import prng
-from diffusion_jax.data.vocabulary import END, PAD
-from diffusion_jax.decoding import choices
-from diffusion_jax.decoding.generation import Decoder, generate_in_rounds
+from diffusion_jax.decoding import token_samplers
+from diffusion_jax.decoding.generation import Decoder, generate_beyond_context
 from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import base
 from diffusion_jax.methods import config as common
 from diffusion_jax.models import LANGUAGE_MODELS
+from diffusion_jax.special_tokens import END, PAD
 from diffusion_jax.training.state import Loss, Variables
 
 
@@ -104,7 +104,7 @@ class SampleOptions:
 
     Attributes:
       num_tokens: the most that a prompt is continued by.
-      temperature: see `decoding.choices.make`.
+      temperature: see `decoding.token_samplers.make`.
       top_k: the same.
       top_p: the same.
     """
@@ -118,15 +118,18 @@ class SampleOptions:
 def make_sample(method: LanguageModel, options: SampleOptions) -> base.Task:
     """Continues prompts; output "text", int32 [P - 1 + num_tokens], without first END.
 
-    A network of limited context goes on from its last tokens; see `generate_in_rounds`.
+    A network of limited context goes on from its last tokens; see
+    `generate_beyond_context`.
     """
-    choose = choices.make(options.temperature, options.top_k, options.top_p)
+    choose = token_samplers.make(options.temperature, options.top_k, options.top_p)
 
     def run(variables: Variables, batch: base.Batch, key: Array) -> dict[str, Array]:
         prompt = batch["prompt"]
         decoder = method.decoder(variables, len(prompt))
         keys = prng.example_keys(key, batch["index"])
-        text = generate_in_rounds(decoder, prompt, options.num_tokens, choose, keys)
+        text = generate_beyond_context(
+            decoder, prompt, options.num_tokens, choose, keys
+        )
         return {"text": text[:, 1:]}
 
     field = method.field._replace(shape=(options.num_tokens,))

@@ -1,6 +1,7 @@
 """Sequence to sequence: the next token of a target given its source."""
 
 import dataclasses
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +9,21 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict, config_dict
 
+from diffusion_jax import prng
 from diffusion_jax.data import pairs
 from diffusion_jax.data.base import Field
-from diffusion_jax.data.vocabulary import END, PAD
+from diffusion_jax.decoding import token_samplers
 from diffusion_jax.decoding.beam import beam_search
-from diffusion_jax.decoding.generation import Decoder
+from diffusion_jax.decoding.generation import Decoder, generate
 from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import base
 from diffusion_jax.methods import config as common
 from diffusion_jax.models import SEQ2SEQ
 from diffusion_jax.objectives.cross_entropy import cross_entropy
+from diffusion_jax.special_tokens import END, PAD
 from diffusion_jax.training.state import Loss, Variables
+
+LOGGER = logging.getLogger(__name__)
 
 SOURCE, TARGET = "source", "target"
 
@@ -112,9 +117,14 @@ def make_sample(method: Seq2Seq, options: SampleOptions) -> base.Task:
         source = batch[SOURCE]
         decoder = method.decoder(variables, source)
         prompt = jnp.full((len(source), 1), END, jnp.int32)
-        # A beam of 1 is greedy decoding.
-        texts, _ = beam_search(decoder, prompt, method.num_tokens, **vars(options))
-        return {SOURCE: source, "text": texts[:, 0, 1:]}
+        if options.beam_size == 1:  # the same, without copies of the cache
+            keys = prng.example_keys(key, batch["index"])
+            greedy = token_samplers.greedy
+            texts = generate(decoder, prompt, method.num_tokens, greedy, keys)
+        else:
+            beams, _ = beam_search(decoder, prompt, method.num_tokens, **vars(options))
+            texts = beams[:, 0]
+        return {SOURCE: source, "text": texts[:, 1:]}
 
     outputs = {
         SOURCE: method.source,
@@ -122,7 +132,19 @@ def make_sample(method: Seq2Seq, options: SampleOptions) -> base.Task:
     }
 
     def encode(text: str) -> np.ndarray:
-        return pairs.encode_source(method.source.vocabulary, text, "sample.prompt")
+        ids = pairs.encode_source(method.source.vocabulary, text, "sample.prompt")
+        length, longest = len(ids) - 1, method.source.shape[0] - 1
+        if not length:
+            raise ValueError("sample.prompt is empty; give a source, or leave it out.")
+        if length > longest:
+            LOGGER.warning(
+                "sample.prompt has %d tokens, and the sources of the training data at "
+                "most %d; the target ends after %d tokens.",
+                length,
+                longest,
+                method.num_tokens - 1,
+            )
+        return ids
 
     return base.Task(run, (SOURCE,), outputs, {SOURCE: encode})
 
@@ -198,8 +220,8 @@ def _transformer() -> ConfigDict:
         name="transformer",
         num_layers=2,  # of the encoder, and of the decoder
         num_heads=4,
-        width=128,  # of embeddings and layers, a multiple of 2 * num_heads
-        mlp_width=512,  # of the layers between in the MLPs
+        width=128,  # of embeddings and layers: even, a multiple of num_heads
+        mlp_width=512,  # hidden width of the MLPs
         dropout=0.0,  # rate, in [0, 1)
         dtype="float32",  # of activations, or bfloat16
     )

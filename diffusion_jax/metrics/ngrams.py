@@ -2,7 +2,7 @@
 
 import numpy as np
 
-PAD = 0  # as in data.vocabulary
+from diffusion_jax.special_tokens import PAD
 
 
 def interpolated_nats(

@@ -1,4 +1,4 @@
-"""How Transformers see the order of tokens."""
+"""Position encodings: sinusoidal, rotary, and positions in packed examples."""
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -6,7 +6,7 @@ from jax import Array, lax
 LONGEST_PERIOD = 10000.0  # in units of 2 pi tokens
 
 
-def restarting(segment: Array) -> Array:
+def segment_positions(segment: Array) -> Array:
     """Counts positions from 0 in each document of a packed example.
 
     Args:

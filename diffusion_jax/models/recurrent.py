@@ -160,7 +160,7 @@ class RecurrentLM(nn.Module):
       cell: a name in CELLS.
       num_layers: at least 1.
       width: of the embeddings and of every layer.
-      tied: whether the embeddings are also the weights of the logits.
+      tied: whether input and output embeddings are tied.
       dropout: rate before each layer and before the logits.
       dtype: of activations.
     """

@@ -11,8 +11,7 @@ from diffusion_jax.lookup import lookup
 from diffusion_jax.models.dropout import ExampleDropout
 from diffusion_jax.models.precision import at_least_float32
 from diffusion_jax.models.recurrent import CELLS, Recurrent, State
-
-PAD = 0  # as in data.vocabulary
+from diffusion_jax.special_tokens import PAD
 
 
 class Memory(NamedTuple):
@@ -127,7 +126,7 @@ class RecurrentSeq2Seq(nn.Module):
 
     Its first states are a function of the encoder's last ones. The logits are
 
-        tanh(W [s_i; c_i]) E,    c_i = attend(scores of s_i-1 or s_i)
+        U tanh(W [s_i; c_i] + b) + b_u,    c_i = attend(scores of s_i-1 or s_i)
 
     with the contexts c_i of `AdditiveDecoder`, or of scores s_i W h_j
     ("multiplicative"), or without any ("none").
@@ -136,8 +135,8 @@ class RecurrentSeq2Seq(nn.Module):
       source_vocabulary_size: of the source; None: it shares the target's embeddings.
       vocabulary_size: V, of the target.
       cell: a name in `recurrent.CELLS`.
-      num_layers: of the encoder and of the decoder, at least 1; attention is in, or
-        above, the first one.
+      num_layers: of the encoder and of the decoder, at least 1; additive attention is
+        in the decoder's first one, multiplicative attention above its last one.
       width: H, of the embeddings, of the decoder, and of each direction of the encoder.
       attention: a name in ATTENTIONS.
       dropout: rate before each layer and before the logits.

@@ -14,8 +14,8 @@ from diffusion_jax.models import positions
 from diffusion_jax.models.attention import attention, attention_weights
 from diffusion_jax.models.dropout import ExampleDropout
 from diffusion_jax.models.precision import at_least_float32
+from diffusion_jax.special_tokens import PAD
 
-PAD = 0  # as in data.vocabulary
 EPSILON = 1e-5  # of layer normalisation, as in PyTorch
 POSITIONS = dict.fromkeys(("learned", "rotary"))  # of GPT
 
@@ -35,7 +35,7 @@ class KeysValues(NamedTuple):
         return cls(zeros, zeros)
 
     def write(self, new: "KeysValues", position: Array) -> "KeysValues":
-        """Returns a copy in which those of one position, [B, H, 1, C], are new."""
+        """Returns a copy with those of one position, [B, H, 1, C], replaced."""
         pairs = zip(self, new, strict=True)
         update = lax.dynamic_update_slice_in_dim
         return KeysValues(*(update(x, y, position, axis=2) for x, y in pairs))
@@ -122,7 +122,7 @@ class MultiHeadAttention(nn.Module):
         return self.out(heads.swapaxes(1, 2).reshape(x.shape))
 
     def weights(self, x: Array, keys_values: KeysValues, mask: Array | None) -> Array:
-        """Returns how much each head attends to what, f32[B, H, T, S]."""
+        """Returns the attention weights, f32[B, H, T, S]."""
         return attention_weights(self._heads(self.query(x)), keys_values.keys, mask)
 
     def _heads(self, x: Array, position: Array | None = None) -> Array:
@@ -231,7 +231,7 @@ class GPTLayer(nn.Module):
 class GPT(nn.Module):
     """A language model: a stack of causal self-attention and MLPs.
 
-    The embeddings are also the weights of the logits.
+    Input and output embeddings are tied.
 
     Attributes:
       vocabulary_size: V.
@@ -304,7 +304,7 @@ class GPT(nn.Module):
             )
         position, mask = jnp.arange(length)[None], causal_mask(length)
         if segment is not None:
-            position = positions.restarting(segment)
+            position = positions.segment_positions(segment)
             mask &= (segment[:, :, None] == segment[:, None, :])[:, None]
         return self._run([None] * self.num_layers, tokens, mask, position, index)[0]
 
@@ -497,7 +497,7 @@ class DecoderCache(NamedTuple):
 class Transformer(nn.Module):
     """Encodes a source and decodes a target, as published.
 
-    The embeddings, times sqrt(width), are also the weights of the logits.
+    Input embeddings are scaled by sqrt(width); input and output embeddings are tied.
 
     Attributes:
       vocabulary_size: V, of the target.
@@ -505,7 +505,7 @@ class Transformer(nn.Module):
       num_layers: of the encoder, and of the decoder.
       num_heads: of each attention.
       width: of the embeddings and of every layer, even.
-      mlp_width: of the layers between in the MLPs.
+      mlp_width: hidden width of the MLPs.
       dropout: rate of the embeddings and of what each part of a layer adds.
       dtype: of activations.
 
@@ -522,7 +522,12 @@ class Transformer(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        """Creates the layers."""
+        """Creates the layers; raises ValueError if the width is odd."""
+        if self.width % 2:
+            raise ValueError(
+                f"model.width = {self.width} must be even, for the sines and cosines "
+                "of the positions."
+            )
 
         def embed(size: int) -> nn.Embed:
             init = nn.initializers.normal(self.width**-0.5)

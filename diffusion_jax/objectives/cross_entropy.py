@@ -6,7 +6,7 @@ from jax import Array
 
 
 def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
-    """Computes the cross-entropy to labels that share their probability with all.
+    """Computes cross-entropy with label smoothing.
 
         -(1 - smoothing) log p(label) - smoothing mean_v log p(v)
 

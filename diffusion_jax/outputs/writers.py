@@ -169,7 +169,7 @@ def _save_points(
 def _save_tokens(
     path: pathlib.Path, name: str, outputs: Arrays, fields: Fields
 ) -> None:
-    if fields[name].vocabulary is None:
+    if not _text_names(fields):
         np.savetxt(path, outputs[name].reshape(len(outputs[name]), -1), fmt="%d")
         return
     path.write_text(_joined(outputs, fields) + "\n", encoding="utf-8")
@@ -181,7 +181,7 @@ def _save_alignments(
     sides = [[], []]
     for tokens, key in zip(sides, ("source", "text"), strict=True):
         for row in outputs[key][:ALIGNMENTS]:
-            tokens.append(fields[key].vocabulary.tokens_of(row))
+            tokens.append(fields[key].vocabulary.token_strings(row))
     plots.save_alignments(path, outputs[name][:ALIGNMENTS], *sides)
 
 

@@ -35,7 +35,7 @@ class Progress:
     Args:
       num_steps: the step at which the run ends.
       batch_size: units per step, over all devices.
-      unit: what the speed is measured in: "images", "tokens".
+      unit: what the speed is measured in, one of UNITS.
     """
 
     def __init__(self, num_steps: int, batch_size: int, unit: str = "images"):
@@ -223,7 +223,7 @@ class MetricLogger:
       primary: whether this process writes.
       losses: name to display -> name of the metric, for the progress line.
       monitor: (step, metrics) -> warnings.
-      unit: what the speed is measured in: "images", "tokens".
+      unit: what the speed is measured in, one of UNITS.
     """
 
     def __init__(
@@ -298,7 +298,7 @@ class MetricLogger:
         return self._progress.waits(batches)
 
     def paused(self) -> contextlib.AbstractContextManager[None]:
-        """Excludes the time within a `with` statement from the images per second."""
+        """Excludes the time within a `with` statement from the speed."""
         return self._progress.paused()
 
     def write(self, step: int, metrics: dict[str, float], prefix: str = "") -> None:

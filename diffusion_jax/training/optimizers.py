@@ -115,11 +115,11 @@ def make_schedule(
     """Makes a constant learning rate, or a schedule: number of updates done -> rate."""
     make_decay = lookup(DECAYS, decay, "optim.decay")
     if make_decay is None:
-        if not warmup_steps or (decay_start, decay_end) != (None, None):
+        if not warmup_steps or (decay_start, decay_end, decay_to) != (None, None, 0):
             raise ValueError(
                 "optim.decay inverse_sqrt begins after the warmup and has no end: set "
-                "optim.warmup_steps above 0, and optim.decay_start and "
-                "optim.decay_end to None."
+                "optim.warmup_steps above 0, optim.decay_to to 0, and, in the config "
+                "file, optim.decay_start and optim.decay_end to None."
             )
         schedule = inverse_sqrt(learning_rate, warmup_steps)
         return lambda count: schedule(count // updates_per_step)
@@ -127,6 +127,11 @@ def make_schedule(
         raise ValueError(
             f"optim.decay_start = {decay_start} requires optim.decay_end: set both, or "
             "neither."
+        )
+    if decay_end is None and decay_to:
+        raise ValueError(
+            f"optim.decay_to = {decay_to} requires optim.decay_end: set it, or set "
+            "optim.decay_to to 0."
         )
     rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
     if not warmup_steps:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_jax.data import pairs
-from diffusion_jax.data.vocabulary import END, PAD
+from diffusion_jax.special_tokens import END, PAD
 
 SPEC = pairs.PairSpec("characters", "characters", 1024, False, 0, 0.2)
 GENERATED = ["reverse:2-5", "reverse:2-3,4-6", "addition:2", "dates"]

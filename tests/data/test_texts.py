@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from diffusion_jax.data import loader, texts
 from diffusion_jax.data.texts import TextSpec
-from diffusion_jax.data.vocabulary import END, PAD, build
+from diffusion_jax.data.vocabulary import build
+from diffusion_jax.special_tokens import END, PAD
 
 SPEC = TextSpec(8, "characters", 300, packed=False, held_out=0.2)
 

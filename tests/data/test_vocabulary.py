@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from diffusion_jax.data.vocabulary import END, NUM_SPECIAL, PAD, Vocabulary, build
+from diffusion_jax.data.vocabulary import NUM_SPECIAL, Vocabulary, build
+from diffusion_jax.special_tokens import END, PAD
 
 LETTERS = "abcñ €🙂\n"
 TEXTS = st.text(LETTERS, max_size=30)

@@ -10,9 +10,10 @@ import toy_decoder as toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_jax.decoding import choices
+from diffusion_jax.decoding import token_samplers
 from diffusion_jax.decoding.beam import beam_search
-from diffusion_jax.decoding.generation import END, generate
+from diffusion_jax.decoding.generation import generate
+from diffusion_jax.special_tokens import END
 
 SIZE, NUM_TOKENS = 4, 3  # of the vocabulary, of continuations
 PROMPTS = np.array([[1, 2, 3], [1, 0, 0], [1, 3, 0]], np.int32)
@@ -28,7 +29,7 @@ def search(weights, beam_size, penalty=0.0, prompts=PROMPTS):
 @jax.jit
 def greedy(weights, prompts=PROMPTS):
     decoder, keys = toy.decoder_of(weights, len(prompts)), toy.keys_of(len(prompts))
-    choose = choices.make(temperature=0)
+    choose = token_samplers.make(temperature=0)
     return generate(decoder, jnp.asarray(prompts), NUM_TOKENS, choose, keys)
 
 

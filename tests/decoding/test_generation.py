@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from diffusion_jax.decoding import choices
+from diffusion_jax.decoding import token_samplers
 from diffusion_jax.decoding.generation import (
-    END,
-    PAD,
     Decoder,
     generate,
-    generate_in_rounds,
+    generate_beyond_context,
 )
+from diffusion_jax.special_tokens import END, PAD
 
 SIZE, NUM_TOKENS = 6, 7  # of the vocabulary, of continuations
 PROMPTS = np.array([[1, 2, 3, 4], [1, 0, 0, 0], [1, 5, 0, 0], [2, 2, 2, 2]], np.int32)
@@ -29,7 +28,7 @@ WEIGHTS = toy.weights_of(0, 12, SIZE)
 def draw(prompts, keys, num_tokens=NUM_TOKENS, options=(), weights=WEIGHTS):
     """Continuations by `generate` with (temperature, top_k, top_p)."""
     decoder = toy.decoder_of(weights, len(prompts))
-    choose = choices.make(*options)
+    choose = token_samplers.make(*options)
     return generate(decoder, jnp.asarray(prompts), num_tokens, choose, keys)
 
 
@@ -89,12 +88,12 @@ def test_what_is_kept(logits, k, p):
     likely tokens, whose probability reaches p, and would not without the last of them;
     both leave the kept logits as they are, and p = 1 keeps all."""
     logits = np.array([logits], np.float32)
-    by_k = np.asarray(choices.keep_top_k(logits, k))[0]
+    by_k = np.asarray(token_samplers.keep_top_k(logits, k))[0]
     lowest = np.sort(logits[0])[::-1][min(k, 6) - 1]
     np.testing.assert_array_equal(
         by_k, np.where(logits[0] >= lowest, logits, -np.inf)[0]
     )
-    by_p = np.asarray(choices.keep_top_p(logits, p))[0]
+    by_p = np.asarray(token_samplers.keep_top_p(logits, p))[0]
     kept = np.isfinite(by_p)
     np.testing.assert_array_equal(by_p[kept], logits[0][kept])
     probability = np.exp(logits[0].astype(np.float64))
@@ -103,7 +102,7 @@ def test_what_is_kept(logits, k, p):
     least = logits[0][kept].min()
     assert np.all(logits[0][~kept] < least)
     assert probability[logits[0] > least].sum() < p + 1e-5
-    whole = np.asarray(choices.keep_top_p(logits, 1.0))
+    whole = np.asarray(token_samplers.keep_top_p(logits, 1.0))
     assert np.isfinite(whole).all()
 
 
@@ -141,7 +140,9 @@ LIMIT = 5
 def draw_in_rounds(prompts, keys, num_tokens, weights, limit=LIMIT):
     decoder = toy.decoder_of(weights, len(prompts), limit)
     prompts = jnp.asarray(prompts)
-    return generate_in_rounds(decoder, prompts, num_tokens, choices.greedy, keys)
+    return generate_beyond_context(
+        decoder, prompts, num_tokens, token_samplers.greedy, keys
+    )
 
 
 def by_hand(weights, prompt, num_tokens):
@@ -181,21 +182,23 @@ def test_rounds(num_tokens, ends):
 def test_what_fits_needs_no_rounds(limit):
     """Within the limit, the rounds are `generate`, with its random numbers; and the
     first token beyond is drawn, since nothing needs to read it."""
-    keys, choose = toy.keys_of(4), choices.make(1.0)
+    keys, choose = toy.keys_of(4), token_samplers.make(1.0)
     decoder = toy.decoder_of(WEIGHTS, 4, limit)
-    found = generate_in_rounds(decoder, jnp.asarray(PROMPTS), NUM_TOKENS, choose, keys)
+    found = generate_beyond_context(
+        decoder, jnp.asarray(PROMPTS), NUM_TOKENS, choose, keys
+    )
     np.testing.assert_array_equal(found, draw(PROMPTS, keys))
 
 
 def test_rows_in_rounds_are_as_alone():
     """Batch-mates change nothing in rounds, either, though rows start anew at different
     times; random numbers belong to places in the text."""
-    weights, choose = toy.weights_of(4, LIMIT, SIZE), choices.make(1.5)
+    weights, choose = toy.weights_of(4, LIMIT, SIZE), token_samplers.make(1.5)
     keys = toy.keys_of(4, 2)
 
     def rounds(prompts, keys):
         decoder = toy.decoder_of(weights, len(prompts), LIMIT)
-        return generate_in_rounds(decoder, jnp.asarray(prompts), 12, choose, keys)
+        return generate_beyond_context(decoder, jnp.asarray(prompts), 12, choose, keys)
 
     together = rounds(PROMPTS, keys)
     for i, prompt in enumerate(PROMPTS):
@@ -206,8 +209,8 @@ def test_rows_in_rounds_are_as_alone():
 def test_beyond_the_limit():
     """`generate` refuses what does not fit, and says what would; a limit of one
     position leaves no half to go on from."""
-    for limit, run in ((9, generate), (1, generate_in_rounds)):
+    for limit, run in ((9, generate), (1, generate_beyond_context)):
         decoder = Decoder(lambda: (), lambda *_: None, limit)
         words = f"sample.num_tokens = 7 need 10 positions.* has {limit}.*data.context"
         with pytest.raises(ValueError, match=words):
-            run(decoder, jnp.asarray(PROMPTS), 7, choices.greedy, toy.keys_of(4))
+            run(decoder, jnp.asarray(PROMPTS), 7, token_samplers.greedy, toy.keys_of(4))

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.decoding.generation import END, PAD, Decoder
+from diffusion_jax.decoding.generation import Decoder
+from diffusion_jax.special_tokens import END, PAD
 
 
 def weights_of(seed, length, size, scale=1.0):

@@ -7,8 +7,9 @@ from smoke import Compiled, load
 
 from diffusion_jax import methods
 from diffusion_jax.data import texts
-from diffusion_jax.data.vocabulary import END, Vocabulary
+from diffusion_jax.data.vocabulary import Vocabulary
 from diffusion_jax.methods import language_model
+from diffusion_jax.special_tokens import END
 
 LETTERS = Vocabulary("characters", tuple("abcdef"))
 

@@ -13,9 +13,10 @@ from families import config_of
 from diffusion_jax import inference, methods, task_runner
 from diffusion_jax.data import loader, texts
 from diffusion_jax.data.base import Field
-from diffusion_jax.data.vocabulary import END, PAD, build
+from diffusion_jax.data.vocabulary import build
 from diffusion_jax.decoding.generation import Decoder
 from diffusion_jax.models.recurrent import RecurrentLM
+from diffusion_jax.special_tokens import END, PAD
 from diffusion_jax.training import state as states
 from diffusion_jax.training.state import Variables
 from diffusion_jax.training.step import make_train_step

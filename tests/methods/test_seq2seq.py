@@ -11,7 +11,7 @@ import pytest
 from smoke import load
 
 from diffusion_jax import evaluators, methods, run_data, task_runner
-from diffusion_jax.data.vocabulary import END, PAD
+from diffusion_jax.special_tokens import END, PAD
 from diffusion_jax.training.state import Variables
 
 

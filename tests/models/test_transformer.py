@@ -168,7 +168,9 @@ def test_positions_restart(lengths):
     lengths = [*lengths, 30 - sum(lengths)]
     segment = np.repeat(np.arange(len(lengths)), lengths)[None]
     expected = np.concatenate([np.arange(n) for n in lengths])[None]
-    np.testing.assert_array_equal(positions.restarting(jnp.asarray(segment)), expected)
+    np.testing.assert_array_equal(
+        positions.segment_positions(jnp.asarray(segment)), expected
+    )
 
 
 @hypothesis.given(*(st.integers(0, 500) for _ in range(3)))
@@ -268,7 +270,10 @@ def test_uniform_logits():
     """With all parameters zero all tokens are equally likely."""
     for network, inputs in (
         (GPT(V, CONTEXT, 1, 2, 8, "learned", 0.0), (tokens_of(2, 3),)),
-        (Transformer(V, V, 1, 2, 8, 8, 0.0), (tokens_of(2, 3), tokens_of(2, 3))),
+        (
+            Transformer(V, V, 1, 2, 8, 8, 0.0),
+            (tokens_of(2, 3), tokens_of(2, 3)),
+        ),
     ):
         variables = jax.eval_shape(network.init, jax.random.key(0), *inputs)
         variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)

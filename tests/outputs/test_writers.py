@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.data.base import Field, image_field, label_field
-from diffusion_jax.data.vocabulary import END, build
+from diffusion_jax.data.vocabulary import build
 from diffusion_jax.methods.base import with_axis
 from diffusion_jax.outputs import writers
+from diffusion_jax.special_tokens import END
 from diffusion_jax.training import parallel
 
 RANDOM = np.random.default_rng(0)

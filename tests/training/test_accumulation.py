@@ -11,7 +11,8 @@ from smoke import load, restore
 from diffusion_jax import methods
 from diffusion_jax.data.base import Field, image_field
 from diffusion_jax.data.texts import tokens_field
-from diffusion_jax.data.vocabulary import PAD, build
+from diffusion_jax.data.vocabulary import build
+from diffusion_jax.special_tokens import PAD
 from diffusion_jax.train import train
 from diffusion_jax.training import optimizers
 from diffusion_jax.training import state as states

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 # (logits f32[B, V], keys [B]) -> token i32[B].
-Choose = Callable[[Array, Array], Array]
+TokenSampler = Callable[[Array, Array], Array]
 
 
 def greedy(logits: Array, keys: Array) -> Array:
@@ -15,7 +15,7 @@ def greedy(logits: Array, keys: Array) -> Array:
     return jnp.argmax(logits, axis=-1)
 
 
-def make(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Choose:
+def make(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> TokenSampler:
     """Makes a function that draws the next token.
 
         p(token) ~ exp(logit / temperature)  over the tokens that are kept
