@@ -143,7 +143,9 @@ def make_schedule(
         if not warmup_steps <= start < decay_end:
             raise ValueError(
                 f"optim.decay_start = {start} must be at least optim.warmup_steps = "
-                f"{warmup_steps} and less than optim.decay_end = {decay_end}."
+                f"{warmup_steps} and less than optim.decay_end = {decay_end}: change "
+                "them (a run shorter than its warmup needs a smaller "
+                "optim.warmup_steps)."
             )
         decaying = make_decay(learning_rate, decay_end - start, decay_to)
         rate = optax.join_schedules([rate, decaying], [start])

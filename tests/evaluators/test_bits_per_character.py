@@ -104,7 +104,7 @@ def test_refused(config, tmp_path):
     with pytest.raises(ValueError, match="eval.split 'train'.*needs held-out data"):
         record_of(config)
     config.eval.split = "test"
-    config.train.update(num_steps=1, sample_every=0)
+    config.train.update(num_steps=2, sample_every=0)
     train(config, tmp_path / "run")
     path = pathlib.Path(config.data.source.removeprefix("text:"))
     path.write_text(TEXT.replace("c", "d"), encoding="utf-8")
