@@ -16,7 +16,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = seq2seq.defaults("transformer")
     config.name = "addition_transformer"
     config.data.source = "addition:3"
-    config.optim.update(warmup_steps=100)
     config.train.update(num_steps=3000, log_every=100, sample_every=1000)
+    config.optim.warmup_steps = config.train.get_oneway_ref("num_steps") // 30
     decay_over_second_half(config)
     return select(config, variant, seq2seq.tiny)

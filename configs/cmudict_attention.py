@@ -15,7 +15,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.name = "cmudict_attention"
     config.data.update(source="cmudict", target_vocabulary="words", held_out=0.05)
     config.model.update(cell="lstm", width=256, dropout=0.2)
-    config.optim.update(learning_rate=0.002, warmup_steps=200, ema_decay=0.999)
+    config.optim.update(learning_rate=0.002, ema_decay=0.999)
     config.train.update(num_steps=6000, log_every=100, sample_every=1000)
+    config.optim.warmup_steps = config.train.get_oneway_ref("num_steps") // 30
     decay_over_second_half(config)
     return select(config, variant, seq2seq.tiny)

@@ -17,7 +17,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.batch_size = 128
     config.model.update(num_layers=3, dropout=0.1)
     config.seq2seq.label_smoothing = 0.1
-    config.optim.update(warmup_steps=500, b2=0.98)
+    config.optim.update(b2=0.98)
     config.train.update(num_steps=8000, log_every=100, sample_every=1000)
+    config.optim.warmup_steps = config.train.get_oneway_ref("num_steps") // 16
     decay_over_second_half(config)
     return select(config, variant, seq2seq.tiny)

@@ -25,8 +25,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update(packed=True, context=64, batch_size=16)
     config.model.update(width=64, positions="rotary", dropout=0.15)
     config.optim.update(learning_rate=0.002, b2=0.99, weight_decay=0.1)
-    config.optim.update(warmup_steps=200, decay="cosine", decay_to=0.1)
+    config.optim.update(decay="cosine", decay_to=0.1)
     config.train.update(num_steps=6000, save_every=3000, sample_every=3000)
+    config.optim.warmup_steps = config.train.get_oneway_ref("num_steps") // 30
     config.optim.decay_end = config.train.get_oneway_ref("num_steps")
     config.sample.update(num_examples=20, batch_size=20, num_tokens=17)
     return select(config, variant, language_model.tiny)

@@ -13,10 +13,12 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
     config = language_model.defaults("gpt")
     config.name = "python_docs_gpt"
-    config.model.update(positions="rotary", dropout=0.1)
-    config.optim.update(b2=0.99, weight_decay=0.1, warmup_steps=100)
+    config.data.update(context=256, batch_size=16)
+    config.model.update(positions="rotary", dropout=0.2)
+    config.optim.update(learning_rate=0.002, b2=0.99, weight_decay=0.1, ema_decay=0.99)
     config.optim.update(decay="cosine", decay_to=0.1)
-    config.train.update(num_steps=2000, log_every=100)
+    config.train.update(num_steps=2700, log_every=100, sample_every=900)
+    config.optim.warmup_steps = config.train.get_oneway_ref("num_steps") // 27
     config.optim.decay_end = config.train.get_oneway_ref("num_steps")
     config.sample.temperature = 0.7
     return select(config, variant, language_model.tiny)

@@ -14,8 +14,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config = language_model.defaults()
     config.name = "python_docs_gru"
     config.model.update(cell="gru", num_layers=1)
-    config.optim.update(learning_rate=0.003, warmup_steps=50)
+    config.optim.update(learning_rate=0.003)
     config.train.update(num_steps=1500, log_every=100, sample_every=500)
+    config.optim.warmup_steps = config.train.get_oneway_ref("num_steps") // 30
     decay_over_second_half(config)
     config.sample.temperature = 0.7
     return select(config, variant, language_model.tiny)

@@ -14,8 +14,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config = language_model.defaults()
     config.name = "python_docs_lstm"
     config.model.dropout = 0.2
-    config.optim.update(learning_rate=0.003, warmup_steps=50)
-    config.train.update(num_steps=2000, log_every=100, sample_every=1000)
+    config.optim.update(learning_rate=0.003)
+    config.train.update(num_steps=1200, log_every=100, sample_every=600)
+    config.optim.warmup_steps = config.train.get_oneway_ref("num_steps") // 24
     decay_over_second_half(config)
     config.sample.temperature = 0.7
     return select(config, variant, language_model.tiny)

@@ -15,7 +15,8 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
     config = seq2seq.defaults()
     config.name = "reverse_attention"
-    config.optim.update(learning_rate=0.003, warmup_steps=50)
+    config.optim.update(learning_rate=0.003)
     config.train.update(num_steps=500, log_every=50, sample_every=500)
+    config.optim.warmup_steps = config.train.get_oneway_ref("num_steps") // 10
     decay_over_second_half(config)
     return select(config, variant, seq2seq.tiny)

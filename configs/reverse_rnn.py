@@ -16,7 +16,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config = seq2seq.defaults()
     config.name = "reverse_rnn"
     config.model.attention = "none"
-    config.optim.update(learning_rate=0.003, warmup_steps=50)
+    config.optim.update(learning_rate=0.003)
     config.train.update(num_steps=500, log_every=50, sample_every=500)
+    config.optim.warmup_steps = config.train.get_oneway_ref("num_steps") // 10
     decay_over_second_half(config)
     return select(config, variant, seq2seq.tiny)

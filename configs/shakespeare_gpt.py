@@ -21,8 +21,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.name = "shakespeare_gpt"
     config.data.update(source="text:PATH", context=64, batch_size=12)
     config.model.positions = "rotary"
-    config.optim.update(b2=0.99, weight_decay=0.1, warmup_steps=100)
+    config.optim.update(b2=0.99, weight_decay=0.1)
     config.optim.update(decay="cosine", decay_to=0.1)
     config.train.update(num_steps=2000, log_every=200, sample_every=2000)
+    config.optim.warmup_steps = config.train.get_oneway_ref("num_steps") // 20
     config.optim.decay_end = config.train.get_oneway_ref("num_steps")
     return select(config, variant, language_model.tiny)

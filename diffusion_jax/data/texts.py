@@ -67,6 +67,11 @@ def make(source: str, split: str, spec: TextSpec) -> base.Source:
     if bool(rest) != (":" in row.form) or source.endswith(":"):
         raise ValueError(f"data.source {source!r} should be written {row.form}.")
     lookup(dict.fromkeys(SPLITS), split, f"split of {name}")
+    if spec.packed and row.joined:
+        raise ValueError(
+            f"data.packed is for short documents, such as lines:PATH; {source} is "
+            "joined anyway: set data.packed=False."
+        )
     splits = row.read(rest, spec.held_out)
     training = splits["train"]
     known = training if spec.vocabulary == "bpe" else sum(splits.values(), [])
@@ -292,6 +297,10 @@ def read(name: str, rest: str) -> str:
       FileNotFoundError: there is no such file.
       ValueError: it is empty, or not UTF-8.
     """
+    if rest == "PATH":  # as in the config files
+        raise ValueError(
+            f"data.source is {name}:PATH: set --config.data.source={name}:YOUR_FILE."
+        )
     path = paths.local(rest)
     if not path.is_file():
         raise FileNotFoundError(f"{name}:{rest}: no file {path}; correct the path.")

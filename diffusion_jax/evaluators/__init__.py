@@ -41,10 +41,13 @@ def check_name(config: ConfigDict) -> None:
     """Raises ValueError if the family has metrics, but not the one of eval.metric."""
     tasks = methods.FAMILIES[config.method].tasks
     known = {name: row for name, row in EVALUATORS.items() if row[0] <= tasks.keys()}
+    if {"nats", "target_nats"} & tasks.keys():  # samples of text have no distances
+        known = {name: row for name, row in known.items() if name not in NOT_TEXT}
     if known:
         lookup(known, config.eval.metric, f"eval.metric of a {config.method}")
 
 
+NOT_TEXT = ("samples", "modes")
 # name -> (tasks that the family must have, function that makes the evaluator).
 EVALUATORS = {
     "vlb": ({"vlb"}, likelihood.make_vlb),

@@ -142,7 +142,7 @@ def make_sample(method: Seq2Seq, options: SampleOptions) -> base.Task:
                 "most %d; the target ends after %d tokens.",
                 length,
                 longest,
-                method.num_tokens - 1,
+                method.num_tokens,
             )
         return ids
 
