@@ -2,8 +2,8 @@
 
     bash launch/local.sh configs/python_docs_gpt.py
 
-Result: 1.944 bits per character on Python 3.11.7 (a 5-gram: 2.282), after 2000 steps and
-700 resumed ones.
+Result: 1.944 bits per character on Python 3.11.7 (a 5-gram: 2.282), after 2000 steps
+and 700 resumed ones.
 Time: 30 minutes of CPU time.
 """
 
