@@ -459,7 +459,7 @@ REFUSED = [
     (
         "python_docs_gru",
         {"eval.metric": "samples", "train.evaluate_every": 2},
-        "compares images.*tokens: choose another eval.metric",
+        "eval.metric of a language_model 'samples'. Known: bits_per_character",
     ),
     (
         "python_docs_gru",

@@ -126,7 +126,7 @@ def make_tiny_text(config: ConfigDict) -> None:
     """Turns any config of text into a smoke test: four steps with batches of eight."""
     config.name += "_tiny"
     config.data.update(source="python_docs", vocabulary="characters", context=16)
-    config.sample.num_tokens = 8
+    config.data.packed, config.sample.num_tokens = False, 8
     config.optim.warmup_steps = min(1, config.optim.warmup_steps)
     _make_short(config)
 
