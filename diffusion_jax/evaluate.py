@@ -9,7 +9,15 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from diffusion_jax import evaluators, methods, paths, run_data, runs, strict_json
+from diffusion_jax import (
+    evaluators,
+    methods,
+    paths,
+    run_config,
+    run_data,
+    runs,
+    strict_json,
+)
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import interrupts, parallel
 
@@ -45,6 +53,8 @@ def evaluate(
     with interrupts.handled():
         writers.check_writable(folder)
         run = runs.load(config, workdir, config.eval.checkpoint)
+        fields = run_data.open_held_out(config).fields
+        run_config.check_vocabularies(config, fields, workdir)
         evaluator = evaluators.make(config, run.method, folder)
         for found in evaluator(run.variables):
             record = {

@@ -1,6 +1,8 @@
 """Opens the data that a config names, for training and for evaluation."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,57 +47,37 @@ def forget() -> None:
 
     Within a command a source is opened once, however many of its parts use it.
     """
-    _opened_images.cache_clear()
-    _opened_text.cache_clear()
-    _opened_pairs.cache_clear()
+    _opened.cache_clear()
 
 
 @functools.lru_cache(maxsize=8)
-def _opened_images(check_files: bool, *arguments: Any) -> Source:
+def _opened(make: Callable, *arguments: Any) -> Any:
+    return make(*arguments)
+
+
+def _images(check_files: bool, *arguments: Any) -> Source:
     source = sources.make(*arguments)
     if check_files:
         sources.check_all(source)
     return source
 
 
-_opened_text = functools.lru_cache(maxsize=8)(texts.make)
-_opened_pairs = functools.lru_cache(maxsize=2)(pairs.make)
-
-
-def _open_text(config: ConfigDict, split: str) -> Source:
-    data = config.data
-    spec = texts.TextSpec(
-        data.context,
-        data.vocabulary,
-        data.vocabulary_size,
-        data.packed,
-        data.held_out,
-    )
-    return _opened_text(data.source, split, spec)
-
-
-def _open_pairs(config: ConfigDict, split: str) -> Source:
-    data = config.data
-    spec = pairs.PairSpec(
-        data.vocabulary,
-        data.target_vocabulary,
-        data.vocabulary_size,
-        data.shared_vocabulary,
-        data.max_length,
-        data.held_out,
-    )
-    return lookup(_opened_pairs(data.source, spec), split, f"split of {data.source}")
+def _spec(make: type, data: ConfigDict) -> Any:
+    """Makes a dataclass of the values that the group data has under its names."""
+    return make(**{field.name: data[field.name] for field in dataclasses.fields(make)})
 
 
 def _open_source(config: ConfigDict, split: str, split_b: str | None) -> Source:
     data = config.data
     if "context" in data:
-        return _open_text(config, split)
+        return _opened(texts.make, data.source, split, _spec(texts.TextSpec, data))
     if "target_vocabulary" in data:
-        return _open_pairs(config, split)
+        splits = _opened(pairs.make, data.source, _spec(pairs.PairSpec, data))
+        return lookup(splits, split, f"split of {data.source}")
 
     def opened(source: str, split: str) -> Source:
-        return _opened_images(
+        return _opened(
+            _images,
             data.check_files,
             source,
             split,

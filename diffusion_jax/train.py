@@ -99,14 +99,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     with locked(workdir) if primary else contextlib.nullcontext():
         # 2. Restore the last checkpoint, or initialise a new state.
         checkpoints = Checkpoints(workdir / run_config.CHECKPOINTS, every.keep)
-        try:
-            state = checkpoints.restore_latest(template)
-        except MismatchError as error:
-            if changes:
-                error.add_note(f"Changed: {run_config.describe(changes)}.")
-            raise
-        if changes:
-            LOGGER.warning("Config changed: %s.", run_config.describe(changes))
+        state = restore(checkpoints, template, changes)
         run_config.write_config(config, source.fields, workdir)
         if state is None:
             LOGGER.info("Starting from step 0 in %s.", workdir)
@@ -114,8 +107,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
             state = compilation.run_once(initial, key)
             state = runs.replace_groups(state, groups)
         else:
-            step = int(state.step)
-            last = every.num_steps
+            step, last = int(state.step), every.num_steps
             LOGGER.warning("RESUMING %s at step %d of %d.", workdir, step, last)
         start = int(state.step)
         state = parallel.replicate(state, donate=True)
@@ -162,6 +154,25 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
             if isinstance(error, FloatingPointError):
                 error.add_note("A lower optim.learning_rate may help.")
             raise
+
+
+def restore(
+    checkpoints: Checkpoints, template: TrainState, changes: run_config.Changes
+) -> TrainState | None:
+    """Restores the last checkpoint, if there is one, and logs changes of the config.
+
+    Raises:
+      MismatchError: it belongs to another model; a note names the changes.
+    """
+    try:
+        state = checkpoints.restore_latest(template)
+    except MismatchError as error:
+        if changes:
+            error.add_note(f"Changed: {run_config.describe(changes)}.")
+        raise
+    if changes:
+        LOGGER.warning("Config changed: %s.", run_config.describe(changes))
+    return state
 
 
 def loop(

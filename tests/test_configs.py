@@ -138,7 +138,6 @@ SIZES = dict.fromkeys(SIZES, 113_673_219) | {
     + 2 * (1024 + 512 + 256 + 128)
     + 16 * (3 * 128 + 128 * 256 + 256 * 512 + 512 * 1024 + 1024)
     + 2 * (256 + 512 + 1024),
-    # Two embeddings, and in each layer 12 width^2 weights, 9 biases and 2 norms
     # Vaswani et al. 2017, table 3, say 65M: embeddings, attentions, MLPs and norms
     "transformer_base": 37_000 * 512
     + 18 * 4 * (512 + 1) * 512

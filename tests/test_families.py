@@ -251,8 +251,7 @@ def test_every_task_and_metric_is_tested():
     for method, here in evaluated.items():
         tasks = methods.FAMILIES[method].tasks.keys()
         rows = evaluators.EVALUATORS.items()
-        own = {name for name, (needed, _) in rows if needed <= tasks}
-        own -= {"samples"} if method in OF_TEXT else set()  # of images
+        own = {x for x, y in rows if y.needs <= tasks and not y.excludes & tasks}
         assert here - {"modes"} == own - {"modes"}  # modes: of any family on grid25
 
 

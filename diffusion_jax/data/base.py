@@ -32,8 +32,8 @@ class Field(NamedTuple):
       kind: "image" [H, W, C], "label" [], "tokens" [L], "segment" [L] (the number of a
         token's document in its example; 0 is padding), "points" [D], "signal" [L, C],
         "vector" [F], "scalar" [] or "alignment" [heads, T, S] (of the outputs text and
-        source). How a field is normalised, flipped and written
-        depends only on its kind.
+        source). How a field is normalised, flipped and written depends only on its
+        kind.
       size: number of classes of a label, or of entries in the vocabulary of tokens.
       range: lowest and highest value, where the values are bounded.
       axes: names of leading axes of an output, such as ("column",) for rows of images

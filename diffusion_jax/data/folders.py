@@ -7,7 +7,6 @@ import heapq
 import logging
 import os
 import re
-import unicodedata
 from collections.abc import Iterable
 from concurrent import futures
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from diffusion_jax.data import base, transforms
+from diffusion_jax.data.splits import hash_of
 from diffusion_jax.lookup import lookup
 
 LOGGER = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ def _divide(
 
 def _hold_out(files: list[_File], share: float) -> dict[str, list[_File]]:
     """Divides files into 'train' and 'test' by hashes of their paths."""
-    draws = {file: _draw(file.text) for file in files}
+    draws = {file: hash_of(file.text) for file in files}
     num = sum(draw < share for draw in draws.values())
     num = min(max(num, 1), len(files) - 1) if share else 0
     if not num:
@@ -241,13 +241,6 @@ def _hold_out(files: list[_File], share: float) -> dict[str, list[_File]]:
     test = [file for file in files if file in chosen]
     train = [file for file in files if file not in chosen]
     return {"train": train, "test": test, "validation": test}
-
-
-def _draw(text: str) -> float:
-    """Hashes a path to [0, 1), whatever way the file system writes accents."""
-    content = unicodedata.normalize("NFC", text).encode("utf-8", "surrogateescape")
-    digest = hashlib.blake2b(content, digest_size=8).digest()
-    return int.from_bytes(digest) / 2**64
 
 
 def _has_classes(where: str, depth: int, files: list[_File]) -> bool:

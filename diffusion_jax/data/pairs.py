@@ -1,7 +1,7 @@
 """Opens a source of pairs of token sequences by its name, for sequence to sequence."""
 
+import dataclasses
 import datetime
-import hashlib
 import importlib.util
 import logging
 import pathlib
@@ -13,6 +13,7 @@ import numpy as np
 
 from diffusion_jax.data import base, texts
 from diffusion_jax.data import vocabulary as vocabularies
+from diffusion_jax.data.splits import hash_of
 from diffusion_jax.data.vocabulary import Vocabulary
 from diffusion_jax.lookup import lookup
 from diffusion_jax.special_tokens import END, PAD
@@ -57,7 +58,8 @@ class Pair(NamedTuple):
 Splits = dict[str, list[Pair]]
 
 
-class PairSpec(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class PairSpec:
     """How pairs become examples; see the group `data` of a seq2seq config.
 
     Attributes:
@@ -145,12 +147,6 @@ def encode_source(vocabulary: Vocabulary, text: str, name: str) -> np.ndarray:
     return np.append(vocabulary.encode(text, name), END).astype(np.int32)
 
 
-def is_held_out(key: str, held_out: float) -> bool:
-    """Decides whether a key belongs to the held-out share, by its hash."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < held_out * 2**64
-
-
 def _padded(rows: Sequence[np.ndarray], length: int) -> np.ndarray:
     array = np.full((len(rows), length), PAD, np.int32)
     for row, tokens in zip(array, rows, strict=True):
@@ -203,7 +199,7 @@ def _short(
 def _split(pairs: Sequence[Pair], held_out: float) -> Splits:
     splits: Splits = {"train": [], "test": []}
     for pair in pairs:
-        splits["test" if is_held_out(pair.key, held_out) else "train"].append(pair)
+        splits["test" if hash_of(pair.key) < held_out else "train"].append(pair)
     return splits
 
 
@@ -228,7 +224,7 @@ def _generate(
         limit = 2 * int(wanted / (1 - held_out if training else held_out or 1))
         drawn = draw(np.random.Generator(np.random.Philox([number])), split)
         for _, pair in zip(range(limit), drawn, strict=False):
-            if is_held_out(pair.key, held_out) != training:
+            if (hash_of(pair.key) < held_out) != training:
                 pairs.setdefault(len(pairs) if training else pair.source, pair)
             if len(pairs) >= wanted:
                 break

@@ -19,7 +19,8 @@ SPLITS = ("train", "test")
 Splits = dict[str, list[str]]  # the documents of each split
 
 
-class TextSpec(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class TextSpec:
     """How text becomes examples; see the group `data` of a language model's config.
 
     Attributes:

@@ -5,6 +5,8 @@ the metrics of any variables; training and --mode=evaluate share it.
 """
 
 import pathlib
+from collections.abc import Callable, Set
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -33,34 +35,49 @@ def make(
       ValueError: the family has no such metric, or the config is invalid for it.
     """
     check_name(config)
-    _, make_named = lookup(EVALUATORS, config.eval.metric, "eval.metric")
-    return make_named(config, method, workdir)
+    row = lookup(EVALUATORS, config.eval.metric, "eval.metric")
+    return row.make(config, method, workdir)
 
 
 def check_name(config: ConfigDict) -> None:
     """Raises ValueError if the family has metrics, but not the one of eval.metric."""
-    tasks = methods.FAMILIES[config.method].tasks
-    known = {name: row for name, row in EVALUATORS.items() if row[0] <= tasks.keys()}
-    if {"nats", "target_nats"} & tasks.keys():  # samples of text have no distances
-        known = {name: row for name, row in known.items() if name not in NOT_TEXT}
+    tasks = methods.FAMILIES[config.method].tasks.keys()
+    known = {
+        name: row
+        for name, row in EVALUATORS.items()
+        if row.needs <= tasks and not row.excludes & tasks
+    }
     if known:
         lookup(known, config.eval.metric, f"eval.metric of a {config.method}")
 
 
-NOT_TEXT = ("samples", "modes")
-# name -> (tasks that the family must have, function that makes the evaluator).
+class Row(NamedTuple):
+    """An evaluator, and the families that it is for.
+
+    Attributes:
+      needs: tasks that the family must have.
+      make: (config, method, workdir) -> evaluator.
+      excludes: tasks that the family must not have.
+    """
+
+    needs: set[str]
+    make: Callable[[ConfigDict, methods.Method, pathlib.Path], Evaluator]
+    excludes: Set[str] = frozenset()
+
+
+TEXT = {"nats", "target_nats"}  # samples of text have no distances
 EVALUATORS = {
-    "vlb": ({"vlb"}, likelihood.make_vlb),
-    "rate_distortion": ({"vlb"}, likelihood.make_rate_distortion),
-    "ode_likelihood": ({"log_likelihood"}, likelihood.make_ode_likelihood),
-    "elbo": ({"elbo"}, autoencoder.make_elbo),
-    "reconstruction": ({"reconstruct", "traverse"}, autoencoder.make_reconstruction),
-    "translation": ({"translate"}, translation.make_translation),
-    "accuracy": ({"classify"}, accuracy.make_accuracy),
-    "bits_per_character": ({"nats"}, text.make_bits_per_character),
-    "perplexity": ({"target_nats"}, text.make_perplexity),
-    "exact_match": ({"sample", "align"}, text.make_exact_match),
-    "bleu": ({"sample", "align"}, text.make_bleu),
-    "samples": ({"sample"}, samples.make_samples),
-    "modes": ({"sample"}, samples.make_modes),
+    "vlb": Row({"vlb"}, likelihood.make_vlb),
+    "rate_distortion": Row({"vlb"}, likelihood.make_rate_distortion),
+    "ode_likelihood": Row({"log_likelihood"}, likelihood.make_ode_likelihood),
+    "elbo": Row({"elbo"}, autoencoder.make_elbo),
+    "reconstruction": Row({"reconstruct", "traverse"}, autoencoder.make_reconstruction),
+    "translation": Row({"translate"}, translation.make_translation),
+    "accuracy": Row({"classify"}, accuracy.make_accuracy),
+    "bits_per_character": Row({"nats"}, text.make_bits_per_character),
+    "perplexity": Row({"target_nats"}, text.make_perplexity),
+    "exact_match": Row({"sample", "align"}, text.make_exact_match),
+    "bleu": Row({"sample", "align"}, text.make_bleu),
+    "samples": Row({"sample"}, samples.make_samples, excludes=TEXT),
+    "modes": Row({"sample"}, samples.make_modes, excludes=TEXT),
 }

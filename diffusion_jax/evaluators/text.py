@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import inference, methods, run_data
 from diffusion_jax.data import texts
-from diffusion_jax.data.base import Field
 from diffusion_jax.evaluators.base import (
     Evaluator,
     Record,
@@ -47,7 +46,6 @@ def make_bits_per_character(
     check_held_out(config)
     run = over_held_out(config, method, "nats")
     train, test = run_data.open_train(config), run_data.open_held_out(config)
-    _check_vocabulary(config, test.fields[method.data], method.field)
     counted, baselines = texts.sequence(train), {}
     if len(counted) <= MAX_COUNTED:
         by_order = ngrams.interpolated_nats(
@@ -100,9 +98,8 @@ def make_perplexity(
 
     Raises:
       FileNotFoundError: the data are missing.
-      ValueError: the data do not match the config or the model.
+      ValueError: the data do not match the config.
     """
-    _check_vocabularies(config, method)
     run = over_held_out(config, method, "target_nats")
 
     def evaluate(variables: Variables) -> Iterator[Record]:
@@ -162,20 +159,6 @@ def make_bleu(
     return evaluate
 
 
-def _check_vocabularies(config: ConfigDict, method: methods.Method) -> None:
-    fields = run_data.open_held_out(config).fields
-    for name, field in (("source", method.source), ("target", method.field)):
-        _check_vocabulary(config, fields[name], field)
-
-
-def _check_vocabulary(config: ConfigDict, found: Field, trained: Field) -> None:
-    if found.vocabulary != trained.vocabulary:
-        raise ValueError(
-            f"The vocabulary of {config.data.source} is not the one that the model was "
-            "trained with: restore the text and the options of data of the training."
-        )
-
-
 def _beam(config: ConfigDict) -> dict[str, float]:
     return {name: config.sample[name] for name in ("beam_size", "length_penalty")}
 
@@ -185,7 +168,6 @@ def _decode(
 ) -> Callable[[Variables], tuple[list[Tokens], list[Tokens], list[list[Tokens]]]]:
     """Makes a function that returns the distinct sources, and of each one the decoded
     text and all targets that it has in the data, without ends."""
-    _check_vocabularies(config, method)
     run = over_held_out(config, method, "sample")
 
     def decoded(

@@ -4,7 +4,6 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from ml_collections import ConfigDict, config_dict
 
@@ -15,6 +14,7 @@ from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import base
 from diffusion_jax.methods import config as common
 from diffusion_jax.models import LANGUAGE_MODELS
+from diffusion_jax.objectives.cross_entropy import cross_entropy, masked_mean
 from diffusion_jax.special_tokens import END, PAD
 from diffusion_jax.training.state import Loss, Variables
 
@@ -48,10 +48,8 @@ class LanguageModel(base.SingleNetwork):
         step: Array,
     ) -> Loss:
         """-log p(token | tokens before), a mean over tokens that are not padding."""
-        nats, mask = self.nats(variables, batch, key)
-        weight = jnp.sum(mask)
-        value = jnp.sum(nats * mask) / jnp.maximum(weight, 1)
-        return Loss(value, {}, weight=weight.astype(jnp.float32))
+        value, weight = masked_mean(*self.nats(variables, batch, key))
+        return Loss(value, weight=weight)
 
     def nats(
         self, variables: Variables, batch: base.Batch, key: Array | None = None
@@ -83,7 +81,7 @@ class LanguageModel(base.SingleNetwork):
             None if key is None else batch["index"],
             rngs=dropout,
         )
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets), mask
+        return cross_entropy(logits, targets), mask
 
     def decoder(self, variables: Variables, batch_size: int) -> Decoder:
         """Returns the model as a function of one token after the other."""

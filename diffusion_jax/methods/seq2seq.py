@@ -19,7 +19,7 @@ from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import base
 from diffusion_jax.methods import config as common
 from diffusion_jax.models import SEQ2SEQ
-from diffusion_jax.objectives.cross_entropy import cross_entropy
+from diffusion_jax.objectives.cross_entropy import cross_entropy, masked_mean
 from diffusion_jax.special_tokens import END, PAD
 from diffusion_jax.training.state import Loss, Variables
 
@@ -73,11 +73,9 @@ class Seq2Seq(base.SingleNetwork):
             rngs={"dropout": key},
         )
         labels = batch[TARGET][:, 1:]
-        mask = labels != PAD
         nats = cross_entropy(logits, labels, self.label_smoothing)
-        weight = jnp.sum(mask)
-        value = jnp.sum(nats * mask) / jnp.maximum(weight, 1)
-        return Loss(value, {}, weight=weight.astype(jnp.float32))
+        value, weight = masked_mean(nats, labels != PAD)
+        return Loss(value, weight=weight)
 
     def decoder(self, variables: Variables, source: Array) -> Decoder:
         """Returns the model as a function of one token of the target after the other.

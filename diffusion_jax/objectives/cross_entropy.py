@@ -1,4 +1,4 @@
-"""Cross-entropy of tokens."""
+"""Cross-entropy of tokens, and means without padding."""
 
 import jax
 import jax.numpy as jnp
@@ -25,3 +25,17 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array
     if not smoothing:
         return -of_label
     return -(1 - smoothing) * of_label - smoothing * jnp.mean(log_p, axis=-1)
+
+
+def masked_mean(values: Array, mask: Array) -> tuple[Array, Array]:
+    """Averages values over the places that count.
+
+    Args:
+      values: [...].
+      mask: bool[...].
+
+    Returns:
+      The mean, 0 if nothing counts, and the number of places that do, f32[].
+    """
+    number = jnp.sum(mask, dtype=jnp.float32)
+    return jnp.sum(values * mask) / jnp.maximum(number, 1), number

@@ -1,6 +1,7 @@
 """Laws of text as examples: splits, windows, padding and packing."""
 
 import collections
+import dataclasses
 import functools
 import math
 import random
@@ -19,7 +20,7 @@ SPEC = TextSpec(8, "characters", 300, packed=False, held_out=0.2)
 
 
 def spec(**changes):
-    return SPEC._replace(**changes)
+    return dataclasses.replace(SPEC, **changes)
 
 
 def write(folder, text, name="text.txt"):

@@ -108,9 +108,7 @@ def test_refused(config, tmp_path):
     train(config, tmp_path / "run")
     path = pathlib.Path(config.data.source.removeprefix("text:"))
     path.write_text(TEXT.replace("c", "d"), encoding="utf-8")
-    with pytest.raises(ValueError, match="vocabulary of text:.* is not the one"):
-        evaluate(config, tmp_path / "run")
     config.sample.task = "nats"
-    for command in (train, sample):
+    for command in (train, sample, evaluate):
         with pytest.raises(ValueError, match="different: 'c', 'd'.*restore the text"):
             command(config, tmp_path / "run")

@@ -10,7 +10,7 @@ import optax
 import pytest
 from smoke import load
 
-from diffusion_jax import evaluators, methods, run_data, task_runner
+from diffusion_jax import evaluators, methods, run_config, run_data, task_runner
 from diffusion_jax.special_tokens import END, PAD
 from diffusion_jax.training.state import Variables
 
@@ -173,11 +173,13 @@ def test_exact_match_counts_any_target(tmp_path, monkeypatch):
 
 def test_other_vocabulary(tmp_path):
     """Data with other tokens than those of the training are refused."""
-    config, method, *_ = prepared()
+    config, *_ = prepared()
+    run_config.write_config(config, run_data.open_train(config).fields, tmp_path)
     config = config.copy_and_resolve_references()
     config.data.source = "addition:1"
-    with pytest.raises(ValueError, match="vocabulary of addition:1 is not the one"):
-        evaluators.make(config, method, tmp_path)
+    fields = run_data.open_held_out(config).fields
+    with pytest.raises(ValueError, match="vocabulary of addition:1 is not that of"):
+        run_config.check_vocabularies(config, fields, tmp_path)
 
 
 def test_data_without_pairs():
