@@ -144,7 +144,12 @@ def make_exact_match(
 def make_bleu(
     config: ConfigDict, method: methods.Method, workdir: pathlib.Path
 ) -> Evaluator:
-    """Makes an evaluator of the BLEU of decoded targets; the score is its negative."""
+    """Makes an evaluator of the BLEU of decoded targets; the score is its negative.
+
+    Raises:
+      ModuleNotFoundError: the package sacrebleu is missing.
+    """
+    text_metrics.import_sacrebleu()  # before anything is decoded
     decoded, vocabulary = _decode(config, method), method.field.vocabulary
 
     def evaluate(variables: Variables) -> Iterator[Record]:

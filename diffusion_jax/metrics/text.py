@@ -1,5 +1,6 @@
 """How far texts are from reference texts: errors of tokens, exact match, BLEU."""
 
+import types
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -67,6 +68,17 @@ def bleu(predicted: Sequence[str], references: Sequence[Sequence[str]]) -> float
     Source: Papineni et al. 2002, doi:10.3115/1073083.1073135; Post 2018,
     arXiv:1804.08771.
     """
+    most = max(map(len, references))
+    columns = [[x[i] if i < len(x) else None for x in references] for i in range(most)]
+    return import_sacrebleu().corpus_bleu(list(predicted), columns).score
+
+
+def import_sacrebleu() -> types.ModuleType:
+    """Imports the package that computes BLEU.
+
+    Raises:
+      ModuleNotFoundError: it is missing; the message says how to install it.
+    """
     try:
         import sacrebleu
     except ModuleNotFoundError as error:
@@ -74,6 +86,4 @@ def bleu(predicted: Sequence[str], references: Sequence[Sequence[str]]) -> float
             "BLEU needs the package sacrebleu: pip install 'diffusion_jax[text]'."
         )
         raise
-    most = max(map(len, references))
-    columns = [[x[i] if i < len(x) else None for x in references] for i in range(most)]
-    return sacrebleu.corpus_bleu(list(predicted), columns).score
+    return sacrebleu

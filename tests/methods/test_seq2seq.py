@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -194,3 +195,13 @@ def test_unknown_split():
     config = load("reverse_attention", eval__split="rare")
     with pytest.raises(ValueError, match="split of reverse:2-4 'rare'. Known: train"):
         task_runner.make(config, prepared()[1], "sample")
+
+
+def test_bleu_without_its_package(monkeypatch, tmp_path):
+    """A missing sacrebleu is reported before anything is decoded, with the remedy."""
+    config, method, *_ = prepared()
+    config = config.copy_and_resolve_references()
+    config.eval.metric = "bleu"
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install .*\[text\]"):
+        evaluators.make(config, method, tmp_path)
