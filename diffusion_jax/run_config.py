@@ -86,6 +86,27 @@ def read_config(
     return found
 
 
+def complete(
+    stored: ConfigDict, defaults: ConfigDict, workdir: pathlib.Path
+) -> ConfigDict:
+    """Adds to a stored config the keys that its family was given since.
+
+    Args:
+      stored: see `stored_config`.
+      defaults: the family's config. Of the group model, only another network's keys
+        that the stored one has count.
+      workdir: the run's folder, for messages.
+
+    Raises:
+      ValueError: a value has a type that cannot be converted.
+    """
+    old, new = stored.to_dict(), defaults.to_dict()
+    if old["model"].get("name") != new["model"].get("name"):
+        shared = old["model"].keys() & new["model"].keys()
+        new["model"] = {key: new["model"][key] for key in shared}
+    return ConfigDict(_completed(old, new, workdir / CONFIG))
+
+
 def compare_config(config: ConfigDict, workdir: pathlib.Path) -> Changes:
     """Compares a config with that of an earlier run in the workdir; writes nothing.
 

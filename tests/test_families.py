@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from smoke import CONFIGS, Compiled, last_line, load
 
+import diffusion_jax as dj
 from diffusion_jax import evaluators, methods, run_config, runs
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.methods import latent_tasks
@@ -227,6 +228,39 @@ def test_task_of_pairs(name, task, run_of, capsys):
     sample(config, workdir)
     lines = (workdir / f"{task}.txt").read_text(encoding="utf-8").splitlines()
     assert all(line.startswith("123\t") for line in lines)
+
+
+@pytest.mark.parametrize("name", ["dcgan", "vae", "points", *OF_TEXT])
+def test_samples_from_python(name, run_of):
+    """`load` and `sample` give what --mode=sample writes for the same options."""
+    workdir, config, _ = run_of(name)
+    config.sample.update(num_examples=3, batch_size=2, seed=5)
+    sample(config, workdir)
+    found = dj.load(workdir).sample(3, batch_size=2, seed=5)
+    with np.load(workdir / "sample.npz", allow_pickle=False) as arrays:
+        (key,) = arrays.keys() - {"label", "source"}
+        expected = arrays[key]
+    if name in OF_TEXT:
+        field = run_config.stored_fields(config, workdir)
+        vocabulary = field["target" if name == "seq2seq" else "tokens"].vocabulary
+        assert found == [vocabulary.decode(row) for row in expected]
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_options_from_python(run_of):
+    """An option is a key of the group sample; a prompt is a text."""
+    model = dj.load(run_of("seq2seq")[0])
+    outputs = model.run("align", 2, prompt="123")
+    assert outputs["source"] == ["123", "123"] and len(outputs["alignment"]) == 2
+    with pytest.raises(ValueError, match="no 'promt' in config.sample. Known: "):
+        model.sample(promt="123")
+    with pytest.raises(ValueError, match="Unknown task of a seq2seq model 'encode'"):
+        model.run("encode")
+    with pytest.raises(ValueError, match="sample.prompt contains 'x'"):
+        model.sample(prompt="x")
+    with pytest.raises(AttributeError, match="diffusion_jax has no 'lod'"):
+        dj.lod  # noqa: B018
 
 
 @pytest.mark.parametrize("name, task", ARRAYS)

@@ -14,7 +14,9 @@ import jax
 import numpy as np
 import pytest
 
+import diffusion_jax as dj
 from diffusion_jax import methods, renames, run_config, runs, task_runner
+from diffusion_jax.data.transforms import to_uint8
 from diffusion_jax.train import train
 from diffusion_jax.training.checkpoints import Checkpoints
 from diffusion_jax.training.state import trace_initial
@@ -52,6 +54,20 @@ def read_config(name, workdir, **overrides):
 def test_samples_are_the_same(name, folder):
     """Loaded under today's names, a run gives the same samples for the same seed."""
     check_tasks(name, folder / name, {"samples", "translations"})
+
+
+@pytest.mark.parametrize("name", ["digits_guided", "digits_dcgan", "grid25_gan"])
+def test_samples_are_the_same_from_python(name, folder):
+    """`load` needs no config file for it."""
+    model = dj.load(folder / name)
+    assert model.step == 4
+    expected = np.load(folder / name / "outputs.npz")["samples/images"]
+    found = model.sample(6, batch_size=4)
+    if found.dtype == np.uint8:
+        difference = found.astype(int) - to_uint8(expected.reshape(found.shape))
+        assert np.abs(difference).max() <= 1
+    else:
+        np.testing.assert_allclose(found, expected.reshape(found.shape), atol=2e-4)
 
 
 @pytest.mark.slow

@@ -1,0 +1,100 @@
+"""A trained model in Python: load the folder of a run and sample."""
+
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax import methods, paths, run_config, run_data, runs, task_runner
+from diffusion_jax.data import transforms
+from diffusion_jax.data.base import Field
+
+
+class TrainedModel:
+    """The model of a run.
+
+    Attributes:
+      config: that it was trained with; the group sample has the defaults of `sample`.
+      workdir: the run's folder.
+      step: of the checkpoint.
+      method: the family's functions, see `methods.base.Method`.
+      variables: parameters and statistics, averaged and ready for inference.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, run: runs.Run):
+        self.config = config
+        self.workdir = workdir
+        self.method, self.variables, self.step = run
+
+    def sample(self, num_examples: int = 16, **options: Any) -> np.ndarray | list[str]:
+        """Draws samples: what the task sample of the model's family returns.
+
+        Args:
+          num_examples: N, how many.
+          **options: see `run`, such as seed=1, prompt="The" or sampler="dpmpp_2m".
+
+        Returns:
+          u8[N, H, W, C] images, N texts, or f32[N, D] points.
+
+        Raises:
+          ValueError: see `run`.
+        """
+        outputs = self.run("sample", num_examples, **options)
+        return next(x for name, x in outputs.items() if name not in ("source", "label"))
+
+    def run(self, task: str, num_examples: int = 16, **options: Any) -> dict[str, Any]:
+        """Runs a task of the model's family; every call compiles it anew.
+
+        Args:
+          task: its name, as in config.sample.task.
+          num_examples: N.
+          **options: values of the config's group sample that replace the run's.
+
+        Returns:
+          The outputs by name: images as u8[N, ..., H, W, C], a list of N texts, other
+          arrays [N, ...] as the task returns them.
+
+        Raises:
+          ValueError: there is no such task or option, or a value is invalid.
+          FileNotFoundError: the task reads data, and they are missing.
+        """
+        config = self.config.copy_and_resolve_references()
+        run_config.check_keys(config, [f"sample.{name}" for name in options])
+        batch_size = min(num_examples, config.sample.batch_size)
+        defaults = {"num_examples": num_examples, "batch_size": batch_size}
+        config.sample.update({**defaults, **options, "task": task})
+        run_data.forget()
+        methods.check(config)
+        runner = task_runner.make(config, self.method, task)
+        run_config.check_vocabularies(config, runner.source.fields, self.workdir)
+        outputs = runner.run(self.variables)
+        return {name: _readable(x, runner.fields[name]) for name, x in outputs.items()}
+
+
+def load(workdir: str | os.PathLike, checkpoint: str = "last") -> TrainedModel:
+    """Loads the model of a run.
+
+    Args:
+      workdir: the run's folder.
+      checkpoint: "last" or "best".
+
+    Raises:
+      FileNotFoundError: there is no run, or no such checkpoint.
+      ValueError: a file of the run is damaged, or the checkpoint's name is unknown.
+    """
+    folder = paths.local(workdir)
+    config = run_config.stored_config(folder)
+    defaults = methods.FAMILIES[config.method].defaults()
+    config = run_config.complete(config, defaults, folder)
+    return TrainedModel(config, folder, runs.load(config, folder, checkpoint))
+
+
+def _readable(x: np.ndarray, field: Field) -> np.ndarray | list[str]:
+    """Turns images into bytes and tokens of a vocabulary into text."""
+    if field.kind == "image":
+        return transforms.to_uint8(x)
+    if field.vocabulary is not None:
+        return [field.vocabulary.decode(row) for row in x]
+    return x
