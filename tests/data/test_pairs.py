@@ -194,6 +194,23 @@ def test_odd_tabs(line, number, tmp_path):
         pairs.make(f"pairs:{path}", SPEC)
 
 
+@pytest.mark.parametrize("name, tab", [("pairs", "\t"), ("cmudict", " ")])
+def test_splits_of_a_folder(name, tab, tmp_path):
+    """The files of a folder are the splits, with one vocabulary of both."""
+    contents = {"train": [("ab", "c"), ("b", "cc")], "test": [("a", "d")]}
+    for split, rows in contents.items():
+        lines = "\n".join(map(tab.join, rows))
+        (tmp_path / f"{split}.txt").write_text(lines + "\n", encoding="utf-8")
+    splits = pairs.make(f"{name}:{tmp_path}", SPEC)
+    assert splits.keys() == contents.keys()
+    for split, rows in contents.items():
+        fields, arrays = splits[split].fields, splits[split].arrays
+        for key, side in (("source", 0), ("target", 1)):
+            decode = fields[key].vocabulary.decode
+            found = [decode(x[x != END]) for x in arrays[key]]
+            assert found == [row[side] for row in rows]
+
+
 @pytest.mark.parametrize(
     "source, sentence",
     [

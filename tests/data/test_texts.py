@@ -69,6 +69,24 @@ def test_windows(documents, context, data):
     assert source.read(np.array([i]))["tokens"][0].tolist() == expected
 
 
+@pytest.mark.parametrize("name", ["text", "lines"])
+def test_splits_of_a_folder(name, tmp_path):
+    """The files of a folder are the splits, whatever data.held_out is."""
+    spec = texts.TextSpec(6, "characters", 0, packed=False, held_out=0.5)
+    contents = {"train": "one\ntwo\nsix", "test": "one\nten"}
+    for split, content in contents.items():
+        (tmp_path / f"{split}.txt").write_text(content)
+    for split, content in contents.items():
+        source = texts.make(f"{name}:{tmp_path}", split, spec)
+        tokens = texts.sequence(source)
+        decode = source.fields["tokens"].vocabulary.decode
+        expected = content if name == "text" else content.replace("\n", "")
+        assert decode(tokens[tokens != END]) == expected
+    (tmp_path / "test.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="no file .*test.txt; correct the path"):
+        texts.make(f"{name}:{tmp_path}", "train", spec)
+
+
 DOCUMENTS = st.lists(st.text("abc", min_size=1, max_size=6), min_size=1, max_size=12)
 
 
