@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion_jax import methods
 from diffusion_jax.data import pairs, sources, texts
 from diffusion_jax.data.base import (
     ArraySource,
@@ -68,12 +69,23 @@ def _spec(make: type, data: ConfigDict) -> Any:
 
 
 def _open_source(config: ConfigDict, split: str, split_b: str | None) -> Source:
+    family = lookup(methods.FAMILIES, config.method, "method")
+    return OPENERS[family.data](config, split, split_b)
+
+
+def _open_text(config: ConfigDict, split: str, split_b: str | None) -> Source:
+    spec = _spec(texts.TextSpec, config.data)
+    return _opened(texts.make, config.data.source, split, spec)
+
+
+def _open_pairs(config: ConfigDict, split: str, split_b: str | None) -> Source:
+    spec = _spec(pairs.PairSpec, config.data)
+    splits = _opened(pairs.make, config.data.source, spec)
+    return lookup(splits, split, f"split of {config.data.source}")
+
+
+def _open_images(config: ConfigDict, split: str, split_b: str | None) -> Source:
     data = config.data
-    if "context" in data:
-        return _opened(texts.make, data.source, split, _spec(texts.TextSpec, data))
-    if "target_vocabulary" in data:
-        splits = _opened(pairs.make, data.source, _spec(pairs.PairSpec, data))
-        return lookup(splits, split, f"split of {data.source}")
 
     def opened(source: str, split: str) -> Source:
         return _opened(
@@ -118,3 +130,6 @@ def _open_source(config: ConfigDict, split: str, split_b: str | None) -> Source:
             "data with labels."
         )
     return source
+
+
+OPENERS = {"images": _open_images, "text": _open_text, "pairs": _open_pairs}

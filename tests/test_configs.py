@@ -185,9 +185,10 @@ def make(config):
     is_bpe = config.data.get("vocabulary") == "bpe"
     size = config.data.vocabulary_size - 2 if is_bpe else 94
     letters = Vocabulary("characters", tuple(chr(i) for i in range(33, 33 + size)))
-    if "context" in config.data:
+    data = methods.FAMILIES[config.method].data
+    if data == "text":
         fields = {"tokens": tokens_field(config.data.context + 1, letters)}
-    elif "target_vocabulary" in config.data:
+    elif data == "pairs":
         fields = {name: tokens_field(9, letters) for name in ("source", "target")}
     else:
         fields = run_config.stored_fields(config, pathlib.Path("nosuch"))

@@ -9,6 +9,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -69,7 +70,8 @@ def test_toy_learns_the_data():
 def test_every_example_is_tested():
     """The tests here cover all examples."""
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"toy_2d", "langevin", "sampler_errors", "accuracy_by_length"}
+    tested = "toy_2d langevin sampler_errors accuracy_by_length samples_over_training"
+    assert names == set(tested.split())
 
 
 def test_langevin_needs_annealing(tmp_path, capsys):
@@ -113,3 +115,19 @@ def test_accuracy_by_length(tmp_path):
     example.main([tmp_path / "a", tmp_path / "b"], tmp_path / "new/figure.png")
     with Image.open(tmp_path / "new/figure.png") as image:
         assert image.size == (720, 408)
+
+
+def test_samples_over_training(tmp_path):
+    """It draws the steps that were asked for; what a formula would be is text."""
+    (tmp_path / "samples").mkdir()
+    for step in (100, 200, 300):
+        text = f"${step}$\n\n{'word ' * 40}\n{'-' * 72}\nanother"
+        (tmp_path / f"samples/{step:08}.txt").write_text(text)
+    example = load(ROOT / "examples/samples_over_training.py")
+    output = tmp_path / "new/page.png"
+    example.main(tmp_path, [100, 300], output)
+    two = Image.open(output).size
+    example.main(tmp_path, [], output)
+    assert Image.open(output).size == (two[0], two[1] * 3 // 2)
+    with pytest.raises(SystemExit, match="it has: 100, 200, 300"):
+        example.main(tmp_path, [400], output)

@@ -46,7 +46,8 @@ def over_held_out(
     """
     source = run_data.open_held_out(config)
     task = methods.make_task(config, method, task_name)
-    stream = inference.make_stream(task, config.eval.batch_size, config.eval.seed)
+    batch_size = min(config.eval.batch_size, len(source))
+    stream = inference.make_stream(task, batch_size, config.eval.seed)
     return lambda variables: stream(variables, source, len(source))
 
 

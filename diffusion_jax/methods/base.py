@@ -163,11 +163,13 @@ class Family(NamedTuple):
       make: (config, fields of the data) -> method; validates the config.
       defaults: () -> the family's config; configs/NAME.py changes values of it.
       tasks: name -> (dataclass of its options, (method, options) -> task).
+      data: what config.data describes: "images" (or points), "text" or "pairs" of text.
     """
 
     make: Callable[[ml_collections.ConfigDict, Fields], Method]
     defaults: Callable[[], ml_collections.ConfigDict]
     tasks: dict[str, tuple[type, Callable[[Any, Any], Task]]]
+    data: str = "images"
 
 
 def data_field(fields: Fields, kinds: Sequence[str] = DATA_KINDS) -> tuple[str, Field]:

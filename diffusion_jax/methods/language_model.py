@@ -228,4 +228,4 @@ TASKS = {
     "sample": (SampleOptions, make_sample),
     "nats": (base.NoOptions, make_nats),
 }
-FAMILY = base.Family(make, defaults, TASKS)
+FAMILY = base.Family(make, defaults, TASKS, data="text")

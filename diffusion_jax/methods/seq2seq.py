@@ -273,4 +273,4 @@ TASKS = {
     "align": (SampleOptions, make_align),
     "target_nats": (base.NoOptions, make_target_nats),
 }
-FAMILY = base.Family(make, defaults, TASKS)
+FAMILY = base.Family(make, defaults, TASKS, data="pairs")
