@@ -1,6 +1,6 @@
 """Runs sample.task: opens the examples that it reads and collects its outputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 from diffusion_jax import inference, methods, run_data
 from diffusion_jax.data.base import (
     ArraySource,
+    Example,
     Field,
+    LazySource,
     Pairs,
     Range,
     Source,
@@ -22,7 +24,8 @@ class TaskRunner(NamedTuple):
     """A task on sample.num_examples rows.
 
     Attributes:
-      run: variables -> the task's outputs, and the labels among its inputs, [N, ...].
+      run: variables -> the task's outputs, [N, ...], and the labels of the examples if
+        they are conditioned on labels or captions.
       fields: of these.
       source: the rows.
     """
@@ -48,7 +51,9 @@ def make(config: ConfigDict, method: methods.Method, name: str) -> TaskRunner:
     task = methods.make_task(config, method, name)
     source = open_source(config, task)
     stream = inference.make_stream(task, options.batch_size, options.seed)
-    labels = {name: source.fields[name] for name in task.inputs if name == "label"}
+    # The label of a captioned example is the class that its caption names.
+    conditional = {"label", "caption"} & set(task.inputs)
+    labels = {x: y for x, y in source.fields.items() if x == "label" and conditional}
     fields = task.outputs | labels
 
     def run(variables: Variables) -> inference.Arrays:
@@ -62,12 +67,13 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
     """Opens the sample.num_examples examples that a task reads.
 
     A task without data among its inputs reads indices, and the labels that sample.label
-    asks for. A task with a prompt reads copies of sample.prompt. Other tasks read
-    examples of eval.split. Partners are later examples.
+    asks for. Other tasks read examples of eval.split. Partners are later examples.
+    sample.prompt takes the place of the input that a task has prompts for.
 
     Raises:
       FileNotFoundError: the data are missing.
-      ValueError: sample.label is not a class, or the data are not what the config says.
+      ValueError: sample.label is not a class, the prompt has unknown words, or the data
+        are not what the config says.
     """
     number, label = config.sample.num_examples, config.sample.get("label", -1)
     num_classes = config.model.get("num_classes", 0)
@@ -81,9 +87,11 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
             f"sample.label = {label} is not one of the {num_classes} classes; -1 draws "
             "all of them in turn."
         )
-    if task.prompts and config.sample.prompt is not None:
-        return _prompts(config, task)
-    inputs = {name.removeprefix("partner_") for name in task.inputs}
+    prompt = config.sample.get("prompt")
+    prompts = {}
+    if prompt is not None:
+        prompts = {name: encode(prompt) for name, encode in task.prompts.items()}
+    inputs = {name.removeprefix("partner_") for name in task.inputs} - prompts.keys()
     reads_data = not inputs <= {"index", "label"}
     if reads_data:
         source = run_data.open_held_out(config)
@@ -93,22 +101,29 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
         source = ArraySource(arrays, {"label": label_field(num_classes)}, "labels")
     else:
         source = Range(number)
-    if inputs == set(task.inputs):
+    if prompts:
+        source = _with_prompts(source, prompts, number)
+    if not any(name.startswith("partner_") for name in task.inputs):
         return source
     # With a multiple of the split's length as offset, examples would meet themselves.
     wraps = reads_data and number % len(source) == 0
     return Pairs(source, 1 if wraps else number)
 
 
-def _prompts(config: ConfigDict, task: methods.Task) -> Source:
-    """Repeats the tokens of sample.prompt.
+def _with_prompts(
+    source: Source, prompts: Mapping[str, np.ndarray], number: int
+) -> Source:
+    """Gives each example one of k prompts: the first number / k the first one, etc.
 
-    Raises:
-      ValueError: it contains what the vocabulary does not.
+    Args:
+      source: the examples, which keep their other fields.
+      prompts: tokens i32[k, P] by name.
+      number: of examples that will be read.
     """
-    arrays, fields = {}, {}
-    for name, encode in task.prompts.items():
-        prompt = encode(config.sample.prompt)
-        arrays[name] = np.tile(prompt, (config.sample.num_examples, 1))
-        fields[name] = Field(prompt.shape, np.int32, "tokens")
-    return ArraySource(arrays, fields, "sample.prompt")
+    fields = {x: Field(y.shape[1:], np.int32, "tokens") for x, y in prompts.items()}
+
+    def example(i: int) -> Example:
+        mine = {x: rows[i * len(rows) // number] for x, rows in prompts.items()}
+        return source[i % len(source)] | mine
+
+    return LazySource(number, example, {**source.fields, **fields}, "sample.prompt")

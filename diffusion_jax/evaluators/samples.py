@@ -219,7 +219,10 @@ def _compare(
         "nearest_distance": neighbours.nearest_distance(vectors, others[real.is_train]),
     }
     if "label" in samples:
-        metrics["conditional_accuracy"] = float(np.mean(predicted == samples["label"]))
+        labels = samples["label"]
+        others = np.random.default_rng(0).permutation(labels)
+        metrics["conditional_accuracy"] = float(np.mean(predicted == labels))
+        metrics["conditional_accuracy, shuffled"] = float(np.mean(predicted == others))
     return metrics
 
 

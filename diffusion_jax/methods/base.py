@@ -142,7 +142,8 @@ class Task(NamedTuple):
       run: the function; `inference.make_stream` runs it over any number of examples.
       inputs: names of the fields that it reads, besides index.
       outputs: the fields that it returns, by name.
-      prompts: for each input that sample.prompt can give: text -> tokens, int32 [P].
+      prompts: for each input that sample.prompt can give: text -> tokens, int32 [k, P],
+        of k prompts.
     """
 
     run: BatchFn

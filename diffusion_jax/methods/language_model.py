@@ -134,7 +134,7 @@ def make_sample(method: LanguageModel, options: SampleOptions) -> base.Task:
 
     def encode(text: str) -> np.ndarray:
         ids = method.field.vocabulary.encode(text, "sample.prompt")
-        return np.concatenate([[END], ids]).astype(np.int32)
+        return np.concatenate([[END], ids])[None].astype(np.int32)
 
     return base.Task(run, ("prompt",), {"text": field}, {"prompt": encode})
 

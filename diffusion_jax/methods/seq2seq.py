@@ -142,7 +142,7 @@ def make_sample(method: Seq2Seq, options: SampleOptions) -> base.Task:
                 longest,
                 method.num_tokens,
             )
-        return ids
+        return ids[None]
 
     return base.Task(run, (SOURCE,), outputs, {SOURCE: encode})
 

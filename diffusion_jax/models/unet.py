@@ -18,6 +18,8 @@ from diffusion_jax.models.attention import attention
 from diffusion_jax.models.dropout import ExampleDropout
 from diffusion_jax.models.norms import GroupNorm
 from diffusion_jax.models.precision import at_least_float32
+from diffusion_jax.models.text_encoder import EncodedText, TextEncoder
+from diffusion_jax.models.transformer import MultiHeadAttention
 
 NUM_GROUPS = 32
 MIN_GROUP_SIZE = 4
@@ -120,6 +122,32 @@ class AttentionBlock(nn.Module):
         return x + h.reshape(x.shape)
 
 
+class CrossAttentionBlock(nn.Module):
+    """Attention of all pixels to the tokens of a caption, and a skip connection.
+
+    Source: Rombach et al. 2022, section 3.3, arXiv:2112.10752.
+    """
+
+    num_heads: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array, text: EncodedText) -> Array:
+        """Applies the block to x [B, H, W, C]."""
+        batch, height, width, channels = x.shape
+        h = _norm(x, self.dtype, "norm").reshape(batch, height * width, channels)
+        attention = MultiHeadAttention(
+            self.num_heads,
+            channels,
+            kernel_init=_init(),
+            out_init=_init(0.0),
+            dtype=self.dtype,
+            name="attention",
+        )
+        h = attention(h, attention.keys_values(text.tokens), text.mask)
+        return x + h.reshape(x.shape)
+
+
 class UNet(nn.Module):
     """Predicts the noise, or another target, from a noisy image and its timestep.
 
@@ -133,6 +161,11 @@ class UNet(nn.Module):
       num_classes: number of classes to condition on, or 0.
       dtype: dtype of activations; parameters stay float32.
       remat: what the backward pass computes again to save memory, a name in REMATS.
+      caption_width: of the encoder of captions to condition on, or 0.
+      caption_layers: of that encoder.
+      caption_heads: of its attention, and of the attention to captions, which follows
+        every self-attention.
+      vocabulary_size: of captions.
 
     Source: Ho et al. 2020, appendix B, arXiv:2006.11239.
     """
@@ -146,6 +179,10 @@ class UNet(nn.Module):
     num_classes: int = 0
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    caption_width: int = 0
+    caption_layers: int = 0
+    caption_heads: int = 1
+    vocabulary_size: int = 0
 
     @nn.compact
     def __call__(
@@ -162,7 +199,9 @@ class UNet(nn.Module):
           t: [B], the authors' timesteps 0..T-1.
           cond: if num_classes > 0, "label" i32[B] in 0..num_classes, where num_classes
             means "no class". Its embedding is added to that of the timestep (Dhariwal
-            and Nichol 2021, arXiv:2105.05233).
+            and Nichol 2021, arXiv:2105.05233). If caption_width > 0, "caption" i32[B,
+            L], where only padding means "no caption". The mean of its encoded tokens is
+            added as well (Saharia et al. 2022, appendix D.1, arXiv:2205.11487).
           dropout_index: i32[B], the examples' global indices, activates dropout, which
             needs the rng "dropout"; an example's masks depend on its index.
 
@@ -177,6 +216,7 @@ class UNet(nn.Module):
         check_shape(x.shape[1:], levels)
         remat = lookup(REMATS, self.remat, "model.remat")
         res_block, attention_block = remat(ResBlock), remat(AttentionBlock)
+        cross_attention_block = remat(CrossAttentionBlock)
         width = 4 * self.base_channels
         time = _dense(width, self.dtype, "time1")(time_embedding(t, self.base_channels))
         time = _dense(width, self.dtype, "time2")(nn.swish(time))
@@ -188,12 +228,28 @@ class UNet(nn.Module):
                 embedding_init=nn.initializers.normal(1.0),
                 name="label",
             )(cond["label"])
+        text = None
+        if self.caption_width:
+            text = TextEncoder(
+                self.vocabulary_size,
+                self.caption_layers,
+                self.caption_heads,
+                self.caption_width,
+                self.dropout,
+                self.dtype,
+                name="caption",
+            )(cond["caption"], dropout_index)
+            time += _dense(width, self.dtype, "caption_pooled")(text.pooled)
 
         def block(h: Array, features: int, name: str, attend: bool) -> Array:
             block_ = res_block(features, self.dropout, self.dtype, name=name)
             h = block_(h, time, dropout_index)
             if attend:
                 h = attention_block(self.dtype, name=f"{name}_attention")(h)
+            if attend and text is not None:
+                heads = self.caption_heads
+                attend_ = cross_attention_block(heads, self.dtype, name=f"{name}_cross")
+                h = attend_(h, text)
             return h
 
         def level_block(h: Array, level: int, name: str) -> Array:

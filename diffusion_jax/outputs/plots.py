@@ -1,7 +1,10 @@
-"""Plots of 2D points, rate-distortion curves and alignments."""
+"""Plots of 2D points, rate-distortion curves, alignments and captioned images."""
 
+import itertools
 import logging
+import math
 import pathlib
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +15,8 @@ LOGGER = logging.getLogger(__name__)
 
 RATE, DISTORTION = "Rate (bits/dim)", "Distortion (RMSE, 0..255)"
 STEPS = "Reverse steps (T - t + 1)"
+MAX_COLUMNS = 10  # of captioned images
+CAPTION_WIDTH = 18  # characters above an image
 
 
 def save_points(
@@ -106,6 +111,46 @@ def save_alignments(
             axes.set_xticks(range(len(source)), source, rotation=90, fontsize=8)
             axes.set_yticks(range(len(text)), text, fontsize=8)
             axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    figure.savefig(path, dpi=120)
+
+
+def save_captioned(
+    path: pathlib.Path, images: np.ndarray, captions: Sequence[str]
+) -> None:
+    """Writes images with their captions; a row for each that several images share.
+
+    Without matplotlib a warning is logged and nothing is written.
+
+    Args:
+      path: path of the PNG.
+      images: u8[N, H, W, C], C = 1 or 3.
+      captions: of the images; equal ones follow each other.
+    """
+    groups = [list(group) for _, group in itertools.groupby(captions)]
+    columns = max(map(len, groups))
+    shared = columns > 1
+    columns = min(columns, MAX_COLUMNS) if shared else min(len(images), MAX_COLUMNS)
+    cells: list[tuple[np.ndarray | None, str]] = []
+    for start, group in zip(
+        np.cumsum([0, *map(len, groups[:-1])]), groups, strict=True
+    ):
+        row = [(x, "") for x in images[start : start + len(group)]]
+        if shared:
+            row += [(None, "")] * (-len(row) % columns)
+        cells += [(row[0][0], group[0]), *row[1:]]
+    rows = math.ceil(len(cells) / columns)
+    figure = _figure(path, 1.1 * columns, 1.35 * rows)
+    if figure is None:
+        return
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, (image, caption) in zip(grid, cells, strict=False):
+        if image is not None:
+            axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        width = CAPTION_WIDTH * (columns if shared else 1)
+        lines = textwrap.wrap(caption.replace("$", r"\$"), width)
+        axes.set_title("\n".join(lines), fontsize=7, loc="left")
     figure.savefig(path, dpi=120)
 
 

@@ -81,8 +81,8 @@ def _save_arrays(
 def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
     """Writes a preview: a PNG of images, points or alignments, and a file of tokens.
 
-    PATH.png is a grid of at most 400 images (with axes ("column",) one row per example)
-    or a density plot of the first two coordinates of points, or the alignments of a few
+    PATH.png is a grid of at most 400 images (with axes ("column",) one row per example;
+    with captions one row per caption) or a density plot of the first two coordinates of points, or the alignments of a few
     examples; PATH.txt has the text of each example, several with tabs between them, or
     a line of token ids if there is no vocabulary. Only process 0 writes.
 
@@ -154,6 +154,11 @@ def write_csv(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
 
 def _save_grid(path: pathlib.Path, name: str, outputs: Arrays, fields: Fields) -> None:
     x = outputs[name]
+    if "caption" in outputs and not fields[name].axes:
+        decode = fields["caption"].vocabulary.decode
+        captions = [decode(row) for row in outputs["caption"][:GRID_IMAGES]]
+        plots.save_captioned(path, transforms.to_uint8(x[:GRID_IMAGES]), captions)
+        return
     columns = x.shape[1] if fields[name].axes else None
     shown = x[: max(1, GRID_IMAGES // (columns or 1))].reshape(-1, *x.shape[-3:])
     images.save_grid(path, transforms.to_uint8(shown), columns)

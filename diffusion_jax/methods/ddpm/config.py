@@ -19,6 +19,7 @@ from diffusion_jax.methods.ddpm import checks, tasks
 from diffusion_jax.methods.ddpm.conditions import Condition
 from diffusion_jax.methods.ddpm.method import DDPM
 from diffusion_jax.models import MODELS
+from diffusion_jax.special_tokens import PAD
 
 SIDE_OF_OTHERS = 64  # image side assumed for other data: no schedule is shifted
 
@@ -36,6 +37,9 @@ def defaults() -> ConfigDict:
         num_classes=0,  # 0: unconditional
         dtype="float32",  # of activations, or bfloat16
         remat="none",  # computed again to save memory: none, elementwise, blocks
+        caption_width=0,  # of the encoder of captions; 0: not conditioned on captions
+        caption_layers=2,  # of that encoder
+        caption_heads=4,  # of its attention, and of the pixels' attention to captions
     )
     config.diffusion = config_dict.create(
         schedule="linear",  # a name in schedules.SCHEDULES or CURVES
@@ -45,7 +49,7 @@ def defaults() -> ConfigDict:
         loss="simple",  # simple, vlb, hybrid, continuous, min_snr, edm
         variance="fixedlarge",  # fixedsmall, fixedlarge, learned, learned_range
         timestep_sampler="uniform",  # a name in time_samplers.TIMESTEP_SAMPLERS
-        cond_dropout=0.0,  # rate at which training drops the class, in [0, 1)
+        cond_dropout=0.0,  # rate of training without class and caption, in [0, 1)
         self_condition=False,  # on the previous prediction of x_0
     )
     config.optim.update(
@@ -101,7 +105,7 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
     Raises:
       ValueError: a name is unknown, or values contradict each other or the data.
     """
-    diffusion, num_classes = config.diffusion, config.model.num_classes
+    diffusion = config.diffusion
     data, field = data_field(fields)
     variances = process.VARIANCES | process.LEARNED_VARIANCES
     thresholding = config.sample.thresholding
@@ -114,10 +118,12 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
         diffusion.timestep_sampler,
         "diffusion.timestep_sampler",
     )
-    if diffusion.cond_dropout and not num_classes:
+    conditions = _conditions(config, fields)
+    if diffusion.cond_dropout and not conditions:
         raise ValueError(
-            f"diffusion.cond_dropout = {diffusion.cond_dropout} drops labels, but "
-            "model.num_classes = 0: set num_classes, or set cond_dropout to 0."
+            f"diffusion.cond_dropout = {diffusion.cond_dropout} drops conditions, but "
+            "model.num_classes and model.caption_width are 0: set one of them, or set "
+            "cond_dropout to 0."
         )
     if diffusion.loss == "continuous" and diffusion.timestep_sampler == "lognormal":
         raise ValueError(
@@ -128,16 +134,12 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
     learned = diffusion.variance in process.LEARNED_VARIANCES
     is_image = field.kind == "image"
     side = math.sqrt(math.prod(field.shape[:2])) if is_image else SIDE_OF_OTHERS
-    conditions = ()
-    if num_classes:
-        field_of_label = label_field(num_classes)
-        rate = diffusion.cond_dropout
-        conditions = (Condition("label", field_of_label, rate, null=num_classes),)
+    options = {"out_channels": field.shape[-1] * (1 + learned)}
+    if config.model.caption_width:
+        options["vocabulary_size"] = fields["caption"].size
     method = DDPM(
         phases=single_phase(config),
-        network=make_network(
-            MODELS, config, out_channels=field.shape[-1] * (1 + learned)
-        ),
+        network=make_network(MODELS, config, **options),
         data=data,
         field=field,
         schedule=schedules.make(
@@ -156,6 +158,28 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
     )
     checks.check_training(method)
     return method
+
+
+def _conditions(config: ConfigDict, fields: Fields) -> tuple[Condition, ...]:
+    """Returns what the network is conditioned on.
+
+    Raises:
+      ValueError: the data have no captions.
+    """
+    rate, num_classes = config.diffusion.cond_dropout, config.model.num_classes
+    found = []
+    if num_classes:
+        field = label_field(num_classes)
+        found.append(Condition("label", field, rate, null=num_classes))
+    if config.model.caption_width:
+        if "caption" not in fields:
+            raise ValueError(
+                f"model.caption_width = {config.model.caption_width}, but "
+                f"{config.data.source} has no captions: choose another data.source, "
+                f"such as captions:{config.data.source}, or set it to 0."
+            )
+        found.append(Condition("caption", fields["caption"], rate, null=PAD))
+    return tuple(found)
 
 
 FAMILY = Family(make, defaults, tasks.TASKS)

@@ -136,8 +136,8 @@ def make_sample(method: DDPM, options: SampleOptions) -> Task:
     """Samples from the reverse chain.
 
     Returns:
-      A task whose outputs are the data's field and, with num_frames = k > 0, "frames"
-      [B, k, ...], intermediate predictions of x_0.
+      A task whose outputs are the data's field; with num_frames = k > 0 "frames"
+      [B, k, ...], intermediate predictions of x_0; and the "caption", if there is one.
 
     Raises:
       ValueError: the options are invalid for the method.
@@ -153,12 +153,16 @@ def make_sample(method: DDPM, options: SampleOptions) -> Task:
         x_0, frames = sampling.sample(
             *loop, x_T, keys, options.num_frames, method.self_condition
         )
-        return {method.data: x_0} | ({"frames": frames} if options.num_frames else {})
+        found = {method.data: x_0} | ({"frames": frames} if options.num_frames else {})
+        return found | {name: batch[name] for name in captions}
 
     outputs = {method.data: method.field}
     if options.num_frames:
         outputs["frames"] = with_axis(method.field, options.num_frames, "frame")
-    return Task(run, method.inputs, outputs)
+    fields = {condition.name: condition.field for condition in method.conditions}
+    captions = {name: fields[name] for name in fields if name == "caption"}
+    prompts = {name: captioning.encoder(x) for name, x in captions.items()}
+    return Task(run, method.inputs, outputs | captions, prompts)
 
 
 def make_reconstruct(method: DDPM, options: ODEOptions) -> Task:

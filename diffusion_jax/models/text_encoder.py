@@ -1,0 +1,81 @@
+"""A Transformer that encodes captions, for networks that are conditioned on them."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from diffusion_jax.models import positions
+from diffusion_jax.models.transformer import EncoderLayer
+from diffusion_jax.special_tokens import PAD
+
+DEPTH_OF_MLP = 4  # hidden width of the MLPs, in widths
+
+
+class EncodedText(NamedTuple):
+    """A caption that has been encoded.
+
+    Attributes:
+      tokens: [B, L, width].
+      pooled: [B, width], their mean.
+      mask: bool[B, 1, 1, L], False where queries may not attend.
+    """
+
+    tokens: Array
+    pooled: Array
+    mask: Array
+
+
+class TextEncoder(nn.Module):
+    """Encodes captions by self-attention over their tokens.
+
+    A caption of padding only is the null caption of classifier-free guidance: all of
+    its positions are attended to, with the learned embedding of padding.
+
+    Attributes:
+      vocabulary_size: V.
+      num_layers: of self-attention and MLPs.
+      num_heads: of each layer.
+      width: of embeddings and layers, even.
+      dropout: rate of the embeddings and of what each part of a layer adds.
+      dtype: of activations.
+    """
+
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    width: int
+    dropout: float
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, caption: Array, index: Array | None = None) -> EncodedText:
+        """Encodes captions, i32[B, L], padded at their ends.
+
+        Args:
+          caption: tokens.
+          index: i32[B] if dropout is active.
+        """
+        init = nn.initializers.normal(1.0)
+        embed = nn.Embed(
+            self.vocabulary_size, self.width, embedding_init=init, dtype=self.dtype
+        )
+        x = embed(caption)
+        encoded = positions.sinusoidal(jnp.arange(caption.shape[1]), self.width)
+        x += jnp.broadcast_to(encoded[None].astype(x.dtype), x.shape)
+        is_token = caption != PAD
+        is_token |= ~jnp.any(is_token, axis=1, keepdims=True)
+        mask = is_token[:, None, None]
+        for _ in range(self.num_layers):
+            x = EncoderLayer(
+                self.num_heads,
+                self.width,
+                DEPTH_OF_MLP * self.width,
+                self.dropout,
+                self.dtype,
+            )(x, mask, index)
+        weights = is_token / jnp.sum(is_token, axis=1, keepdims=True)
+        pooled = jnp.einsum("bl,blc->bc", weights.astype(x.dtype), x)
+        return EncodedText(x, pooled, mask)
