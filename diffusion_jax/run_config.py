@@ -280,8 +280,9 @@ def check_vocabularies(
     if not texts or not (workdir / FIELDS).exists():
         return
     stored = stored_fields(config, workdir)
-    for name, field in texts.items():
-        known = stored[name].vocabulary
+    # A run on images without captions may go on with captions.
+    for name in sorted(texts.keys() & stored.keys()):
+        field, known = texts[name], stored[name].vocabulary
         if known == field.vocabulary:
             continue
         changed = set(known.tokens) ^ set(field.vocabulary.tokens)

@@ -31,7 +31,7 @@ _JUNK = frozenset({"__MACOSX"})  # left by archives
 _MAX_NAMED = 10  # names in a list of the log
 
 
-class _File(NamedTuple):
+class File(NamedTuple):
     """An image file.
 
     Attributes:
@@ -44,7 +44,37 @@ class _File(NamedTuple):
 
     @property
     def text(self) -> str:
+        """Its path below the root, with slashes."""
         return "/".join(self.place)
+
+
+class Contents(NamedTuple):
+    """The images of a folder.
+
+    Attributes:
+      name: of the source, in messages.
+      root: path of the folder.
+      splits: the files of each split, sorted by path.
+      depth: of the folders of classes below the root, 0 or 1.
+      classes: names of the classes, in order; empty without them.
+      skipped: what else lies in the folder.
+    """
+
+    name: str
+    root: str
+    splits: dict[str, list[File]]
+    depth: int
+    classes: tuple[str, ...]
+    skipped: str
+
+    def files(self, split: str) -> list[File]:
+        """Returns the files of a split, which may be called as its folder is.
+
+        Raises:
+          ValueError: there is no such split.
+        """
+        named = _SPLITS.get(split.lower(), split)
+        return lookup(self.splits, named, f"split of {self.name}")
 
 
 def open_folder(rest: str, spec: base.ImageSpec) -> base.Source:
@@ -80,6 +110,20 @@ def open_folder(rest: str, spec: base.ImageSpec) -> base.Source:
       ValueError: there is no such split, the folder has another layout, or a file is
         not an image.
     """
+    return open_contents(scan(rest, spec.held_out), spec)
+
+
+def scan(rest: str, held_out: float) -> Contents:
+    """Finds the images of a folder; see `open_folder`.
+
+    Args:
+      rest: path of the folder.
+      held_out: share of a folder without splits that is its split 'test'.
+
+    Raises:
+      FileNotFoundError: there is no such folder, or it contains no images.
+      ValueError: the folder has another layout.
+    """
     name, root = f"folder:{rest}", str(base.existing_folder(f"folder:{rest}", rest))
     files, skipped = _scan(name, root)
     if not files:
@@ -87,31 +131,34 @@ def open_folder(rest: str, spec: base.ImageSpec) -> base.Source:
             f"{name}: no images in {root} ({skipped}); add files of the types "
             f"{' '.join(sorted(_SUFFIXES))}."
         )
-    depth, splits = _divide(name, files, spec.held_out)
-    has_classes = {
-        split: _has_classes(f"{name}: split {split!r}", depth, members)
-        for split, members in splits.items()
-    }
-    split = _SPLITS.get(spec.split.lower(), spec.split)
-    chosen = lookup(splits, split, f"split of {name}")
+    depth, splits = _divide(name, files, held_out)
+    for split, members in splits.items():
+        _check_classes(f"{name}: split {split!r}", depth, members)
     names = {file.place[depth] for file in files if len(file.place) > depth + 1}
-    classes = sorted(names, key=_natural)
-    if classes and not has_classes[split]:
+    classes = tuple(sorted(names, key=_natural))
+    return Contents(name, root, splits, depth, classes, skipped)
+
+
+def open_contents(contents: Contents, spec: base.ImageSpec) -> base.Source:
+    """Opens the images that `scan` has found; see `open_folder`."""
+    name, classes, depth = contents.name, contents.classes, contents.depth
+    chosen = contents.files(spec.split)
+    if classes and len(chosen[0].place) == depth + 1:
         raise ValueError(
-            f"{name}: split {split!r} has no folders of classes, but others have "
+            f"{name}: split {spec.split!r} has no folders of classes, but others have "
             f"{_abbreviated(classes)}; sort its images into such folders."
         )
     number = {c: i for i, c in enumerate(classes)}
     labels = [number.get(file.place[depth], 0) for file in chosen]
-    paths = [os.path.join(root, *file.place) for file in chosen]
+    paths = [os.path.join(contents.root, *file.place) for file in chosen]
     LOGGER.info(
         "%s: split %r: %d pictures, %d classes%s, %s.",
         name,
-        split,
+        spec.split,
         len(chosen),
         len(classes),
         ": " * bool(classes) + _abbreviated(f"{i}={c}" for c, i in number.items()),
-        skipped,
+        contents.skipped,
     )
 
     def is_transparent(path: str) -> bool:
@@ -139,13 +186,13 @@ def open_folder(rest: str, spec: base.ImageSpec) -> base.Source:
         with futures.ThreadPoolExecutor(16) as pool:
             return base.Identities(list(pool.map(digest, paths)), by_content=True)
 
-    label = base.label_field(max(len(classes), 1), tuple(classes))
+    label = base.label_field(max(len(classes), 1), classes)
     return base.lazy_images(
         len(paths), decode, spec, label, name, paths.__getitem__, identify
     )
 
 
-def _scan(name: str, root: str) -> tuple[list[_File], str]:
+def _scan(name: str, root: str) -> tuple[list[File], str]:
     """Finds the images below a folder, each once, and says what is skipped.
 
     What lies in the folder itself comes before what links lead to, so that a link
@@ -166,7 +213,7 @@ def _scan(name: str, root: str) -> tuple[list[_File], str]:
             skipped["broken links"].append(path)
         elif os.path.isfile(real) and _suffix(path) in _SUFFIXES:
             seen.add(real)
-            files.append(_File(place, real))
+            files.append(File(place, real))
         else:
             skipped["other types"].append(_suffix(path) or os.path.basename(path))
 
@@ -203,8 +250,8 @@ def _scan(name: str, root: str) -> tuple[list[_File], str]:
 
 
 def _divide(
-    name: str, files: list[_File], held_out: float
-) -> tuple[int, dict[str, list[_File]]]:
+    name: str, files: list[File], held_out: float
+) -> tuple[int, dict[str, list[File]]]:
     """Divides files into splits; returns the depth of the classes, and the splits."""
     tops = {file.place[0] for file in files if len(file.place) > 1}
     found = {top: _SPLITS[top.lower()] for top in tops if top.lower() in _SPLITS}
@@ -217,7 +264,7 @@ def _divide(
             f"also outside of them, such as {outside[0]}; move all images into split "
             "folders, or rename a class that is called like a split."
         )
-    splits: dict[str, list[_File]] = {}
+    splits: dict[str, list[File]] = {}
     for split in dict.fromkeys(_SPLITS.values()):
         same = sorted(top for top, meant in found.items() if meant == split)
         if len(same) > 1:
@@ -230,7 +277,7 @@ def _divide(
     return 1, splits
 
 
-def _hold_out(files: list[_File], share: float) -> dict[str, list[_File]]:
+def _hold_out(files: list[File], share: float) -> dict[str, list[File]]:
     """Divides files into 'train' and 'test' by hashes of their paths."""
     draws = {file: hash_of(file.text) for file in files}
     num = sum(draw < share for draw in draws.values())
@@ -243,8 +290,8 @@ def _hold_out(files: list[_File], share: float) -> dict[str, list[_File]]:
     return {"train": train, "test": test, "validation": test}
 
 
-def _has_classes(where: str, depth: int, files: list[_File]) -> bool:
-    """Returns whether all files lie in folders of classes; refuses a mixture."""
+def _check_classes(where: str, depth: int, files: list[File]) -> None:
+    """Refuses files of which only some lie in folders of classes."""
     loose = [file for file in files if len(file.place) == depth + 1]
     nested = [file for file in files if len(file.place) > depth + 1]
     if loose and nested:
@@ -252,7 +299,6 @@ def _has_classes(where: str, depth: int, files: list[_File]) -> bool:
             f"{where} has {loose[0].text} next to the class folder "
             f"{nested[0].place[depth]!r}; move such images into class folders."
         )
-    return bool(nested)
 
 
 def _natural(name: str) -> tuple:

@@ -38,7 +38,8 @@ class Loader:
 
     Raises:
       ValueError: process_count does not divide batch_size, process_index is not
-        below it, the seed is negative or the source is empty.
+        below it, the seed is negative, the source is empty, or captioned images would
+        be mirrored.
     """
 
     def __init__(
@@ -66,6 +67,11 @@ class Loader:
         if not len(source):
             raise ValueError("The source is empty; it needs at least one example.")
         parts = source.parts if isinstance(source, base.Unpaired) else {"": source}
+        if flip and any(_has_captions(part) for part in parts.values()):
+            raise ValueError(
+                "data.flip mirrors images, but not their captions, which may say left "
+                "or right: set data.flip=False."
+            )
         self._parts = {
             suffix: _Epochs(part, seed, flip, shuffle, _STREAMS * number)
             for number, (suffix, part) in enumerate(parts.items())
@@ -148,6 +154,11 @@ class _Epochs:
         # Philox yields four words per count; each index uses the first of its count.
         words = stream.advance(int(index[0])).random_raw(4 * len(index))[::4]
         return words >> np.uint64(63) == 1
+
+
+def _has_captions(source: base.Source) -> bool:
+    kinds = {field.kind for field in source.fields.values()}
+    return kinds >= {"image", "tokens"}
 
 
 def read(source: base.Source, index: np.ndarray) -> Batch:

@@ -6,7 +6,16 @@ from concurrent import futures
 
 import numpy as np
 
-from diffusion_jax.data import base, folders, idx, npz, points, tfds, transforms
+from diffusion_jax.data import (
+    base,
+    captions,
+    folders,
+    idx,
+    npz,
+    points,
+    tfds,
+    transforms,
+)
 from diffusion_jax.lookup import lookup
 
 MAX_NAMED = 20  # damaged examples in a message
@@ -31,6 +40,8 @@ def make(
         idx:PATH        a folder with the four files of MNIST, optionally gzipped
         npz:PATH        arrays `images`, `labels`, `test_images`, `test_labels`
         inverted:SOURCE the negatives of another source, byte -> 255 - byte
+        captions:SOURCE captioned images, of names of classes or, for folder:PATH, also
+                        of texts; see `captions.by_class` and `captions.open_folder`
         grid25          2D points around a 5x5 grid; see `points`
 
     Args:
@@ -116,6 +127,16 @@ def _open_inverted(rest: str, spec: base.ImageSpec) -> base.Source:
     )
 
 
+def _open_captions(rest: str, spec: base.ImageSpec) -> base.Source:
+    """Another source, with captions."""
+    name, _, inner = rest.partition(":")
+    if name == "inverted":  # negatives have the captions of their images
+        return make(f"inverted:captions:{inner}", *spec)
+    if name == "folder":
+        return captions.open_folder(inner, spec)
+    return captions.by_class(make(rest, *spec), rest)
+
+
 def check_all(source: base.Source) -> None:
     """Decodes every example of a source once, unless they are in memory.
 
@@ -151,5 +172,6 @@ SOURCES = {
     "idx": (idx.open_idx, "idx:PATH"),
     "npz": (npz.open_npz, "npz:PATH"),
     "inverted": (_open_inverted, "inverted:SOURCE"),
+    "captions": (_open_captions, "captions:SOURCE"),
     "grid25": (points.open_grid25, "grid25"),
 }

@@ -1,0 +1,312 @@
+"""Captioned images: an image source with one more field, the caption."""
+
+import dataclasses
+import json
+import os
+import posixpath
+import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
+
+import numpy as np
+
+from diffusion_jax import paths
+from diffusion_jax.data import base, folders, texts
+from diffusion_jax.data import vocabulary as vocabularies
+from diffusion_jax.data.splits import hash_of
+from diffusion_jax.special_tokens import END, PAD
+
+NUMBERS = tuple("zero one two three four five six seven eight nine".split())
+FASHION_MNIST = (
+    "t-shirt",
+    "pair of trousers",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+TEMPLATES = ("{a} {name}", "a picture of {a} {name}")
+DIGIT_TEMPLATES = (*TEMPLATES, "the digit {name}")
+TABLES = ("captions.tsv", "captions.jsonl", "metadata.jsonl")
+
+_PUNCTUATION = string.punctuation + "“”‘’…"
+
+
+def normalise(text: str) -> str:
+    """Returns the words of a caption: lower case, without punctuation around them."""
+    words = text.lower().replace("’", "'").split()
+    return " ".join(word.strip(_PUNCTUATION) or word for word in words)
+
+
+def caption_field(captions: Iterable[str]) -> base.Field:
+    """Returns the field of captions, int32 [L + 2] for captions of at most L words.
+
+    Args:
+      captions: normalised, those of all splits.
+    """
+    captions = list(captions)
+    longest = max(len(text.split()) for text in captions)
+    return texts.tokens_field(longest + 2, vocabularies.build("words", captions))
+
+
+def encode(field: base.Field, text: str, name: str = "The caption") -> np.ndarray:
+    """Returns the tokens of a caption, or of a prompt, as the field has them.
+
+    Args:
+      field: of the captions.
+      text: any text; it is normalised.
+      name: of the text, for messages.
+
+    Returns:
+      int32 [L + 2]: END, the words, END, and padding.
+
+    Raises:
+      ValueError: the text is empty, has an unknown word or is too long.
+    """
+    ids = field.vocabulary.encode(normalise(text), name)
+    (length,) = field.shape
+    if not len(ids):
+        raise ValueError(
+            f"{name} is empty; write a caption of 1 to {length - 2} words."
+        )
+    if len(ids) > length - 2:
+        raise ValueError(
+            f"{name} has {len(ids)} words, and the longest caption of the data has "
+            f"{length - 2}; shorten it."
+        )
+    row = np.full(length, PAD, np.int32)
+    row[: len(ids) + 2] = [END, *ids, END]
+    return row
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Captioned(base.Source):
+    """Adds a caption to every example of a source.
+
+    Args:
+      source: images.
+      field: of the captions.
+      choices: int32 [n, L + 2] each, the captions of each class, or of each example. An
+        example always has the same one of them, chosen by a hash of its index.
+      by_class: whether they are those of each class.
+    """
+
+    source: base.Source
+    field: base.Field
+    choices: Sequence[np.ndarray]
+    by_class: bool
+
+    @property
+    def fields(self) -> Mapping[str, base.Field]:
+        """The fields of the source, and caption."""
+        return {**self.source.fields, "caption": self.field}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> base.Example:
+        example = self.source[i]
+        return example | {"caption": self._caption(i, example["label"])}
+
+    def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """See `base.Source.read`."""
+        batch = self.source.read(index)
+        numbers = (index % len(self)).tolist()
+        return batch | {
+            "caption": np.stack([*map(self._caption, numbers, batch["label"])])
+        }
+
+    def identities(self) -> base.Identities | None:
+        """See `base.Source.identities`."""
+        return self.source.identities()
+
+    def _caption(self, i: int, label: int) -> np.ndarray:
+        choices = self.choices[label if self.by_class else i]
+        return choices[int(hash_of(str(i)) * len(choices))]
+
+
+def add(
+    source: base.Source,
+    field: base.Field,
+    choices: Sequence[Sequence[str]],
+    by_class: bool,
+) -> base.Source:
+    """Adds captions to a source of images; see `Captioned`.
+
+    Args:
+      source: images.
+      field: of the captions.
+      choices: captions of each class, or of each example.
+      by_class: whether they are those of each class.
+    """
+    if isinstance(source, base.Skipping):  # the next image comes with its own caption
+        inner = add(source.source, field, choices, by_class)
+        return dataclasses.replace(source, source=inner)
+    rows = [np.stack([encode(field, text) for text in group]) for group in choices]
+    return Captioned(source, field, rows, by_class)
+
+
+def class_names(name: str, label: base.Field) -> tuple[str, ...]:
+    """Returns how captions call the classes of a source.
+
+        digits            zero to nine
+        idx:PATH          Fashion-MNIST's garments if the last part of the path contains
+                          "fashion", otherwise zero to nine
+        other sources     the names that the source has; those of one digit are spelled
+
+    Args:
+      name: of the source, as in data.source.
+      label: the field of its labels.
+
+    Raises:
+      ValueError: the classes have no names.
+    """
+    kind, _, path = name.partition(":")
+    names = label.names
+    if not names and kind in ("digits", "idx") and label.size <= len(NUMBERS):
+        is_fashion = (
+            kind == "idx" and "fashion" in paths.local(path).resolve().name.lower()
+        )
+        names = FASHION_MNIST if is_fashion else NUMBERS
+    if not names:
+        raise ValueError(
+            f"captions:{name}: the classes have no names to make captions of; use a "
+            "folder with one subfolder per class, or with captions."
+        )
+    spelled = dict(zip("0123456789", NUMBERS))
+    return tuple(spelled.get(x, normalise(x.replace("_", " "))) for x in names)
+
+
+def by_class(source: base.Source, name: str) -> base.Source:
+    """Adds captions made of the names of the classes, such as "a picture of a coat".
+
+    Args:
+      source: images with labels.
+      name: of the source, as in data.source.
+
+    Raises:
+      ValueError: there are no images, no names, or captions already.
+    """
+    kinds = {field.kind for field in source.fields.values()}
+    if "image" not in kinds or "tokens" in kinds:
+        has = "has no images" if "image" not in kinds else "has captions already"
+        raise ValueError(f"captions:{name}: {name} {has}; choose another source.")
+    names = class_names(name, source.fields["label"])
+    templates = DIGIT_TEMPLATES if set(names) <= set(NUMBERS) else TEMPLATES
+    choices = [[x.format(a=article(n), name=n) for x in templates] for n in names]
+    return add(source, caption_field(sum(choices, [])), choices, by_class=True)
+
+
+def article(noun: str) -> str:
+    """Returns "a" or "an", by the first letters of the noun."""
+    vowel = noun[0] in "aeiou" and not noun.startswith(("one", "uni", "eu"))
+    return "an" if vowel else "a"
+
+
+def open_folder(rest: str, spec: base.ImageSpec) -> base.Source:
+    """Opens a folder of images, see `folders.open_folder`, with their captions.
+
+        PATH/captions.tsv    lines of a file's path, a tab and a caption
+        PATH/captions.jsonl  lines such as {"file_name": "x.png", "text": "a dog"}; also
+                             metadata.jsonl, as Hugging Face's imagefolder calls it
+        PATH/.../x.txt       next to x.png, one caption a line
+        PATH/CLASS/x.png     otherwise, captions made of the names of the classes
+
+    The first of these that is there counts; the tables may also lie in a folder below
+    PATH, such as that of a split, and paths begin at their own folder.
+
+    Args:
+      rest: path of the folder.
+      spec: see `folders.open_folder`.
+
+    Raises:
+      FileNotFoundError: there is no such folder, or it contains no images.
+      ValueError: an image has no caption, a line of a table is not as described, or
+        `folders.open_folder` refuses the folder.
+    """
+    contents = folders.scan(rest, spec.held_out)
+    source = folders.open_contents(contents, spec)
+    files = sorted({x for split in contents.splits.values() for x in split})
+    captions = _from_tables(contents) or _from_texts(contents.root, files)
+    if not captions and contents.classes:
+        return by_class(source, contents.name)
+    for file in files:
+        if not captions.get(file.text):
+            text = os.path.splitext(file.text)[0] + ".txt"
+            raise ValueError(
+                f"captions:{contents.name}: {file.text} has no caption; write one into "
+                f"{text}, or add it to {TABLES[0]} or {TABLES[1]}."
+            )
+    field = caption_field(text for file in files for text in captions[file.text])
+    chosen = contents.files(spec.split)
+    return add(source, field, [captions[x.text] for x in chosen], by_class=False)
+
+
+Captions = dict[str, list[str]]  # of each file, by its path below the root
+
+
+def _from_tables(contents: folders.Contents) -> Captions:
+    """Reads the captions of all tables in the folder and those directly below it."""
+    captions: Captions = {}
+    tops = {
+        file.place[0]
+        for split in contents.splits.values()
+        for file in split
+        if len(file.place) > 1
+    }
+    for top in ["", *sorted(tops)]:
+        found = [
+            x for x in TABLES if os.path.isfile(os.path.join(contents.root, top, x))
+        ]
+        for table in found[:1]:
+            for file, text in _rows(os.path.join(contents.root, top, table)):
+                place = posixpath.normpath(posixpath.join(top, file))
+                captions.setdefault(place, []).extend(filter(None, [normalise(text)]))
+    return captions
+
+
+def _rows(path: str) -> Iterator[tuple[str, str]]:
+    """Yields the file and the caption of each line of a table."""
+    is_json = path.endswith(".jsonl")
+    for number, line in enumerate(texts.read("captions", path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            if is_json:
+                row = json.loads(line)
+                file, text = row["file_name"], row["text"]
+            else:
+                file, text = line.split("\t")
+            valid = isinstance(file, str) and isinstance(text, str)
+        except (ValueError, KeyError, TypeError):
+            valid = False
+        if not valid:
+            form = (
+                '{"file_name": "x.png", "text": "a caption"}'
+                if is_json
+                else "a file, one tab and a caption"
+            )
+            raise ValueError(
+                f"{path}, line {number}: {line[:60]!r} is not {form}; correct the line."
+            )
+        yield file, text
+
+
+def _from_texts(root: str, files: Sequence[folders.File]) -> Captions:
+    """Reads the texts that lie next to images and are called like them."""
+
+    def read(file: folders.File) -> list[str]:
+        path = os.path.splitext(os.path.join(root, *file.place))[0] + ".txt"
+        if not os.path.isfile(path):
+            return []
+        return [
+            *filter(None, map(normalise, texts.read("captions", path).splitlines()))
+        ]
+
+    with futures.ThreadPoolExecutor(16) as pool:  # Network disks have a high latency.
+        found = zip(files, pool.map(read, files))
+    return {file.text: lines for file, lines in found if lines}
