@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import posixpath
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,14 +44,14 @@ def normalise(text: str) -> str:
 
 
 def caption_field(captions: Iterable[str]) -> base.Field:
-    """Returns the field of captions, int32 [L + 2] for captions of at most L words.
+    """Returns the field of captions, int32 [L + 1] for captions of at most L words.
 
     Args:
       captions: normalised, those of all splits.
     """
     captions = list(captions)
     longest = max(len(text.split()) for text in captions)
-    return texts.tokens_field(longest + 2, vocabularies.build("words", captions))
+    return texts.tokens_field(longest + 1, vocabularies.build("words", captions))
 
 
 def encode(field: base.Field, text: str, name: str = "The caption") -> np.ndarray:
@@ -62,25 +63,35 @@ def encode(field: base.Field, text: str, name: str = "The caption") -> np.ndarra
       name: of the text, for messages.
 
     Returns:
-      int32 [L + 2]: END, the words, END, and padding.
+      int32 [L + 1]: the words, END, and padding.
 
     Raises:
       ValueError: the text is empty, has an unknown word or is too long.
     """
     ids = field.vocabulary.encode(normalise(text), name)
-    (length,) = field.shape
+    longest = field.shape[0] - 1
     if not len(ids):
         raise ValueError(
-            f"{name} is empty; write a caption of 1 to {length - 2} words."
+            f"{name} is empty; write a caption of 1 to {longest} words."
         )
-    if len(ids) > length - 2:
+    if len(ids) > longest:
         raise ValueError(
             f"{name} has {len(ids)} words, and the longest caption of the data has "
-            f"{length - 2}; shorten it."
+            f"{longest}; shorten it."
         )
-    row = np.full(length, PAD, np.int32)
-    row[: len(ids) + 2] = [END, *ids, END]
+    row = np.full(longest + 1, PAD, np.int32)
+    row[: len(ids) + 1] = [*ids, END]
     return row
+
+
+def encode_prompts(field: base.Field, text: str) -> np.ndarray:
+    """Returns the tokens of prompts that are separated by "|", int32 [k, L + 1].
+
+    Raises:
+      ValueError: see `encode`.
+    """
+    rows = [encode(field, prompt, "sample.prompt") for prompt in text.split("|")]
+    return np.stack(rows)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,7 +101,7 @@ class Captioned(base.Source):
     Args:
       source: images.
       field: of the captions.
-      choices: int32 [n, L + 2] each, the captions of each class, or of each example. An
+      choices: int32 [n, L + 1] each, the captions of each class, or of each example. An
         example always has the same one of them, chosen by a hash of its index.
       by_class: whether they are those of each class.
     """
@@ -272,7 +283,7 @@ def _from_tables(contents: folders.Contents) -> Captions:
 def _rows(path: str) -> Iterator[tuple[str, str]]:
     """Yields the file and the caption of each line of a table."""
     is_json = path.endswith(".jsonl")
-    for number, line in enumerate(texts.read("captions", path).splitlines(), 1):
+    for number, line in enumerate(texts.read(pathlib.Path(path)).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -304,7 +315,7 @@ def _from_texts(root: str, files: Sequence[folders.File]) -> Captions:
         if not os.path.isfile(path):
             return []
         return [
-            *filter(None, map(normalise, texts.read("captions", path).splitlines()))
+            *filter(None, map(normalise, texts.read(pathlib.Path(path)).splitlines()))
         ]
 
     with futures.ThreadPoolExecutor(16) as pool:  # Network disks have a high latency.

@@ -5,6 +5,7 @@ network without thresholding and guidance; sampling and the other edits use both
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from jax import Array, lax
 
 from diffusion_jax import prng
 from diffusion_jax.data.base import Field
+from diffusion_jax.data.captions import encode_prompts
 from diffusion_jax.diffusion import (
     editing,
     guidance,
@@ -159,9 +161,10 @@ def make_sample(method: DDPM, options: SampleOptions) -> Task:
     outputs = {method.data: method.field}
     if options.num_frames:
         outputs["frames"] = with_axis(method.field, options.num_frames, "frame")
-    fields = {condition.name: condition.field for condition in method.conditions}
-    captions = {name: fields[name] for name in fields if name == "caption"}
-    prompts = {name: captioning.encoder(x) for name, x in captions.items()}
+    captions = {c.name: c.field for c in method.conditions if c.name == "caption"}
+    prompts = {
+        name: functools.partial(encode_prompts, x) for name, x in captions.items()
+    }
     return Task(run, method.inputs, outputs | captions, prompts)
 
 
