@@ -32,6 +32,33 @@ class Decoder(NamedTuple):
     max_length: int | None = None
 
 
+def classifier_free(cond: Decoder, null: Decoder, scale: float) -> Decoder:
+    """Guides a decoder by another one, which does not know the condition.
+
+        logits = null + scale (cond - null),    1: cond
+
+    Tokens that a decoder does not allow keep probability 0.
+
+    Args:
+      cond: a decoder of B rows with their conditions.
+      null: of the same rows without.
+      scale: of the guidance.
+
+    Source: Gafni et al. 2022, section 3.4, arXiv:2203.13131, after Ho and Salimans
+    2022, equation 6, arXiv:2207.12598.
+    """
+
+    def step(
+        cache: tuple[Cache, Cache], token: Array, position: Array
+    ) -> tuple[Array, tuple[Cache, Cache]]:
+        given, of_cond = cond.step(cache[0], token, position)
+        without, of_null = null.step(cache[1], token, position)
+        guided = without + scale * (given - without)
+        return jnp.where(jnp.isneginf(given), given, guided), (of_cond, of_null)
+
+    return Decoder(lambda: (cond.init(), null.init()), step, cond.max_length)
+
+
 def generate(
     decoder: Decoder, prompt: Array, num_tokens: int, choose: TokenSampler, keys: Array
 ) -> Array:

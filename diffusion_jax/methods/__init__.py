@@ -11,6 +11,7 @@ from diffusion_jax.methods import (
     autoencoder,
     classifier,
     cyclegan,
+    dalle,
     gan,
     language_model,
     seq2seq,
@@ -78,4 +79,5 @@ FAMILIES = {
     "classifier": classifier.FAMILY,
     "language_model": language_model.FAMILY,
     "seq2seq": seq2seq.FAMILY,
+    "dalle": dalle.FAMILY,
 }
