@@ -10,6 +10,7 @@ from diffusion_jax.data import (
     base,
     captions,
     composed,
+    emoji,
     folders,
     idx,
     npz,
@@ -45,6 +46,8 @@ def make(
                         of texts; see `captions.by_class` and `captions.open_folder`
         composed:SOURCE captioned pictures of one or two objects of digits or idx:PATH;
                         see `composed.compose`
+        emoji           captioned emoji, of Debian's font, or emoji:PATH of another one;
+                        see `emoji.open_emoji`
         grid25          2D points around a 5x5 grid; see `points`
 
     Args:
@@ -90,7 +93,7 @@ def _open(source: str, spec: base.ImageSpec) -> base.Source:
     """Opens a source, whose images may have another size."""
     name, _, rest = source.partition(":")
     opener, form = lookup(SOURCES, name, "data.source")
-    if bool(rest) != (":" in form):
+    if (bool(rest) != (":" in form) and "[" not in form) or source.endswith(":"):
         raise ValueError(f"data.source {source!r} should be written {form}.")
     return opener(rest, spec)
 
@@ -188,5 +191,6 @@ SOURCES = {
     "inverted": (_open_inverted, "inverted:SOURCE"),
     "captions": (_open_captions, "captions:SOURCE"),
     "composed": (_open_composed, "composed:SOURCE"),
+    "emoji": (emoji.open_emoji, "emoji[:PATH]"),
     "grid25": (points.open_grid25, "grid25"),
 }
