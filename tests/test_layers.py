@@ -57,7 +57,9 @@ OUTSIDE = {
     "objectives": MATHEMATICS,
     "models": MATHEMATICS | {"flax"},
     "methods": MATHEMATICS | {"flax", "optax", "ml_collections"},
-    "data": {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets", "tokenizers"},
+    "data": set(
+        "numpy grain PIL sklearn tensorflow_datasets tokenizers emoji fontTools".split()
+    ),
     "training": MATHEMATICS | {"optax", "orbax", "flax", "tensorboard"},
     "metrics": {"numpy", "sacrebleu"},
     "outputs": {"numpy", "PIL", "matplotlib"},
@@ -70,7 +72,8 @@ OUTSIDE = {
 }
 # Slow to import and needed by few: inside the function that needs them.
 LAZY = set(
-    "sklearn tensorflow_datasets tokenizers tensorboard matplotlib sacrebleu".split()
+    "sklearn tensorflow_datasets tokenizers tensorboard matplotlib sacrebleu emoji "
+    "fontTools".split()
 )
 TRAINING = "diffusion_jax/training"
 PLACES = {f"{TRAINING}/parallel.py", f"{TRAINING}/processes.py"}

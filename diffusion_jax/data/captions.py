@@ -6,6 +6,7 @@ import os
 import pathlib
 import posixpath
 import string
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 
@@ -38,9 +39,12 @@ _PUNCTUATION = string.punctuation + "“”‘’…"
 
 
 def normalise(text: str) -> str:
-    """Returns the words of a caption: lower case, without punctuation around them."""
-    words = text.lower().replace("’", "'").split()
-    return " ".join(word.strip(_PUNCTUATION) or word for word in words)
+    """Returns the words of a caption: lower case, without punctuation around them.
+
+    Accents are composed, as they may be written in two ways.
+    """
+    text = unicodedata.normalize("NFC", text.lower().replace("’", "'"))
+    return " ".join(word.strip(_PUNCTUATION) or word for word in text.split())
 
 
 def caption_field(captions: Iterable[str]) -> base.Field:
@@ -179,17 +183,15 @@ def class_names(name: str, label: base.Field) -> tuple[str, ...]:
     kind, _, path = name.partition(":")
     names = label.names
     if not names and kind in ("digits", "idx") and label.size <= len(NUMBERS):
-        is_fashion = (
-            kind == "idx" and "fashion" in paths.local(path).resolve().name.lower()
-        )
-        names = FASHION_MNIST if is_fashion else NUMBERS
+        folder = paths.local(path).resolve().name.lower() if path else ""
+        names = FASHION_MNIST if "fashion" in folder else NUMBERS
     if not names:
         raise ValueError(
             f"captions:{name}: the classes have no names to make captions of; use a "
             "folder with one subfolder per class, or with captions."
         )
     spelled = dict(zip("0123456789", NUMBERS))
-    return tuple(spelled.get(x, normalise(x.replace("_", " "))) for x in names)
+    return tuple(spelled.get(x) or normalise(x.replace("_", " ")) or x for x in names)
 
 
 def by_class(source: base.Source, name: str) -> base.Source:
@@ -263,18 +265,12 @@ Captions = dict[str, list[str]]  # of each file, by its path below the root
 def _from_tables(contents: folders.Contents) -> Captions:
     """Reads the captions of all tables in the folder and those directly below it."""
     captions: Captions = {}
-    tops = {
-        file.place[0]
-        for split in contents.splits.values()
-        for file in split
-        if len(file.place) > 1
-    }
+    files = [file for split in contents.splits.values() for file in split]
+    tops = {file.place[0] for file in files if len(file.place) > 1}
     for top in ["", *sorted(tops)]:
-        found = [
-            x for x in TABLES if os.path.isfile(os.path.join(contents.root, top, x))
-        ]
-        for table in found[:1]:
-            for file, text in _rows(os.path.join(contents.root, top, table)):
+        tables = [os.path.join(contents.root, top, name) for name in TABLES]
+        for table in [*filter(os.path.isfile, tables)][:1]:
+            for file, text in _rows(table):
                 place = posixpath.normpath(posixpath.join(top, file))
                 captions.setdefault(place, []).extend(filter(None, [normalise(text)]))
     return captions
@@ -283,7 +279,7 @@ def _from_tables(contents: folders.Contents) -> Captions:
 def _rows(path: str) -> Iterator[tuple[str, str]]:
     """Yields the file and the caption of each line of a table."""
     is_json = path.endswith(".jsonl")
-    for number, line in enumerate(texts.read(pathlib.Path(path)).splitlines(), 1):
+    for number, line in enumerate(texts.read(pathlib.Path(path)).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -314,9 +310,8 @@ def _from_texts(root: str, files: Sequence[folders.File]) -> Captions:
         path = os.path.splitext(os.path.join(root, *file.place))[0] + ".txt"
         if not os.path.isfile(path):
             return []
-        return [
-            *filter(None, map(normalise, texts.read(pathlib.Path(path)).splitlines()))
-        ]
+        lines = texts.read(pathlib.Path(path)).split("\n")
+        return [*filter(None, map(normalise, lines))]
 
     with futures.ThreadPoolExecutor(16) as pool:  # Network disks have a high latency.
         found = zip(files, pool.map(read, files))

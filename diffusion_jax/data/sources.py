@@ -9,6 +9,8 @@ import numpy as np
 from diffusion_jax.data import (
     base,
     captions,
+    composed,
+    emoji,
     folders,
     idx,
     npz,
@@ -42,6 +44,10 @@ def make(
         inverted:SOURCE the negatives of another source, byte -> 255 - byte
         captions:SOURCE captioned images, of names of classes or, for folder:PATH, also
                         of texts; see `captions.by_class` and `captions.open_folder`
+        composed:SOURCE captioned pictures of one or two objects of digits or idx:PATH;
+                        see `composed.compose`
+        emoji           captioned emoji, of Debian's font, or emoji:PATH of another one;
+                        see `emoji.open_emoji`
         grid25          2D points around a 5x5 grid; see `points`
 
     Args:
@@ -66,17 +72,13 @@ def make(
       FileNotFoundError: there is no such file, folder or prepared data set.
       ValueError: the name or split is unknown, or the data do not match the arguments.
     """
-    name, _, rest = source.partition(":")
-    opener, form = lookup(SOURCES, name, "data.source")
-    if bool(rest) != (":" in form):
-        raise ValueError(f"data.source {source!r} should be written {form}.")
     transforms.check_background(background)
     lookup({"raise": None, "skip": None}, on_error, "data.on_error")
     if not 0 <= held_out < 1:
         raise ValueError(f"data.held_out is {held_out}; it must be in [0, 1).")
     size = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
     spec = split, size, num_channels, data_dir, background, held_out, on_error
-    opened = opener(rest, base.ImageSpec(*spec))
+    opened = _open(source, base.ImageSpec(*spec))
     shape = (*size, num_channels)
     found = opened.fields["image"].shape if "image" in opened.fields else shape
     if found != shape:
@@ -85,6 +87,15 @@ def make(
             f"data.num_channels ask for {base.shape_text(shape)}; change these."
         )
     return opened
+
+
+def _open(source: str, spec: base.ImageSpec) -> base.Source:
+    """Opens a source, whose images may have another size."""
+    name, _, rest = source.partition(":")
+    opener, form = lookup(SOURCES, name, "data.source")
+    if (bool(rest) != (":" in form) and "[" not in form) or source.endswith(":"):
+        raise ValueError(f"data.source {source!r} should be written {form}.")
+    return opener(rest, spec)
 
 
 def _open_digits(rest: str, spec: base.ImageSpec) -> base.ArraySource:
@@ -137,6 +148,12 @@ def _open_captions(rest: str, spec: base.ImageSpec) -> base.Source:
     return captions.by_class(make(rest, *spec), rest)
 
 
+def _open_composed(rest: str, spec: base.ImageSpec) -> base.Source:
+    """Pictures composed of the images of another source."""
+    split = "train" if spec.split == "train" else "test"
+    return composed.compose(_open(rest, spec._replace(split=split)), rest, spec)
+
+
 def check_all(source: base.Source) -> None:
     """Decodes every example of a source once, unless they are in memory.
 
@@ -173,5 +190,7 @@ SOURCES = {
     "npz": (npz.open_npz, "npz:PATH"),
     "inverted": (_open_inverted, "inverted:SOURCE"),
     "captions": (_open_captions, "captions:SOURCE"),
+    "composed": (_open_composed, "composed:SOURCE"),
+    "emoji": (emoji.open_emoji, "emoji[:PATH]"),
     "grid25": (points.open_grid25, "grid25"),
 }

@@ -1,0 +1,177 @@
+"""Laws of composed pictures: the caption says what the picture shows."""
+
+import collections
+import itertools
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from test_sources import write_idx
+
+from diffusion_jax.data import captions, composed, sources
+from diffusion_jax.data.composed import Object
+
+NUMBERS = "zero one two three four five six seven eight nine".split()
+SPLITS = ("train", "test", "unseen")
+FACTORS = (composed.SIZES, composed.POLARITIES, composed.POSITIONS)
+
+NAMES = st.sampled_from([*NUMBERS, "ankle boot", "pair of trousers", "t-shirt"])
+OBJECTS = st.builds(Object, NAMES, *(st.sampled_from([*x]) for x in FACTORS))
+
+
+@st.composite
+def scenes(draw):
+    """One object, or two in a relation."""
+    if draw(st.booleans()):
+        return (draw(OBJECTS),)
+    positions = draw(st.sampled_from([*composed.RELATIONS.values()]))
+    return tuple(draw(OBJECTS)._replace(position=x) for x in positions)
+
+
+def open_digits(split="train", size=24):
+    return sources.make("composed:digits", split, size, 1)
+
+
+def scenes_of(source, num=2000):
+    """The objects of the first captions of a source."""
+    rows = source.read(np.arange(num))["caption"]
+    vocabulary = source.fields["caption"].vocabulary
+    return [composed.parse(vocabulary.decode(row[1:])) for row in rows]
+
+
+@hypothesis.given(scenes())
+def test_parse_inverts_describe(objects):
+    """Every scene comes back from its sentence."""
+    assert composed.parse(composed.describe(objects)) == objects
+
+
+def test_sentences():
+    """The sentences of the documentation mean what they say."""
+    small = Object("three", "small", "normal", "left")
+    large = Object("seven", "large", "inverted", "centre")
+    for text, objects in (
+        ("a small three on the left", (small,)),
+        ("a large inverted seven", (large,)),
+        (
+            "a small three left of a large inverted seven",
+            (small, large._replace(position="right")),
+        ),
+        (
+            "a large inverted seven below a small three",
+            (large._replace(position="bottom"), small._replace(position="top")),
+        ),
+    ):
+        assert composed.parse(text) == objects and composed.describe(objects) == text
+    for text in ("", "a three", "a small three on the", "a small dog", "two threes"):
+        with pytest.raises(ValueError, match="no caption of composed pictures"):
+            composed.parse(text)
+
+
+def test_unseen_combinations():
+    """Training and test have none of the held-out combinations, `unseen` has one in
+    every picture; every single factor and every pair of them occurs in training."""
+    for names in (NUMBERS, captions.FASHION_MNIST):
+        every = set(composed.combinations(names))
+        seen = {x for x in every if not x.is_unseen}
+        assert len(every) == 10 * 2 * 2 * 5 and 0.85 < len(seen) / len(every) < 0.95
+        for i, j in itertools.combinations(range(4), 2):
+            assert len({(x[i], x[j]) for x in seen}) == len(
+                {(x[i], x[j]) for x in every}
+            )
+    every = set(composed.combinations(NUMBERS))
+    unseen = {x for x in every if x.is_unseen}
+    found = scenes_of(open_digits(), 4000)
+    assert {x for scene in found for x in scene} == every - unseen
+    for scene in scenes_of(open_digits("test")):
+        assert not unseen & {*scene}
+    found = scenes_of(open_digits("unseen"))
+    assert all(unseen & {*scene} for scene in found)
+    assert {x for scene in found for x in scene} >= unseen
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_labels_and_lengths(split):
+    """The label is the class of the first object; one and two objects are as likely."""
+    source = open_digits(split)
+    found = scenes_of(source)
+    names = source.fields["label"].names
+    labels = source.read(np.arange(len(found)))["label"]
+    assert [scene[0].name for scene in found] == [names[i] for i in labels]
+    assert set(labels.tolist()) == set(range(10))
+    counts = collections.Counter(map(len, found))
+    # In `unseen` a pair has two chances of being kept.
+    low, high = (0.25, 0.45) if split == "unseen" else (0.45, 0.62)
+    assert low < counts[1] / len(found) < high
+
+
+def test_pictures_are_functions_of_the_index():
+    """Every opening and order of reading gives the same; splits are different."""
+    one, two = open_digits(), open_digits()
+    index = np.array([5, 3, 2**16 - 1, 3])
+    batch = one.read(index)
+    for i, k in enumerate(index):
+        for name, value in two[int(k)].items():
+            np.testing.assert_array_equal(batch[name][i], value)
+    test = open_digits("test").read(index)
+    assert (batch["image"] != test["image"]).any(axis=(1, 2, 3)).all()
+    assert one.fields == open_digits("test").fields == open_digits("unseen").fields
+    names = [set(open_digits(split).identities().values) for split in SPLITS]
+    assert not names[0] & names[1] and not names[1] & names[2]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (25, 25), (24, 33)])
+@pytest.mark.parametrize("split", SPLITS)
+def test_pictures_show_their_captions(tmp_path, split, size):
+    """With constant images, one value for each class, polarity and split, each object
+    is a square of its size and its value in its part of the canvas; the rest is black.
+    """
+    for stem, first in (("train", 20), ("t10k", 60)):
+        images = np.arange(first, first + 10, dtype=np.uint8)[:, None, None]
+        images, labels = np.tile(images, (1, 8, 8)), np.arange(10, dtype=np.uint8)
+        write_idx(tmp_path, stem, images, labels, False)
+    first = 20 if split == "train" else 60
+    source = sources.make(f"composed:idx:{tmp_path}", split, size, 1)
+    height, width = size
+    batch = source.read(np.arange(300))
+    for objects, image in zip(scenes_of(source, 300), batch["image"][..., 0]):
+        left = image.copy()
+        for thing in objects:
+            value = first + NUMBERS.index(thing.name)
+            value = 255 - value if thing.polarity == "inverted" else value
+            part = {
+                "left": np.s_[:, : width // 2],
+                "right": np.s_[:, (width + 1) // 2 :],
+                "top": np.s_[: height // 2],
+                "bottom": np.s_[(height + 1) // 2 :],
+                "centre": np.s_[:],
+            }[thing.position]
+            rows, columns = np.nonzero(image[part] == value)
+            side = min(size) // (3 if thing.size == "small" else 2)
+            assert len(rows) == side**2
+            assert np.ptp(rows) == np.ptp(columns) == side - 1
+            if thing.position in ("centre", "left", "right"):
+                assert abs(rows.mean() - (height - 1) / 2) <= height / 16 + 1
+            if thing.position in ("centre", "top", "bottom"):
+                assert abs(columns.mean() - (width - 1) / 2) <= width / 16 + 1
+            left[part][left[part] == value] = 0
+        assert not left.any()
+
+
+def test_refusals(tmp_path):
+    """Other splits, small canvases and other sources are refused with what to do."""
+    for name, split, size, words in (
+        ("digits", "all", 24, "split of composed:digits 'all'. Known: train, test"),
+        ("digits", "train", 15, "data.image_size to at least 16, better 24"),
+        ("grid25", "train", 24, "no images in memory; use digits or idx:PATH"),
+        ("nosuch", "train", 24, "Unknown data.source 'nosuch'"),
+        ("", "train", 24, "should be written composed:SOURCE"),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            sources.make(f"composed:{name}", split, size, 1)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="data.num_channels=1"):
+        sources.make("composed:digits", "train", 24, 3)
+    np.savez(tmp_path / "a.npz", images=np.zeros((3, 8, 8), np.uint8))
+    with pytest.raises(ValueError, match="no names"):
+        sources.make(f"composed:npz:{tmp_path}/a.npz", "train", 24, 1)
