@@ -37,7 +37,7 @@ def scenes_of(source, num=2000):
     """The objects of the first captions of a source."""
     rows = source.read(np.arange(num))["caption"]
     vocabulary = source.fields["caption"].vocabulary
-    return [composed.parse(vocabulary.decode(row[1:])) for row in rows]
+    return [composed.parse(vocabulary.decode(row)) for row in rows]
 
 
 @hypothesis.given(scenes())

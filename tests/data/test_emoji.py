@@ -106,7 +106,7 @@ def font(tmp_path_factory):
 
 def texts_of(source):
     field, rows = source.fields["caption"], source.read(np.arange(len(source)))
-    return [field.vocabulary.decode(row[1:]) for row in rows["caption"]]
+    return [field.vocabulary.decode(row) for row in rows["caption"]]
 
 
 def name_of(text):
