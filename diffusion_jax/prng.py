@@ -26,3 +26,8 @@ def normal(keys: Array, shape: tuple[int, ...]) -> Array:
 def uniform(keys: Array, shape: tuple[int, ...] = ()) -> Array:
     """Draws uniformly from [0, 1) for each key: [B] -> [B, *shape]."""
     return jax.vmap(lambda key: jax.random.uniform(key, shape))(keys)
+
+
+def gumbel(keys: Array, shape: tuple[int, ...]) -> Array:
+    """Draws standard Gumbel noise for each key: [B] -> [B, *shape]."""
+    return jax.vmap(lambda key: jax.random.gumbel(key, shape))(keys)

@@ -72,6 +72,7 @@ EVALUATORS = {
     "ode_likelihood": Row({"log_likelihood"}, likelihood.make_ode_likelihood),
     "elbo": Row({"elbo"}, autoencoder.make_elbo),
     "reconstruction": Row({"reconstruct", "traverse"}, autoencoder.make_reconstruction),
+    "codes": Row({"codes"}, autoencoder.make_codes),
     "translation": Row({"translate"}, translation.make_translation),
     "accuracy": Row({"classify"}, accuracy.make_accuracy),
     "bits_per_character": Row({"nats"}, text.make_bits_per_character),

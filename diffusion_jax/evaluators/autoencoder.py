@@ -1,4 +1,4 @@
-"""Evaluators of autoencoders: the ELBO and the reconstruction error."""
+"""Evaluators of autoencoders: the ELBO, the reconstruction error, discrete codes."""
 
 import math
 import pathlib
@@ -17,6 +17,7 @@ from diffusion_jax.evaluators.base import (
     check_held_out,
     over_held_out,
 )
+from diffusion_jax.evaluators.feature_extractors import open_feature_extractor
 from diffusion_jax.methods.base import OTHER_METRIC, check_range
 from diffusion_jax.metrics import latents
 from diffusion_jax.metrics.statistics import mean_and_error
@@ -90,6 +91,68 @@ def make_reconstruction(
         mean, error = mean_and_error(errors)
         metrics = {"squared_error": mean, "standard_error": error, **pca}
         settings = {"split": config.eval.split, "num_examples": len(errors)}
+        yield Record(metrics, settings)
+
+    return evaluate
+
+
+def make_codes(
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Evaluator:
+    """Makes an evaluator of a discrete autoencoder on eval.split.
+
+    The squared error of the reconstructions in units of [0, 1], their peak
+    signal-to-noise ratio, -10 log10 of that error, in decibels; the perplexity of all
+    codes of the split, and the share of codes that occur in it. With a classifier, also
+    its accuracy on the reconstructions and on the images themselves.
+
+    Raises:
+      FileNotFoundError: the data or the classifier are missing.
+      ValueError: the data do not match the config, or do not lie in [-1, 1].
+    """
+    check_held_out(config)
+    check_range(method.field, "eval.metric codes", OTHER_METRIC)
+    reconstruct = over_held_out(config, method, "reconstruct")
+    encode = over_held_out(config, method, "codes")
+    extractor = None
+    if config.eval.classifier:
+        extractor = open_feature_extractor(
+            config.eval.classifier, config.data.source, method.field.shape
+        )
+
+    def of_batch(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The metrics of each example by name, [b] each."""
+        by_example = {"squared_error": _squared_errors(batch["rows"])}
+        if extractor:
+            images = np.clip(batch["rows"], -1, 1)
+            for column, name in ((1, "accuracy"), (0, "accuracy_real")):
+                seen = extractor.extract(images[:, column])["probabilities"]
+                by_example[name] = seen.argmax(axis=1) == batch["label"]
+        return by_example
+
+    def evaluate(variables: Variables) -> Iterator[Record]:
+        batches = [of_batch(batch) for batch in reconstruct(variables)]
+        columns = {
+            name: np.concatenate([batch[name] for batch in batches])
+            for name in batches[0]
+        }
+        codes = inference.collect(encode(variables), "codes")["codes"]
+        num_codes = method.network.num_codes
+        mean, error = mean_and_error(columns.pop("squared_error"))
+        perplexity, usage = latents.codebook_use(codes, num_codes)
+        metrics = {
+            "squared_error": mean,
+            "standard_error": error,
+            "psnr": -10 * math.log10(mean) if mean else math.inf,
+            "perplexity": perplexity,
+            "usage": usage,
+            "num_codes": num_codes,
+            **{name: float(x.mean()) for name, x in columns.items()},
+        }
+        settings = {"split": config.eval.split, "num_examples": len(codes)}
+        if extractor:
+            settings["classifier"] = extractor.name
+            settings["classifier_id"] = extractor.id
         yield Record(metrics, settings)
 
     return evaluate

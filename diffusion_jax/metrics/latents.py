@@ -1,4 +1,4 @@
-"""Metrics of an autoencoder's latents, and the linear baseline of its error."""
+"""Metrics of latents and of a codebook's use, and the linear baseline of an error."""
 
 from collections.abc import Iterator
 
@@ -22,6 +22,24 @@ def active_units(means: np.ndarray) -> int:
     Source: Burda et al. 2016, section 5.2, arXiv:1509.00519.
     """
     return int(np.sum(means.var(axis=0, dtype=np.float64) > MIN_VARIANCE))
+
+
+def codebook_use(codes: np.ndarray, num_codes: int) -> tuple[float, float]:
+    """Computes how many codes of a codebook are used, and how evenly.
+
+        exp(-sum of p log p),  p the frequencies of the codes
+
+    Args:
+      codes: integers in 0..num_codes-1, any shape, at least one.
+      num_codes: K.
+
+    Returns:
+      The perplexity, from 1 (a single code) to K (all alike), and the share of codes
+      that occur.
+    """
+    p = np.bincount(codes.reshape(-1), minlength=num_codes) / codes.size
+    p = p[p > 0]
+    return float(np.exp(-np.sum(p * np.log(p)))), len(p) / num_codes
 
 
 def pca_mse(train: np.ndarray, test: np.ndarray, num_components: int) -> float:

@@ -99,12 +99,14 @@ class Likelihood(NamedTuple):
     Attributes:
       target: data in [-1, 1] -> data in the distribution's range.
       log_likelihood: (target, output, scale) -> nats [B].
-      mean: output -> the distribution's mean, in [-1, 1] like the data.
+      mean: output -> the distribution's mean (or median), in [-1, 1] like the data.
+      num_parameters: numbers that the decoder outputs for each value of the data.
     """
 
     target: Callable[[Array], Array]
     log_likelihood: Callable[[Array, Array, float], Array]
     mean: Callable[[Array], Array]
+    num_parameters: int = 1
 
 
 LIKELIHOODS = {
