@@ -19,7 +19,7 @@ Batch = dict[str, np.ndarray]
 
 _SHUFFLE, _FLIP = 0, 1  # independent streams of random numbers from one seed
 _STREAMS = 2  # streams per source
-# Lengths that sequences are cut to: few, since a step is compiled for each of them, and
+# Lengths of batches of sequences: few, since the step is compiled for each of them, and
 # at most half as long again as the one before.
 BUCKETS = np.array([x << k for k in range(28) for x in (8, 12)])
 
@@ -30,11 +30,11 @@ class Loader:
     The two sources of `base.Unpaired` each have their own order, epochs and flips, so
     that every example is seen equally often, regardless of the other's length.
 
-    If the lengths of the examples are known, batches have examples of similar length,
-    and the sequences of a batch are cut to the first of BUCKETS that is long enough.
-    An epoch has its whole batches in random order, each with random examples of one
-    bucket, apart from one batch between two buckets; the examples of a batch that spans
-    two epochs are of any length.
+    If the lengths of the examples are known, the examples of a batch have similar
+    lengths, and their padding is cut, to the smallest of BUCKETS that is long enough.
+    Within an epoch the batches come in random order, and each has random examples of
+    one bucket; where one bucket ends a batch may also have examples of the next, and a
+    batch that spans two epochs has examples of any length.
 
     Args:
       source: the examples; their number may be smaller than a batch.
@@ -169,13 +169,13 @@ class _Epochs:
         stream = np.random.Philox([self.seed, self.first_stream + _SHUFFLE, epoch])
         order = _permutation(stream, len(self.source))
         if self.source.lengths is not None:
-            # Whole batches; the first one may have begun in the epoch before.
+            # The first examples may belong to the last batch of the epoch before.
             first = -epoch * len(order) % self.batch_size
-            number = max(0, len(order) - first) // self.batch_size
-            whole = order[first:][: number * self.batch_size]
+            num_batches = max(0, len(order) - first) // self.batch_size
+            whole = order[first:][: num_batches * self.batch_size]
             by_bucket = np.argsort(bucket_of(self.source.lengths[whole]), kind="stable")
-            batches = whole[by_bucket].reshape(number, self.batch_size)
-            whole[:] = batches[_permutation(stream, number)].ravel()
+            batches = whole[by_bucket].reshape(num_batches, self.batch_size)
+            whole[:] = batches[_permutation(stream, num_batches)].ravel()
         return order
 
     def _coins(self, index: np.ndarray) -> np.ndarray:
