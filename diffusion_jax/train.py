@@ -115,7 +115,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
         LOGGER.info("%s parameters, on %s.", f"{num_parameters:,}", parallel.describe())
 
         # 3. Train.
-        losses, (unit, units) = loss_names(method.phases), unit_of(source.fields)
+        losses, (unit, count) = loss_names(method.phases), unit_of(source.fields)
         profile = profiling.Profile(profiled, workdir)
         try:
             logger = MetricLogger(
@@ -123,7 +123,6 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
                 start,
                 every.num_steps,
                 every.log_every,
-                config.data.batch_size * units,
                 primary,
                 losses,
                 TrainingMonitor(losses.values()).push,
@@ -135,6 +134,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
                     method,
                     state,
                     batches,
+                    count,
                     logger,
                     checkpoints,
                     profile,
@@ -180,6 +180,7 @@ def loop(
     method: methods.Method,
     state: TrainState,
     batches: Loader,
+    count: Callable[[Any], int],
     logger: MetricLogger,
     checkpoints: Checkpoints,
     profile: profiling.Profile,
@@ -219,12 +220,18 @@ def loop(
             look(start, state)  # an earlier session may have been stopped before that
         if start >= num_steps:
             LOGGER.warning("Nothing is left to do: train.num_steps is %d.", num_steps)
+        flops: dict[Any, float | None] = {}  # of a step, by the shapes of its batch
         stream = parallel.to_devices(batches.iterate(start, num_steps))
         for step, batch in logger.waits(stream):
-            if step == start:
-                logger.step_flops = compile_step(
-                    run_step, state, batch, every.accumulate
-                )
+            shapes = parallel.shapes(batch)
+            if shapes not in flops:
+                with logger.paused():
+                    logger.flush()
+                    if flops:
+                        LOGGER.info("Step %d has sequences of another length.", step)
+                    flops[shapes] = compile_step(
+                        run_step, state, batch, every.accumulate
+                    )
             if profile.starts(step):
                 with logger.paused():
                     logger.flush()
@@ -232,7 +239,7 @@ def loop(
             stop = interrupts.requested()
             state, metrics = run_step(state, batch, stop)
             done = step + 1
-            logger.push(done, metrics)
+            logger.push(done, metrics, count(batch), flops[shapes])
             if profile.ends(done):
                 with logger.paused():
                     logger.flush()
@@ -308,14 +315,23 @@ def rescue(state: TrainState, logger: MetricLogger, checkpoints: Checkpoints) ->
         LOGGER.error("The last state could not be saved: %s", error)
 
 
-def unit_of(fields: Mapping[str, Field]) -> tuple[str, int]:
-    """Returns in what a run's speed is measured, and how many of it an example has."""
-    kinds = {field.kind: field for field in fields.values()}
-    if "image" in kinds:
-        return "images", 1
-    if "tokens" in kinds:  # those that are predicted, with padding; of a pair, the last
-        return "tokens", kinds["tokens"].shape[0] - 1
-    return "examples", 1
+def unit_of(fields: Mapping[str, Field]) -> tuple[str, Callable[[Any], int]]:
+    """Returns in what a run's speed is measured, and a function that counts it.
+
+    The function takes this process's batch and counts that of all processes.
+    """
+    names = {field.kind: name for name, field in fields.items()}
+
+    def examples(batch: Any) -> int:
+        return batch["index"].size * parallel.process_count()
+
+    def tokens(batch: Any) -> int:
+        """Those that are predicted, with padding; of a pair, those of the target."""
+        return examples(batch) * (batch[names["tokens"]].shape[-1] - 1)
+
+    if "image" in names:
+        return "images", examples
+    return ("tokens", tokens) if "tokens" in names else ("examples", examples)
 
 
 def is_due(done: int, every: int, num_steps: int) -> bool:

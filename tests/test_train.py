@@ -13,7 +13,7 @@ from smoke import load, restore
 
 from diffusion_jax import run_config, runs
 from diffusion_jax import train as training
-from diffusion_jax.data.base import LazySource, image_field, label_field
+from diffusion_jax.data.base import Field, LazySource, image_field, label_field
 from diffusion_jax.train import train
 from diffusion_jax.training.checkpoints import SaveError
 from diffusion_jax.training.lock import LockedError, locked
@@ -54,6 +54,20 @@ def run(trained, tmp_path):
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(content)
     return tmp_path
+
+
+def test_speed_is_measured_in():
+    """Images, tokens that are predicted (of a pair, those of the target, as many as the
+    batch has, whatever the longest), or examples of anything else."""
+    image, tokens = image_field((4, 4, 1)), Field((30,), np.int32, "tokens", size=9)
+    batch = {"index": np.zeros((2, 3), np.int32), "target": np.zeros((2, 3, 12))}
+    for fields, unit, number in (
+        ({"image": image, "label": label_field(2)}, "images", 6),
+        ({"source": tokens, "target": tokens}, "tokens", 6 * 11),
+        ({"points": Field((2,), np.float32, "points")}, "examples", 6),
+    ):
+        found, count = training.unit_of(fields)
+        assert (found, count(batch)) == (unit, number)
 
 
 @pytest.mark.parametrize(

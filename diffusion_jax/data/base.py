@@ -122,9 +122,12 @@ class Source(abc.ABC):
 
     Attributes:
       fields: the fields of an example, by name.
+      lengths: integers [N]; the tokens of an example after its length are padding. The
+        loader groups the examples by length. None: it does not.
     """
 
     fields: Mapping[str, Field]
+    lengths: np.ndarray | None = None
 
     @abc.abstractmethod
     def __len__(self) -> int: ...

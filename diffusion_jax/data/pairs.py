@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import importlib.util
 import logging
 import pathlib
@@ -79,7 +80,18 @@ class PairSpec:
     held_out: float
 
 
-def make(source: str, spec: PairSpec) -> dict[str, base.ArraySource]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class PairSource(base.ArraySource):
+    """Pairs in memory: the fields source and target, each padded at its end."""
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """The number of tokens of the longer side of each pair, integers [N]."""
+        sides = [np.count_nonzero(x != PAD, axis=1) for x in self.arrays.values()]
+        return np.max(sides, axis=0)
+
+
+def make(source: str, spec: PairSpec) -> dict[str, PairSource]:
     """Opens the splits of a source of pairs by its name.
 
         reverse:6-12         digits and the same digits reversed; 6 to 12 of them
@@ -135,7 +147,7 @@ def make(source: str, spec: PairSpec) -> dict[str, base.ArraySource]:
     opened = {}
     for split, sides in tokens.items():
         arrays = {key: _padded(x, *fields[key].shape) for key, x in sides.items()}
-        opened[split] = base.ArraySource(arrays, fields, source)
+        opened[split] = PairSource(arrays, fields, source)
     return opened
 
 

@@ -50,8 +50,8 @@ def utilisation(flops: float | None, seconds: float, device_kind: str) -> float 
         MFU = flops / (seconds * peak)
 
     Args:
-      flops: operations of a step on one device; None if unknown.
-      seconds: duration of the step.
+      flops: operations on one device; 0 or None if unknown.
+      seconds: in which they were done.
       device_kind: `jax.Device.device_kind`; None is returned for an unknown one.
     """
     peak = PEAK_FLOPS.get(device_kind)

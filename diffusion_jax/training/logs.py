@@ -34,23 +34,31 @@ class Progress:
 
     Args:
       num_steps: the step at which the run ends.
-      batch_size: units per step, over all devices.
       unit: what the speed is measured in, one of UNITS.
     """
 
-    def __init__(self, num_steps: int, batch_size: int, unit: str = "images"):
+    def __init__(self, num_steps: int, unit: str = "images"):
         self._num_steps = num_steps
-        self._batch_size = batch_size
         self._unit = unit
         self._since: float | None = None  # the end of the last step or pause
-        self._steps, self._seconds = 0, 0.0  # since the last call of `timing`
-        self._waited = 0.0
+        self._reset()
 
-    def step_done(self) -> None:
-        """Measures the time of a step."""
+    def _reset(self) -> None:
+        self._steps, self._units, self._flops = 0, 0, 0.0
+        self._seconds, self._waited = 0.0, 0.0
+
+    def step_done(self, units: int, flops: float | None = None) -> None:
+        """Measures the time of a step.
+
+        Args:
+          units: of the batch, over all devices.
+          flops: of the step on each device, if known.
+        """
         now = time.monotonic()
         if self._since is not None:
             self._steps += 1
+            self._units += units
+            self._flops += flops or 0
             self._seconds += now - self._since
         self._since = now
 
@@ -77,20 +85,22 @@ class Progress:
         """Returns the speed since the last call; {} if there was no step.
 
         Returns:
-          step_time in seconds, UNIT_per_second, UNIT_per_second_per_device, and
-          data_wait, the share of the time spent waiting for data.
+          step_time in seconds, UNIT_per_second, UNIT_per_second_per_device, data_wait,
+          the share of the time spent waiting for data, and mfu if it is known.
         """
-        steps, seconds, waited = self._steps, self._seconds, self._waited
-        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
-        if not seconds:
+        if not self._seconds:
             return {}
-        rate = steps * self._batch_size / seconds
-        return {
-            "step_time": seconds / steps,
+        rate = self._units / self._seconds
+        speed = {
+            "step_time": self._seconds / self._steps,
             f"{self._unit}_per_second": rate,
             f"{self._unit}_per_second_per_device": rate / parallel.num_devices(),
-            "data_wait": waited / seconds,
+            "data_wait": self._waited / self._seconds,
         }
+        kind = parallel.device_kind()
+        mfu = costs.utilisation(self._flops, self._seconds, kind)
+        self._reset()
+        return speed if mfu is None else speed | {"mfu": mfu}
 
     def show(
         self, step: int, losses: dict[str, float], speed: dict[str, float]
@@ -100,7 +110,7 @@ class Progress:
         line = f"step {step}/{self._num_steps}  {shown}"
         if speed:
             rate = speed[f"{self._unit}_per_second"]
-            left = round((self._num_steps - step) * self._batch_size / rate)
+            left = round((self._num_steps - step) * speed["step_time"])
             minutes, seconds = divmod(left, 60)
             hours, minutes = divmod(minutes, 60)
             clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
@@ -219,7 +229,6 @@ class MetricLogger:
       start: the step at which this session starts.
       num_steps: the step at which the run ends.
       log_every: steps between two lines; 0 logs only the last step.
-      batch_size: units per step, over all devices.
       primary: whether this process writes.
       losses: name to display -> name of the metric, for the progress line.
       monitor: (step, metrics) -> warnings.
@@ -232,31 +241,37 @@ class MetricLogger:
         start: int,
         num_steps: int,
         log_every: int,
-        batch_size: int,
         primary: bool,
         losses: dict[str, str],
         monitor: Callable[[int, dict[str, float]], list[str]] = lambda *_: [],
         unit: str = "images",
     ):
         self.stop_requested = 0  # the signal, if there was one in any process
-        self.step_flops: float | None = None  # on each device, if known
         self._pending = None
         self._num_steps = num_steps
         self._log_every = log_every
-        self._progress = Progress(num_steps, batch_size, unit)
+        self._progress = Progress(num_steps, unit)
         self._log = MetricsLog(workdir, start) if primary else None
         self._losses = losses
         self._monitor = monitor
 
-    def push(self, step: int, metrics: dict[str, Any]) -> None:
+    def push(
+        self,
+        step: int,
+        metrics: dict[str, Any],
+        units: int,
+        flops: float | None = None,
+    ) -> None:
         """Takes the metrics of a step and processes those of the step before.
 
         Args:
           step: number of steps done.
           metrics: scalars, including "stop"; the device may still be computing them.
+          units: of the batch, over all devices.
+          flops: of the step on each device, if known.
         """
         self.flush()
-        self._pending = step, metrics
+        self._pending = step, metrics, units, flops
 
     def flush(self) -> None:
         """Processes the metrics that were pushed last.
@@ -266,7 +281,7 @@ class MetricLogger:
         """
         if self._pending is None:
             return
-        step, metrics = self._pending
+        step, metrics, units, flops = self._pending
         self._pending = None
         values = {name: float(value) for name, value in metrics.items()}
         for name, value in values.items():
@@ -274,7 +289,7 @@ class MetricLogger:
                 raise FloatingPointError(f"{name} is {value} at step {step}.")
         stop = int(values.pop("stop"))
         self.stop_requested = self.stop_requested or stop
-        self._progress.step_done()
+        self._progress.step_done(units, flops)
         due = self._log_every > 0 and step % self._log_every == 0
         if due or step == self._num_steps:
             speed = self._speed()
@@ -286,12 +301,10 @@ class MetricLogger:
     def _speed(self) -> dict[str, float]:
         """Returns the speed, mfu and device_memory, as far as they are known."""
         speed = self._progress.timing()
-        if not speed:
-            return {}
-        kind, memory = parallel.device_kind(), parallel.device_memory()
-        mfu = costs.utilisation(self.step_flops, speed["step_time"], kind)
-        more = {"mfu": mfu, "device_memory": memory.get("peak_bytes_in_use")}
-        return speed | {name: x for name, x in more.items() if x is not None}
+        memory = parallel.device_memory().get("peak_bytes_in_use")
+        if speed and memory is not None:
+            speed["device_memory"] = memory
+        return speed
 
     def waits(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Yields batches and measures the time spent waiting for the next one."""

@@ -252,15 +252,22 @@ def _compile(on_devices: Callable, *args: Any) -> tuple[Callable, costs.Program]
     return on_devices, costs.Program(lowered, compiled)
 
 
+def shapes(batch: PyTree) -> tuple[tuple[int, ...], ...]:
+    """Returns the shapes of a batch's arrays, for which a step is compiled."""
+    return tuple(x.shape for x in jax.tree.leaves(batch))
+
+
 class TrainStep:
     """A train step on all devices of all processes, see `train_step_on_devices`."""
 
     def __init__(self, on_devices: Callable):
         self._on_devices = on_devices
-        self._run: Callable | None = None
+        self._compiled: dict[tuple[tuple[int, ...], ...], Callable] = {}
 
     def compile(self, state: PyTree, batch: PyTree) -> costs.Program:
-        """Compiles the step, in all processes before any of them runs it.
+        """Compiles the step for batches of these shapes, which all processes have.
+
+        No process runs it before all of them have compiled it.
 
         Args:
           state: replicated; it is not donated here.
@@ -269,11 +276,12 @@ class TrainStep:
         Returns:
           The program, which says what it costs.
         """
-        self._run, program = _compile(self._on_devices, state, batch, self._each(0))
+        run, program = _compile(self._on_devices, state, batch, self._each(0))
+        self._compiled[shapes(batch)] = run
         return program
 
     def __call__(self, state: PyTree, batch: PyTree, stop: int) -> tuple[PyTree, Any]:
-        """Runs the step; compiles it before the first call, unless `compile` has.
+        """Runs the step; compiles it for new shapes, unless `compile` has.
 
         Args:
           state: replicated; it is donated.
@@ -284,9 +292,9 @@ class TrainStep:
           (state, metrics), both replicated; metrics["stop"] is the largest of all
           processes.
         """
-        if self._run is None:
+        if shapes(batch) not in self._compiled:
             self.compile(state, batch)
-        return self._run(state, batch, self._each(stop))
+        return self._compiled[shapes(batch)](state, batch, self._each(stop))
 
     def _each(self, stop: int) -> np.ndarray:
         return np.full(jax.local_device_count(), stop, np.float32)

@@ -85,7 +85,8 @@ def test_rare_lengths_are_one_in_a_hundred():
 
 def test_form_of_examples():
     """A source ends with END, a target begins and ends with it; then there is padding;
-    all splits have one shape; the same pairs again in another process's call."""
+    all splits have one shape; the length of a pair is that of its longer side; the
+    same pairs again in another process's call."""
     splits = pairs.make("reverse:2-3,4-6", SPEC)
     for source in splits.values():
         assert {k: f.shape for k, f in source.fields.items()} == {
@@ -100,6 +101,8 @@ def test_form_of_examples():
             assert np.all(rows[np.arange(len(rows)), lengths - 1] == END)
             inside = np.arange(rows.shape[1]) < lengths[:, None]
             np.testing.assert_array_equal(rows != PAD, inside)
+        ends = [(len(a) + 1, len(b) + 2) for a, b in decoded(source)]
+        np.testing.assert_array_equal(source.lengths, np.max(ends, axis=1))
     again = pairs.make("reverse:2-3,4-6", SPEC)
     for split, source in splits.items():
         np.testing.assert_array_equal(

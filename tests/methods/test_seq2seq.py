@@ -4,6 +4,7 @@ import functools
 import math
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from smoke import load
 
 from diffusion_jax import evaluators, methods, run_config, run_data, task_runner
+from diffusion_jax.data.loader import Loader
 from diffusion_jax.special_tokens import END, PAD
 from diffusion_jax.training.state import Variables
 
@@ -82,6 +84,36 @@ def test_padding_changes_no_loss(side):
     expected, found = (loss(method, variables, x) for x in (batch, padded))
     assert float(found.value) == pytest.approx(float(expected.value), rel=1e-5)
     assert found.weight == expected.weight
+
+
+@pytest.mark.parametrize(
+    "name", ["reverse_attention", "reverse_rnn", "reverse_transformer"]
+)
+def test_cut_batches_have_the_same_loss(name):
+    """The loss of a batch that the loader has cut, and its gradient, are those of the
+    same examples with all of their padding."""
+    config = load(name, data__source="reverse:2-20")
+    source = run_data.open_train(config)
+    method = methods.make(config, source.fields)
+    variables, _ = method.init(jax.random.key(0))
+    batches = Loader(source, 8, seed=0)
+    steps = (batches.batch_at(step) for step in range(100))
+    cut = next(x for x in steps if x["source"].shape[1] == 12)
+    whole = dict(cut)
+    for side in ("source", "target"):
+        missing = source.fields[side].shape[0] - cut[side].shape[1]
+        whole[side] = np.pad(cut[side], ((0, 0), (0, missing)), constant_values=PAD)
+
+    @jax.jit
+    def loss_and_gradient(params, batch):
+        def of_params(params):
+            found = loss(method, Variables(params, {}), batch)
+            return found.value, found.weight
+
+        return jax.value_and_grad(of_params, has_aux=True)(params)
+
+    found, expected = (loss_and_gradient(variables.params, x) for x in (cut, whole))
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_greedy_is_argmax():

@@ -41,9 +41,9 @@ SPEED = "step_time images_per_second images_per_second_per_device data_wait".spl
 
 
 def logger_of(workdir, start=0, num_steps=10, log_every=1, primary=True, **options):
-    """A logger of a run with batches of 4."""
+    """A logger of a run."""
     options = {"losses": {"loss": "loss"}, **options}
-    rest = num_steps, log_every, 4, primary
+    rest = num_steps, log_every, primary
     return logs.MetricLogger(workdir, start, *rest, **options)
 
 
@@ -56,7 +56,7 @@ def test_lines_and_events_are_the_same(tmp_path):
     """Every logged step is one JSON line and one TensorBoard scalar per metric."""
     logger = logger_of(tmp_path, num_steps=7, log_every=3)
     for step in range(1, 8):
-        logger.push(step, metrics_of(step))
+        logger.push(step, metrics_of(step), 4)
     logger.close()
     lines = lines_of(tmp_path)
     assert [line["step"] for line in lines] == [3, 6, 7]
@@ -98,7 +98,7 @@ def test_no_step_is_lost_by_a_restart(tmp_path, log_every):
     for start, stop in ((0, 3), (3, 6)):
         logger = logger_of(tmp_path, start, num_steps=6, log_every=log_every)
         for step in range(start + 1, stop + 1):
-            logger.push(step, metrics_of(step))
+            logger.push(step, metrics_of(step), 4)
         logger.close()
     steps = [line["step"] for line in lines_of(tmp_path)]
     assert steps == list(range(log_every, 7, log_every))
@@ -125,8 +125,8 @@ def test_metrics_are_read_a_step_late(tmp_path):
             raise AssertionError("read too early")
 
     logger = logger_of(tmp_path)
-    logger.push(1, {"loss": 1.0, "stop": 0.0})
-    logger.push(2, {"loss": Late(), "stop": 0.0})
+    logger.push(1, {"loss": 1.0, "stop": 0.0}, 4)
+    logger.push(2, {"loss": Late(), "stop": 0.0}, 4)
     assert [line["step"] for line in lines_of(tmp_path)] == [1]
     with pytest.raises(AssertionError, match="too early"):
         logger.flush()
@@ -136,19 +136,19 @@ def test_metrics_are_read_a_step_late(tmp_path):
 def test_not_finite_stops(tmp_path, value):
     """A metric that is not finite is named with its step, and not written."""
     logger = logger_of(tmp_path)
-    logger.push(1, metrics_of(1))
-    logger.push(2, {"loss": 1.0, "grad_norm": value, "stop": 0.0})
+    logger.push(1, metrics_of(1), 4)
+    logger.push(2, {"loss": 1.0, "grad_norm": value, "stop": 0.0}, 4)
     with pytest.raises(FloatingPointError, match=f"grad_norm is {value} at step 2"):
-        logger.push(3, metrics_of(3))
+        logger.push(3, metrics_of(3), 4)
     assert [line["step"] for line in lines_of(tmp_path)] == [1]
 
 
 def test_a_request_to_stop_is_kept(tmp_path):
     """A request is seen with the metrics of its step, and stays."""
     logger = logger_of(tmp_path)
-    logger.push(1, metrics_of(1, stop=1.0))
+    logger.push(1, metrics_of(1, stop=1.0), 4)
     assert not logger.stop_requested
-    logger.push(2, metrics_of(2))
+    logger.push(2, metrics_of(2), 4)
     assert logger.stop_requested
     logger.flush()
     assert logger.stop_requested
@@ -158,11 +158,11 @@ def test_a_request_to_stop_is_kept(tmp_path):
 def test_only_the_primary_process_writes(tmp_path):
     """Another process checks the numbers and writes nothing."""
     logger = logger_of(tmp_path, primary=False)
-    logger.push(1, metrics_of(1))
+    logger.push(1, metrics_of(1), 4)
     logger.write(1, {"test_bits_per_dim": 3.0})
     logger.close()
     assert not list(tmp_path.iterdir())
-    logger.push(2, {"loss": math.nan, "stop": 0.0})
+    logger.push(2, {"loss": math.nan, "stop": 0.0}, 4)
     with pytest.raises(FloatingPointError):
         logger.flush()
 
@@ -173,8 +173,8 @@ def test_only_the_primary_process_writes(tmp_path):
 def test_progress_line(capsys, left, clock):
     """The line shows step, loss, rate and the time left like a clock, and only what
     deserves attention of the rest."""
-    progress = logs.Progress(100 + 8 * left, 5)
-    speed = {"images_per_second": 40.0, "data_wait": 0.02}  # 8 steps a second
+    progress = logs.Progress(100 + 8 * left)
+    speed = {"step_time": 1 / 8, "images_per_second": 40.0, "data_wait": 0.02}
     for more, shown in (
         ({}, ""),
         ({"mfu": 0.413}, "  MFU 41 %"),
@@ -190,7 +190,7 @@ def test_losses_of_several_phases(tmp_path, capsys):
     shown = {"disc": "disc/loss", "gen": "gen/loss"}
     logger = logger_of(tmp_path, num_steps=1, losses=shown)
     losses = {"disc/loss": 0.5, "disc/grad_norm": 7.0, "gen/loss": 1.25}
-    logger.push(1, losses | {"stop": 0.0})
+    logger.push(1, losses | {"stop": 0.0}, 4)
     logger.close()
     assert "disc 0.5000  gen 1.2500  " in capsys.readouterr().out
 
@@ -204,7 +204,7 @@ def test_warnings_are_logged(tmp_path, caplog):
 
     logger = logger_of(tmp_path, num_steps=3, monitor=monitor)
     for step in (1, 2, 3):  # losses of 1, 1/2, 1/3
-        logger.push(step, metrics_of(step))
+        logger.push(step, metrics_of(step), 4)
     logger.close()
     assert [record.getMessage() for record in caplog.records] == [
         "Step 1: too high: 1.0",
@@ -228,10 +228,10 @@ def test_a_prefix_is_only_in_the_logs(tmp_path):
 def test_timing(monkeypatch):
     """Point 20: the speed is that of steps since the last call, without the first step
     of a session, which compiles, and without pauses; data_wait is the share of that
-    time spent in the iterator."""
+    time spent in the iterator. Batches have different numbers of tokens."""
     now = 0.0
     monkeypatch.setattr(logs.time, "monotonic", lambda: now)
-    progress = logs.Progress(200, batch_size=4)
+    progress = logs.Progress(200)
 
     def batches():
         nonlocal now
@@ -243,56 +243,56 @@ def test_timing(monkeypatch):
     assert progress.timing() == {}
     assert next(stream) == 5.0
     now = 10.0
-    progress.step_done()
+    progress.step_done(100)
     assert next(stream) == 0.5
     now = 12.0
-    progress.step_done()
+    progress.step_done(6)
     assert next(stream) == 1.0
     now = 13.0
-    progress.step_done()
+    progress.step_done(2)
     assert progress.timing() == {
         "step_time": 3 / 2,
-        "images_per_second": 2 * 4 / 3,
-        "images_per_second_per_device": 2 * 4 / 3 / 8,
+        "images_per_second": (6 + 2) / 3,
+        "images_per_second_per_device": (6 + 2) / 3 / 8,
         "data_wait": 1.5 / 3,
     }
     with progress.paused():
         now = 20.0
     assert list(stream) == [0.25]
     now = 21.0
-    progress.step_done()
+    progress.step_done(4)
     timing = progress.timing()
     assert (timing["step_time"], timing["data_wait"]) == (1, 0.25)
     assert progress.timing() == {}
 
 
 def test_speed_of_known_devices(tmp_path, monkeypatch):
-    """MFU and memory are logged where the devices tell their kind and memory: a step of
-    1 ms that could be done in half of that uses half of the peak rate."""
+    """MFU and memory are logged where the devices tell their kind and memory: steps of
+    1 ms that could be done in a fifth of that, or two, and so on, use on average those
+    shares of the peak rate."""
     now = 0.0
     monkeypatch.setattr(logs.time, "monotonic", lambda: now)
     monkeypatch.setattr(logs.parallel, "device_kind", lambda: "NVIDIA H100 80GB HBM3")
     monkeypatch.setattr(
         logs.parallel, "device_memory", lambda: {"peak_bytes_in_use": 3_000_000_000}
     )
-    logger = logger_of(tmp_path, num_steps=3)
-    logger.step_flops = 989e12 * 0.5e-3
-    for step in (1, 2, 3):
-        logger.push(step, metrics_of(step))
+    logger = logger_of(tmp_path, num_steps=5, log_every=2)
+    for step in range(1, 6):
+        logger.push(step, metrics_of(step), 4, flops=989e12 * 0.2e-3 * step)
         now += 1e-3
     logger.close()
-    first, *lines = lines_of(tmp_path)
-    assert first.keys() == {"step", "loss"}
+    lines = lines_of(tmp_path)
+    assert [line["step"] for line in lines] == [2, 4, 5]  # of step 2, 3 and 4, and 5
+    assert [line["mfu"] for line in lines] == pytest.approx([0.4, 0.7, 1])
     for line in lines:
         assert line.keys() == {"step", "loss", *SPEED, "mfu", "device_memory"}
-        assert line["mfu"] == pytest.approx(0.5)
         assert line["device_memory"] == 3_000_000_000
 
 
 def test_an_unknown_rate_is_not_shown(tmp_path, capsys):
     """Point 20: the first step has neither images per second nor a time left."""
     logger = logger_of(tmp_path)
-    logger.push(1, metrics_of(1))
+    logger.push(1, metrics_of(1), 4)
     logger.flush()
     assert capsys.readouterr().out.strip() == "step 1/10  loss 1.0000"
     assert lines_of(tmp_path) == [{"step": 1, "loss": 1.0}]
@@ -339,7 +339,7 @@ def test_no_lines_but_the_last(tmp_path):
     """log_every = 0 means never: only the run's last step is written."""
     logger = logger_of(tmp_path, num_steps=3, log_every=0)
     for step in (1, 2, 3):
-        logger.push(step, {"loss": 1.0, "stop": 0.0})
+        logger.push(step, {"loss": 1.0, "stop": 0.0}, 4)
     logger.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [3]

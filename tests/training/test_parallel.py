@@ -303,6 +303,20 @@ def test_train_step_on_devices():
     np.testing.assert_array_equal(original.params["net"], [1.0, -2.0])
 
 
+def test_one_trace_for_each_length():
+    """Each length of the batches has its own program, traced once."""
+
+    @chex.assert_max_traces(n=2)
+    def step(state, batch):
+        return state + batch["x"].shape[-1], {}
+
+    run = parallel.train_step_on_devices(step)
+    state = parallel.replicate(jnp.zeros(()))
+    for length in (3, 5, 3, 5):
+        state, _ = run(state, parallel.shard({"x": np.ones((8, length))}), 0)
+    assert state == 3 + 5 + 3 + 5
+
+
 @pytest.mark.parametrize("clip", ["per_replica", "global"])
 def test_clipping(clip):
     """ "per_replica" averages the clipped gradients of the devices, "global" clips the

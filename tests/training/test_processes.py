@@ -167,6 +167,21 @@ def test_nobody_runs_before_all_have_compiled(kind):
     assert min(sum(times["runs"], [])) > max(sum(times["compiled"], []))
 
 
+def test_batches_of_several_lengths():
+    """Two processes run a step on batches of two lengths, one after the other."""
+    ends = Pair("""
+        def step(state, batch):
+            time.sleep(2 * me)
+            return state + jax.lax.pmean(batch["x"].sum(), parallel.AXIS), {}
+        run = parallel.train_step_on_devices(step)
+        state = parallel.replicate(jnp.zeros(()))
+        for length in (3, 5, 3, 5):
+            state, _ = run(state, parallel.shard({"x": np.ones((2, length))}), 0)
+        print("sum", float(state))
+    """).ends()
+    assert [end[:2] for end in ends] == [(0, "sum 16.0")] * 2, ends
+
+
 def test_batches_are_copied_and_traced(tmp_path):
     """Batches of bytes that are copied ahead reach the devices of both processes, as on
     accelerators; a trace of two steps is process 0's, and stops no collective."""
