@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 
 from diffusion_jax.data import base, loader
-from diffusion_jax.data.pairs import PairSource
+from diffusion_jax.data.pairs import BucketedPairs
 from diffusion_jax.special_tokens import PAD
 
 LONGEST = {"source": 40, "target": 30}
@@ -19,7 +19,7 @@ def numbered(lengths):
         fields[name] = base.Field((longest,), np.int32, "tokens", size=n + 1)
         inside = np.arange(longest) < side[:, None]
         arrays[name] = np.where(inside, np.arange(1, n + 1)[:, None], PAD)
-    return PairSource({k: x.astype(np.int32) for k, x in arrays.items()}, fields)
+    return BucketedPairs({k: x.astype(np.int32) for k, x in arrays.items()}, fields)
 
 
 def buckets_of(source, batch):

@@ -92,7 +92,7 @@ def test_padding_changes_no_loss(side):
 def test_cut_batches_have_the_same_loss(name):
     """The loss of a batch that the loader has cut, and its gradient, are those of the
     same examples with all of their padding."""
-    config = load(name, data__source="reverse:2-20")
+    config = load(name, data__source="reverse:2-20", data__bucketed=True)
     source = run_data.open_train(config)
     method = methods.make(config, source.fields)
     variables, _ = method.init(jax.random.key(0))
