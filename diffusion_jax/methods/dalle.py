@@ -283,7 +283,7 @@ def tiny(config: ConfigDict) -> None:
     config.model.update(num_layers=1, width=16, num_heads=2)
     config.dvae_model.update(num_codes=8, num_features=4, width=8)
     config.dvae_model.update(num_downsamplings=1, num_blocks=1)
-    config.train.init_from = ""
+    config.train.init_from, config.optim.warmup_steps = "", 1
 
 
 def make(config: ConfigDict, fields: base.Fields) -> DALLE:

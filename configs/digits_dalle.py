@@ -1,0 +1,28 @@
+"""DALL-E of digits: a Transformer over captions and the codes of configs/digits_dvae.py.
+
+    bash launch/local.sh configs/digits_dvae.py
+    bash launch/local.sh configs/digits_dalle.py
+    bash launch/local.sh configs/digits_dalle.py --mode=sample --config.sample.prompt="a seven|the digit two"
+"""  # noqa: E501
+
+from ml_collections import ConfigDict
+
+from diffusion_jax.methods import dalle
+from diffusion_jax.methods.config import decay_over_second_half, select
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
+    config = dalle.defaults()
+    config.name = "digits_dalle"
+    config.data.batch_size = 64
+    config.dvae_model.update(num_codes=64, num_features=32, width=64)
+    config.dvae_model.num_downsamplings = 1
+    config.dvae.update(likelihood="gaussian", noise_scale=0.15)
+    config.optim.update(learning_rate=0.001, warmup_steps=50, ema_decay=0.99)
+    config.train.update(num_steps=1500, log_every=100, save_every=500)
+    config.train.update(sample_every=1500, init_from="dvae=runs/digits_dvae")
+    decay_over_second_half(config)
+    config.sample.num_examples = 200
+    config.eval.classifier = "runs/digits_classifier"
+    return select(config, variant, dalle.tiny)
