@@ -21,6 +21,7 @@ OWN_GROUP = {
     "ddpm": ["diffusion"],
     "autoencoder": ["autoencoder"],
     "vae": ["vae"],
+    "dvae": ["dvae"],
     "gan": ["gan"],
     "cyclegan": ["cyclegan"],
     "classifier": [],

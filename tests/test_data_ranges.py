@@ -141,6 +141,7 @@ def test_tanh_of_images():
     "name, metric, words",
     [
         ("digits_autoencoder", "reconstruction", "reconstruction.*another eval.metric"),
+        ("digits_dvae", "codes", "codes.*another eval.metric"),
         ("digits_cyclegan", "translation", "translation.*data with images"),
         ("digits_gan", "samples", "samples.*data with images"),
     ],

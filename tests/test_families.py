@@ -25,6 +25,8 @@ RUNS = {
     "autoencoder": "digits_autoencoder",
     "conv": "fashion_mnist_autoencoder",
     "vae": "digits_vae",
+    "dvae": "digits_dvae",
+    "vqvae": "digits_dvae",
     "gan": "digits_gan",
     "dcgan": "digits_dcgan",
     "points": "grid25_gan",
@@ -33,7 +35,7 @@ RUNS = {
     "language_model": "python_docs_gru",
     "seq2seq": "reverse_attention",
 }
-CHANGES = {"dcgan": {"model__num_classes": 10}}
+CHANGES = {"dcgan": {"model__num_classes": 10}, "vqvae": {"model__name": "vq"}}
 BETWEEN = latent_tasks.NUM_COLUMNS
 COLUMNS = {  # images in a row
     "reconstruct": 2,
@@ -62,6 +64,8 @@ METRICS = {
     "reconstruction": "squared_error standard_error squared_error_of_pca".split(),
     "elbo": "negative_elbo standard_error reconstruction kl negative_importance_bound "
     "active_units num_latents".split(),
+    "codes": "squared_error standard_error psnr perplexity usage num_codes accuracy "
+    "accuracy_real".split(),
     "modes": "modes_missing modes_covered num_modes modes_touched share_within_3_sigma "
     "histogram".split(),
     "translation": "class_lost distance_to_pair cycle class_kept_to_a class_kept_to_b "
@@ -72,6 +76,7 @@ METRICS = {
 EVALUATED = [
     *[("autoencoder", "reconstruction"), ("autoencoder", "samples")],
     *[("vae", "elbo"), ("vae", "reconstruction"), ("vae", "samples")],
+    *[("dvae", "codes"), ("vqvae", "codes")],
     *[("conv", "reconstruction"), ("gan", "samples"), ("dcgan", "samples")],
     *[("points", "modes"), ("cyclegan", "translation")],
     ("classifier", "accuracy"),
@@ -81,13 +86,14 @@ EVALUATED = [
 TASKS = [
     *[("autoencoder", task) for task in ("reconstruct", *latent_tasks.TASKS)],
     *[("vae", task) for task in ("reconstruct", "sample", "traverse")],
+    *[("dvae", "reconstruct"), ("vqvae", "reconstruct")],
     *[("dcgan", "sample"), ("dcgan", "interpolate")],
     *[("conv", "reconstruct"), ("gan", "sample"), ("points", "sample")],
     ("cyclegan", "translate"),
 ]
 ARRAYS = [  # tasks without images or text
     *[("vae", "elbo"), ("classifier", "classify"), ("language_model", "nats")],
-    ("seq2seq", "target_nats"),
+    *[("seq2seq", "target_nats"), ("dvae", "codes"), ("vqvae", "codes")],
 ]
 TEXTS = [("language_model", "sample")]
 PAIRS = [("seq2seq", "sample"), ("seq2seq", "align")]
@@ -133,7 +139,7 @@ def distinct_programs():
     return [names.get(name, name) for name in first.values()]
 
 
-@pytest.mark.parametrize("name", [*distinct_programs(), "dcgan"])
+@pytest.mark.parametrize("name", [*distinct_programs(), "dcgan", "vqvae"])
 def test_tiny_trains_and_samples(name, run_of):
     """Every config at :tiny trains for two steps and draws finite images or text."""
     workdir, config, drawn = run_of(name)
@@ -460,6 +466,9 @@ REFUSED = [
         {"model.num_latents": 1, "sample.task": "manifold"},
         "manifold.*two latents.*traverse",
     ),
+    ("digits_dvae", SIZE_9, "factor of 2.*multiples of 2.*9x9"),
+    ("digits_dvae", {"model.name": "conv"}, "model.name.*gumbel, vq"),
+    ("digits_dvae", {"sample.task": "sample"}, "sample.*Known: reconstruct, codes"),
     ("digits_gan", {"gan.loss": "nosuch"}, "nosuch.*minimax.*wasserstein"),
     ("digits_gan", {"gan.r1": -1.0}, "gan.r1.*-1"),
     ("digits_gan", {"sample.label": 3}, "sample.label = 3, but the model has no"),

@@ -27,6 +27,8 @@ PROGRAMS = {
     "ddpm": ("digits", UNET | {"model__num_classes": 10}, ONE, "sample"),
     "vae": ("fashion_mnist_vae", {}, ONE, "sample"),
     "autoencoder": ("fashion_mnist_autoencoder", {}, ONE, "reconstruct"),
+    "dvae": ("digits_dvae", {}, ONE, "codes"),
+    "vqvae": ("digits_dvae", {"model__name": "vq"}, ONE, "reconstruct"),
     "dcgan": ("digits_dcgan", {"gan__sync_statistics": False}, ONE, "sample"),
     "wgan_gp": ("grid25_gan", {}, POINTS, "sample"),
     "cyclegan": ("digits_cyclegan", {}, TWO, "translate"),

@@ -13,8 +13,8 @@ from diffusion_jax.objectives import variational
 from diffusion_jax.objectives.variational import Likelihood
 
 EPSILON = 0.1  # how far the logit-Laplace keeps values in [0, 1] from 0 and 1
-# Lowest scale of the logit-Laplace, about an 8-bit level: without it, the density of
-# pixels that never change would grow without bound.
+# Lowest scale of the logit-Laplace, about half an 8-bit level: without it the density
+# of pixels that never change would grow without bound.
 MIN_LOG_SCALE = -5.0
 IN_USE = 0.1  # least frequency of a code in use, as a share of the mean 1 / K
 SMOOTHING = 1e-5  # of a codebook's counts, so that it never divides by 0

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 import runpy
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import pytest
 from diffusion_jax import evaluators, methods
 from diffusion_jax.data import loader, points, sources
 from diffusion_jax.data.base import Field, image_field
-from diffusion_jax.evaluators import samples, translation
+from diffusion_jax.evaluators import autoencoder, samples, translation
 from diffusion_jax.evaluators.feature_extractors import FeatureExtractor
 from diffusion_jax.metrics import frechet, latents
 from diffusion_jax.training.state import Variables
@@ -238,6 +239,43 @@ def test_reconstruction_next_to_principal_components(records):
     assert record.settings == {"split": "test", "num_examples": 359}
     with pytest.raises(ValueError, match="held-out"):
         make(load("digits_autoencoder", eval__split="train"), Stub())
+
+
+def test_codes_of_known_reconstructions(records, monkeypatch):
+    """Squared error and PSNR of images that are all off by 0.1; perplexity and usage of
+    four codes of eight; a classifier's accuracy on reconstructions and on images."""
+    images, labels = digits("test")
+    shift = np.float32(0.2)  # 0.1 in units of [0, 1]; no image is clipped
+    shrunk = np.clip(images, -0.8, 0.8)
+
+    def outputs(batch):
+        x = jnp.asarray(shrunk)[batch["index"]]
+        codes = jnp.tile(jnp.arange(4), (len(x), 2))
+        return {"rows": jnp.stack([x, x + shift], axis=1), "codes": codes}
+
+    def extract(x):  # right on images, and on every other reconstruction
+        is_moved = np.min(x) > -0.79
+        predicted = labels if not is_moved else labels + np.arange(len(labels)) % 2
+        return {"probabilities": np.eye(11)[predicted]}
+
+    extractor = FeatureExtractor("known", extract, 11, "0")
+    monkeypatch.setattr(autoencoder, "open_feature_extractor", lambda *_: extractor)
+    network = types.SimpleNamespace(num_codes=8)
+    method = types.SimpleNamespace(field=IMAGE, data="image", network=network)
+    config = load("digits_dvae", eval__classifier="known", eval__batch_size=500)
+    (record,) = records(config, outputs, method)
+    found = record.metrics
+    assert next(iter(found)) == "squared_error"  # the score: lower is better
+    assert found["squared_error"] == pytest.approx(0.01, rel=1e-5)
+    assert found["psnr"] == pytest.approx(20, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(4)
+    assert (found["usage"], found["num_codes"]) == (0.5, 8)
+    assert found["accuracy_real"] == 1
+    assert found["accuracy"] == pytest.approx(180 / 359)
+    assert record.settings["classifier"] == "known"
+    config.eval.classifier = ""
+    (record,) = records(config, outputs, method)
+    assert "accuracy" not in record.metrics
 
 
 def test_elbo_is_the_sum_of_its_parts(records):

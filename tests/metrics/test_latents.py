@@ -23,6 +23,17 @@ def test_active_units_in_float32():
     assert latents.active_units(np.full((30_000, 4), 3000.3, np.float32)) == 0
 
 
+def test_codebook_use():
+    """Perplexity K and usage 1 where all codes are alike, 1 and 1 / K for a single one;
+    codes that never occur add nothing; by hand: frequencies 1/2, 1/4, 1/4."""
+    assert latents.codebook_use(np.arange(12).reshape(3, 4) % 6, 6) == pytest.approx(
+        (6, 1)
+    )
+    assert latents.codebook_use(np.full((5, 4), 3), 8) == pytest.approx((1, 1 / 8))
+    found = latents.codebook_use(np.array([[1, 1], [0, 6]]), 8)
+    assert found == pytest.approx((2**1.5, 3 / 8))
+
+
 def draws(n, num_values, seed=0):
     """Correlated vectors [n, num_values] with a mean that is not 0."""
     random = np.random.default_rng(seed)

@@ -32,6 +32,8 @@ FAMILIES = {
     "ddpm": ("digits", UNET | {"diffusion__timestep_sampler": "second_moment"}, ONE),
     "vae": ("fashion_mnist_vae", {}, ONE),
     "autoencoder": ("digits_autoencoder", {}, ONE),  # tracks its latents' moments
+    "dvae": ("digits_dvae", {}, ONE),
+    "vqvae": ("digits_dvae", {"model__name": "vq"}, ONE),  # observes its whole batch
     "wgan_gp": ("grid25_gan", {"gan__critic_steps": 2}, POINTS),  # slices of a slice
     "cyclegan": ("digits_cyclegan", {"cyclegan__cycle_weight": 1.0}, TWO),
     "language_model": ("python_docs_gru", {"model__dropout": 0.3}, TEXT),

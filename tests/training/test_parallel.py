@@ -182,6 +182,8 @@ BALANCED = {"cyclegan.cycle_weight": 1.0, "cyclegan.identity_weight": 0.5}
 CRITIC = {"gan.loss": "wasserstein", "gan.gradient_penalty": 10.0}
 ON_DEVICES = {
     "vae": ("fashion_mnist_vae", {}, 8),
+    "dvae": ("digits_dvae", {}, 8),
+    "vqvae": ("digits_dvae", {"model.name": "vq"}, 8),
     "dcgan": ("digits_dcgan", {}, 16),
     "dcgan_unsynchronised": ("digits_dcgan", {"gan.sync_statistics": False}, 16),
     "wgan_gp": ("digits_gan", CRITIC | {"gan.critic_steps": 2}, 8),

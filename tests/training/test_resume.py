@@ -69,6 +69,8 @@ def test_two_and_two_steps_are_four(digits_config, straight, tmp_path):
 
 MEMORY = {  # what a family keeps besides parameters and optimisers
     "autoencoder": [".model_state['net']['mean']"],
+    "dvae": [".model_state['dvae']['counts']"],
+    "vqvae": [f".model_state['dvae']['{x}']" for x in ("embedding", "sums")],
     "dcgan": [
         ".model_state['gen']['norm0']['var']",
         ".ema['gen']['project']['kernel']",
