@@ -30,11 +30,11 @@ class Loader:
     The two sources of `base.Unpaired` each have their own order, epochs and flips, so
     that every example is seen equally often, regardless of the other's length.
 
-    If the lengths of the examples are known, the examples of a batch have similar
-    lengths, and their padding is cut, to the smallest of BUCKETS that is long enough.
-    Within an epoch the batches come in random order, and each has random examples of
-    one bucket; where one bucket ends a batch may also have examples of the next, and a
-    batch that spans two epochs has examples of any length.
+    In bucketed batches the examples have similar lengths, and their padding is cut, to
+    the smallest of BUCKETS that is long enough. Within an epoch the batches come in
+    random order, and each has random examples of one bucket; where one bucket ends a
+    batch may also have examples of the next, and a batch that spans two epochs has
+    examples of any length.
 
     Args:
       source: the examples; their number may be smaller than a batch.
@@ -44,10 +44,12 @@ class Loader:
       shuffle: use a new order every epoch instead of the order of the source.
       process_index: index of this process.
       process_count: number of processes; must divide batch_size.
+      bucketed: group the examples by `Source.lengths`.
 
     Raises:
       ValueError: process_count does not divide batch_size, process_index is not
-        below it, the seed is negative or the source is empty.
+        below it, the seed is negative, the source is empty, or batches are bucketed
+        and lengths unknown.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Loader:
         shuffle: bool = True,
         process_index: int = 0,
         process_count: int = 1,
+        bucketed: bool = False,
     ):
         if batch_size < 1 or batch_size % process_count:
             raise ValueError(
@@ -75,8 +78,14 @@ class Loader:
         if not len(source):
             raise ValueError("The source is empty; it needs at least one example.")
         parts = source.parts if isinstance(source, base.Unpaired) else {"": source}
+        if bucketed and any(part.lengths is None for part in parts.values()):
+            raise ValueError(
+                "The lengths of the examples are not known, so that batches cannot be "
+                "bucketed; leave it out, or use pairs."
+            )
+        options = batch_size, seed, flip, bucketed, shuffle
         self._parts = {
-            suffix: _Epochs(part, batch_size, seed, flip, shuffle, _STREAMS * number)
+            suffix: _Epochs(part, *options, first_stream=_STREAMS * number)
             for number, (suffix, part) in enumerate(parts.items())
         }
         self._batch_size = batch_size
@@ -89,7 +98,7 @@ class Loader:
 
         Each epoch visits every example once, and a batch may span two epochs. The batch
         depends only on (seed, step), and a flip only on (seed, index), regardless of
-        the number of processes and, unless lengths are known, of the batch size.
+        the number of processes and, unless bucketed, of the batch size.
         b = batch_size / process_count.
 
         Args:
@@ -123,6 +132,7 @@ class _Epochs:
     batch_size: int
     seed: int
     flip: bool
+    bucketed: bool
     shuffle: bool
     first_stream: int
 
@@ -142,7 +152,7 @@ class _Epochs:
             coins = self._coins(index[share])
             for name in self._names("image"):
                 examples[name] = transforms.random_flip(examples[name], coins)
-        if self.source.lengths is not None:
+        if self.bucketed:
             length = BUCKETS[bucket_of(self.source.lengths[numbers].max())]
             for name in self._names("tokens"):
                 examples[name] = examples[name][:, :length]
@@ -168,7 +178,7 @@ class _Epochs:
     def _order_of_epoch(self, epoch: int) -> np.ndarray:
         stream = np.random.Philox([self.seed, self.first_stream + _SHUFFLE, epoch])
         order = _permutation(stream, len(self.source))
-        if self.source.lengths is not None:
+        if self.bucketed:
             # The first examples may belong to the last batch of the epoch before.
             first = -epoch * len(order) % self.batch_size
             num_batches = max(0, len(order) - first) // self.batch_size
