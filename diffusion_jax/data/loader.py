@@ -22,6 +22,9 @@ _STREAMS = 2  # streams per source
 # Lengths of batches of sequences: few, since the step is compiled for each of them, and
 # at most half as long again as the one before.
 BUCKETS = np.array([x << k for k in range(28) for x in (8, 12)])
+# Batches among which examples are sorted into buckets. With more of them there is less
+# padding, but rare lengths are in fewer steps, and less is learned of them.
+POOL = 16
 
 
 class Loader:
@@ -31,10 +34,9 @@ class Loader:
     that every example is seen equally often, regardless of the other's length.
 
     In bucketed batches the examples have similar lengths, and their padding is cut, to
-    the smallest of BUCKETS that is long enough. Within an epoch the batches come in
-    random order, and each has random examples of one bucket; where one bucket ends a
-    batch may also have examples of the next, and a batch that spans two epochs has
-    examples of any length.
+    the smallest of BUCKETS that is long enough. An epoch is divided at random into
+    pools of POOL batches, the examples of each pool are sorted by bucket, and all
+    batches are shuffled. A batch that spans two epochs has examples of any length.
 
     Args:
       source: the examples; their number may be smaller than a batch.
@@ -183,7 +185,8 @@ class _Epochs:
             first = -epoch * len(order) % self.batch_size
             num_batches = max(0, len(order) - first) // self.batch_size
             whole = order[first:][: num_batches * self.batch_size]
-            by_bucket = np.argsort(bucket_of(self.source.lengths[whole]), kind="stable")
+            pool = np.arange(len(whole)) // (POOL * self.batch_size)
+            by_bucket = np.lexsort((bucket_of(self.source.lengths[whole]), pool))
             batches = whole[by_bucket].reshape(num_batches, self.batch_size)
             whole[:] = batches[_permutation(stream, num_batches)].ravel()
         return order

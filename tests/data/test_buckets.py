@@ -1,5 +1,7 @@
 """Laws of batches of similar length: few shapes, every example once, no token lost."""
 
+import math
+
 import hypothesis
 import numpy as np
 import pytest
@@ -99,13 +101,15 @@ def test_processes_have_one_shape(source, local_size, count, seed, step):
 @properties
 @hypothesis.given(sources, sizes, seeds, st.integers(0, 5))
 def test_batches_have_one_bucket(source, batch_size, seed, epoch):
-    """Of the batches within an epoch, only one between two buckets has both."""
+    """Of the batches of a pool, only one between two buckets has both."""
     n = len(source)
     whole = range(-(-epoch * n // batch_size), (epoch + 1) * n // batch_size)
     data = bucketed(source, batch_size, seed)
     found = [np.unique(buckets_of(source, data.batch_at(step))) for step in whole]
     num_buckets = len(set().union(*found))
-    assert sum(len(buckets) - 1 for buckets in found) <= max(0, num_buckets - 1)
+    num_pools = -(-len(whole) // loader.POOL)
+    borders = sum(len(buckets) - 1 for buckets in found)
+    assert borders <= num_pools * max(0, num_buckets - 1)
 
 
 @properties
@@ -135,6 +139,23 @@ def test_short_and_long_batches_are_in_random_order():
     share = 4 / 8 * 3 / 7
     sigma = np.sqrt(share * (1 - share) / len(meet))
     assert np.mean(meet) == pytest.approx(share, abs=5 * sigma)
+
+
+def test_rare_lengths_are_spread_over_the_epoch():
+    """Four long examples among two pools are in one batch if one pool has them all, as
+    often as a random half of the epoch does (5 sigma)."""
+    n = 2 * loader.POOL * 4
+    lengths = np.where(np.arange(n) < 4, 20, 3)
+    data, epochs = bucketed(numbered(np.stack([lengths] * 2, 1)), 4, seed=0), 300
+    together = 0
+    for epoch in range(epochs):
+        steps = range(epoch * n // 4, (epoch + 1) * n // 4)
+        long = [data.batch_at(step)["source"].shape[1] > 8 for step in steps]
+        assert sum(long) in (1, 2)
+        together += sum(long) == 1
+    share = 2 * math.comb(n // 2, 4) / math.comb(n, 4)
+    sigma = np.sqrt(share * (1 - share) / epochs)
+    assert together / epochs == pytest.approx(share, abs=5 * sigma)
 
 
 def test_domains_are_grouped_each_for_itself():
