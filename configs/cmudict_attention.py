@@ -14,6 +14,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = seq2seq.defaults()
     config.name = "cmudict_attention"
     config.data.update(source="cmudict", target_vocabulary="words", held_out=0.05)
+    config.data.bucketed = True
     config.model.update(cell="lstm", width=256, dropout=0.2)
     config.optim.update(learning_rate=0.002, ema_decay=0.999)
     config.train.update(num_steps=6000, log_every=100, sample_every=1000)

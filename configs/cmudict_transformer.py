@@ -14,6 +14,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = seq2seq.defaults("transformer")
     config.name = "cmudict_transformer"
     config.data.update(source="cmudict", target_vocabulary="words", held_out=0.05)
+    config.data.bucketed = True
     config.data.batch_size = 128
     config.model.update(num_layers=3, dropout=0.1)
     config.seq2seq.label_smoothing = 0.1

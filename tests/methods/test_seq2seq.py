@@ -96,7 +96,7 @@ def test_cut_batches_have_the_same_loss(name):
     source = run_data.open_train(config)
     method = methods.make(config, source.fields)
     variables, _ = method.init(jax.random.key(0))
-    batches = Loader(source, 8, seed=0)
+    batches = Loader(source, 8, seed=0, bucketed=True)
     steps = (batches.batch_at(step) for step in range(100))
     cut = next(x for x in steps if x["source"].shape[1] == 12)
     whole = dict(cut)

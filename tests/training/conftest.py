@@ -46,7 +46,7 @@ def family(request):
     config = load(FAMILIES[request.param])
     config.train.update(num_steps=4, log_every=1, save_every=2, sample_every=0)
     if request.param == "seq2seq":
-        config.data.source = "reverse:2-20"  # batches of several lengths
+        config.data.update(source="reverse:2-20", bucketed=True)
     return request.param, config
 
 
