@@ -3,9 +3,9 @@ r"""The base Transformer of Vaswani et al. 2017, table 3, arXiv:1706.03762.
     python -m diffusion_jax.main --config=configs/transformer_base.py \
         --config.data.source=pairs:PATH
 
-63,082,496 parameters (the paper: 65 million); not trained here. Batches have about
-25,000 token positions on a side, padding included. The paper averages its last five
-checkpoints; this does not.
+63,082,496 parameters (the paper: 65 million); not trained here. A batch has 192 pairs
+of similar length, at most 25,000 token positions on a side with padding; the paper's
+have about 25,000 tokens. The paper averages its last five checkpoints; this does not.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update(
         source="pairs:PATH", vocabulary="bpe", vocabulary_size=37_000, max_length=128
     )
-    config.data.update(shared_vocabulary=True, batch_size=192)
+    config.data.update(shared_vocabulary=True, bucketed=True, batch_size=192)
     config.model.update(
         num_layers=6, num_heads=8, width=512, mlp_width=2048, dropout=0.1
     )

@@ -88,6 +88,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
         flip=config.data.get("flip", False),
         process_index=parallel.process_index(),
         process_count=parallel.process_count(),
+        bucketed=config.data.get("bucketed", False),
     )
     evaluate = make_evaluate(config, method, workdir) if every.evaluate_every else None
     draw = make_draw(config, method, workdir) if every.sample_every else None

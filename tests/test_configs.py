@@ -37,7 +37,8 @@ ALL_HAVE = """data.source data.train_split data.batch_size model.name
 OF_DATA = {  # and of each kind of data
     "image_size": "data_dir num_channels flip".split(),
     "context": "vocabulary vocabulary_size packed held_out".split(),
-    "target_vocabulary": "vocabulary vocabulary_size max_length held_out".split(),
+    "target_vocabulary": """vocabulary vocabulary_size max_length bucketed
+        held_out""".split(),
 }
 # Ho et al. 2020, appendix B and table 6: name -> values; intervals as in their code.
 CIFAR10 = {

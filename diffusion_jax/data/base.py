@@ -122,8 +122,8 @@ class Source(abc.ABC):
 
     Attributes:
       fields: the fields of an example, by name.
-      lengths: integers [N]; the tokens of an example after its length are padding. The
-        loader groups the examples by length. None: it does not.
+      lengths: integers [N]; the tokens of an example after its length are padding.
+        None: unknown.
     """
 
     fields: Mapping[str, Field]

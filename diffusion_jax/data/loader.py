@@ -22,6 +22,9 @@ _STREAMS = 2  # streams per source
 # Lengths of batches of sequences: few, since the step is compiled for each of them, and
 # at most half as long again as the one before.
 BUCKETS = np.array([x << k for k in range(28) for x in (8, 12)])
+# Batches among which examples are sorted into buckets. With more of them there is less
+# padding, but rare lengths are in fewer steps, and less is learned of them.
+POOL = 16
 
 
 class Loader:
@@ -30,11 +33,10 @@ class Loader:
     The two sources of `base.Unpaired` each have their own order, epochs and flips, so
     that every example is seen equally often, regardless of the other's length.
 
-    If the lengths of the examples are known, the examples of a batch have similar
-    lengths, and their padding is cut, to the smallest of BUCKETS that is long enough.
-    Within an epoch the batches come in random order, and each has random examples of
-    one bucket; where one bucket ends a batch may also have examples of the next, and a
-    batch that spans two epochs has examples of any length.
+    In bucketed batches the examples have similar lengths, and their padding is cut, to
+    the smallest of BUCKETS that is long enough. An epoch is divided at random into
+    pools of POOL batches, the examples of each pool are sorted by bucket, and all
+    batches are shuffled. A batch that spans two epochs has examples of any length.
 
     Args:
       source: the examples; their number may be smaller than a batch.
@@ -44,11 +46,12 @@ class Loader:
       shuffle: use a new order every epoch instead of the order of the source.
       process_index: index of this process.
       process_count: number of processes; must divide batch_size.
+      bucketed: group the examples by `Source.lengths`.
 
     Raises:
       ValueError: process_count does not divide batch_size, process_index is not
-        below it, the seed is negative, the source is empty, or captioned images would
-        be mirrored.
+        below it, the seed is negative, the source is empty, captioned images would be
+        mirrored, or batches are bucketed and lengths unknown.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Loader:
         shuffle: bool = True,
         process_index: int = 0,
         process_count: int = 1,
+        bucketed: bool = False,
     ):
         if batch_size < 1 or batch_size % process_count:
             raise ValueError(
@@ -81,8 +85,14 @@ class Loader:
                 "data.flip mirrors images, but not their captions, which may say left "
                 "or right: set data.flip=False."
             )
+        if bucketed and any(part.lengths is None for part in parts.values()):
+            raise ValueError(
+                "The lengths of the examples are not known, so that batches cannot be "
+                "bucketed; leave it out, or use pairs."
+            )
+        options = batch_size, seed, flip, bucketed, shuffle
         self._parts = {
-            suffix: _Epochs(part, batch_size, seed, flip, shuffle, _STREAMS * number)
+            suffix: _Epochs(part, *options, first_stream=_STREAMS * number)
             for number, (suffix, part) in enumerate(parts.items())
         }
         self._batch_size = batch_size
@@ -95,7 +105,7 @@ class Loader:
 
         Each epoch visits every example once, and a batch may span two epochs. The batch
         depends only on (seed, step), and a flip only on (seed, index), regardless of
-        the number of processes and, unless lengths are known, of the batch size.
+        the number of processes and, unless bucketed, of the batch size.
         b = batch_size / process_count.
 
         Args:
@@ -129,6 +139,7 @@ class _Epochs:
     batch_size: int
     seed: int
     flip: bool
+    bucketed: bool
     shuffle: bool
     first_stream: int
 
@@ -148,7 +159,7 @@ class _Epochs:
             coins = self._coins(index[share])
             for name in self._names("image"):
                 examples[name] = transforms.random_flip(examples[name], coins)
-        if self.source.lengths is not None:
+        if self.bucketed:
             length = BUCKETS[bucket_of(self.source.lengths[numbers].max())]
             for name in self._names("tokens"):
                 examples[name] = examples[name][:, :length]
@@ -174,12 +185,13 @@ class _Epochs:
     def _order_of_epoch(self, epoch: int) -> np.ndarray:
         stream = np.random.Philox([self.seed, self.first_stream + _SHUFFLE, epoch])
         order = _permutation(stream, len(self.source))
-        if self.source.lengths is not None:
+        if self.bucketed:
             # The first examples may belong to the last batch of the epoch before.
             first = -epoch * len(order) % self.batch_size
             num_batches = max(0, len(order) - first) // self.batch_size
             whole = order[first:][: num_batches * self.batch_size]
-            by_bucket = np.argsort(bucket_of(self.source.lengths[whole]), kind="stable")
+            pool = np.arange(len(whole)) // (POOL * self.batch_size)
+            by_bucket = np.lexsort((bucket_of(self.source.lengths[whole]), pool))
             batches = whole[by_bucket].reshape(num_batches, self.batch_size)
             whole[:] = batches[_permutation(stream, num_batches)].ravel()
         return order

@@ -69,7 +69,6 @@ class PairSpec:
       vocabulary_size: number of ids of "bpe".
       shared_vocabulary: one vocabulary, `vocabulary`, of both.
       max_length: pairs with more tokens on a side are left out; 0: none.
-      bucketed: whether the pairs of a batch have similar lengths.
       held_out: share of the pairs that is split "test", in [0, 1).
     """
 
@@ -78,13 +77,12 @@ class PairSpec:
     vocabulary_size: int
     shared_vocabulary: bool
     max_length: int
-    bucketed: bool
     held_out: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class BucketedPairs(base.ArraySource):
-    """Pairs whose lengths the loader sees: source and target, padded at their ends."""
+class PairSource(base.ArraySource):
+    """Pairs in memory: the fields source and target, each padded at its end."""
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -93,7 +91,7 @@ class BucketedPairs(base.ArraySource):
         return np.max(sides, axis=0)
 
 
-def make(source: str, spec: PairSpec) -> dict[str, base.ArraySource]:
+def make(source: str, spec: PairSpec) -> dict[str, PairSource]:
     """Opens the splits of a source of pairs by its name.
 
         reverse:6-12         digits and the same digits reversed; 6 to 12 of them
@@ -146,10 +144,10 @@ def make(source: str, spec: PairSpec) -> dict[str, base.ArraySource]:
     for key, of_key in vocabulary.items():
         longest = max(len(x) for sides in tokens.values() for x in sides[key])
         fields[key] = texts.tokens_field(longest, of_key)
-    opened, kind = {}, BucketedPairs if spec.bucketed else base.ArraySource
+    opened = {}
     for split, sides in tokens.items():
         arrays = {key: _padded(x, *fields[key].shape) for key, x in sides.items()}
-        opened[split] = kind(arrays, fields, source)
+        opened[split] = PairSource(arrays, fields, source)
     return opened
 
 

@@ -46,7 +46,7 @@ def pair_data() -> ConfigDict:
         vocabulary_size=1024,  # ids of bpe
         shared_vocabulary=False,  # one for sources and targets
         max_length=0,  # most tokens of a side; longer pairs are dropped; 0: no limit
-        bucketed=False,  # pairs of a batch have similar lengths, so less is padded
+        bucketed=False,  # pairs of similar length in a batch, with little padding
         held_out=0.1,  # share of the pairs that is split "test", [0, 1)
         train_split="train",
         batch_size=64,  # examples per step, over all devices

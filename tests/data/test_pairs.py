@@ -11,7 +11,7 @@ from diffusion_jax.data import pairs
 from diffusion_jax.data.splits import hash_of
 from diffusion_jax.special_tokens import END, PAD
 
-SPEC = pairs.PairSpec("characters", "characters", 1024, False, 0, False, 0.2)
+SPEC = pairs.PairSpec("characters", "characters", 1024, False, 0, 0.2)
 GENERATED = ["reverse:2-5", "reverse:2-3,4-6", "addition:2", "dates"]
 
 
@@ -85,12 +85,10 @@ def test_rare_lengths_are_one_in_a_hundred():
 
 def test_form_of_examples():
     """A source ends with END, a target begins and ends with it; then there is padding;
-    all splits have one shape; the length of a pair, if it is in a bucket, is that of
-    its longer side; the same pairs again in another process's call."""
+    all splits have one shape; the length of a pair is that of its longer side; the
+    same pairs again in another process's call."""
     splits = pairs.make("reverse:2-3,4-6", SPEC)
-    spec = dataclasses.replace(SPEC, bucketed=True)
-    bucketed = pairs.make("reverse:2-3,4-6", spec)
-    for split, source in splits.items():
+    for source in splits.values():
         assert {k: f.shape for k, f in source.fields.items()} == {
             "source": (7,),
             "target": (8,),
@@ -104,7 +102,7 @@ def test_form_of_examples():
             inside = np.arange(rows.shape[1]) < lengths[:, None]
             np.testing.assert_array_equal(rows != PAD, inside)
         ends = [(len(a) + 1, len(b) + 2) for a, b in decoded(source)]
-        np.testing.assert_array_equal(bucketed[split].lengths, np.max(ends, axis=1))
+        np.testing.assert_array_equal(source.lengths, np.max(ends, axis=1))
     again = pairs.make("reverse:2-3,4-6", SPEC)
     for split, source in splits.items():
         np.testing.assert_array_equal(

@@ -92,11 +92,11 @@ def test_padding_changes_no_loss(side):
 def test_cut_batches_have_the_same_loss(name):
     """The loss of a batch that the loader has cut, and its gradient, are those of the
     same examples with all of their padding."""
-    config = load(name, data__source="reverse:2-20", data__bucketed=True)
+    config = load(name, data__source="reverse:2-20")
     source = run_data.open_train(config)
     method = methods.make(config, source.fields)
     variables, _ = method.init(jax.random.key(0))
-    batches = Loader(source, 8, seed=0)
+    batches = Loader(source, 8, seed=0, bucketed=True)
     steps = (batches.batch_at(step) for step in range(100))
     cut = next(x for x in steps if x["source"].shape[1] == 12)
     whole = dict(cut)
