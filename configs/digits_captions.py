@@ -1,7 +1,7 @@
 """Diffusion of digits conditioned on captions, such as "a picture of a seven".
 
-    bash launch/local.sh configs/digits_captions.py
-    bash launch/local.sh configs/digits_captions.py --mode=sample --config.sample.prompt="a seven|the digit two"
+bash launch/local.sh configs/digits_captions.py
+bash launch/local.sh configs/digits_captions.py --mode=sample --config.sample.prompt="a seven|the digit two"
 """  # noqa: E501
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
 """DALL-E of digits: a Transformer over captions and the codes of configs/digits_dvae.py.
 
-    bash launch/local.sh configs/digits_dvae.py
-    bash launch/local.sh configs/digits_dalle.py
-    bash launch/local.sh configs/digits_dalle.py --mode=sample --config.sample.prompt="a seven|the digit two"
+bash launch/local.sh configs/digits_dvae.py
+bash launch/local.sh configs/digits_dalle.py
+bash launch/local.sh configs/digits_dalle.py --mode=sample --config.sample.prompt="a seven|the digit two"
 """  # noqa: E501
 
 from ml_collections import ConfigDict

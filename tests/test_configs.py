@@ -22,6 +22,7 @@ OWN_GROUP = {
     "autoencoder": ["autoencoder"],
     "vae": ["vae"],
     "dvae": ["dvae"],
+    "dalle": ["dalle", "dvae_model", "dvae"],
     "gan": ["gan"],
     "cyclegan": ["cyclegan"],
     "classifier": [],
@@ -194,6 +195,7 @@ def make(config):
         fields = {name: tokens_field(9, letters) for name in ("source", "target")}
     else:
         fields = run_config.stored_fields(config, pathlib.Path("nosuch"))
+        fields["caption"] = tokens_field(6, letters)
     return methods.make(config, fields)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from smoke import CONFIGS, Compiled, last_line, load
 
 import diffusion_jax as dj
-from diffusion_jax import evaluators, methods, run_config, runs
+from diffusion_jax import evaluators, methods, run_config, run_data, runs
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.methods import latent_tasks
 from diffusion_jax.outputs import writers
@@ -27,6 +27,7 @@ RUNS = {
     "vae": "digits_vae",
     "dvae": "digits_dvae",
     "vqvae": "digits_dvae",
+    "dalle": "digits_dalle",
     "gan": "digits_gan",
     "dcgan": "digits_dcgan",
     "points": "grid25_gan",
@@ -64,6 +65,7 @@ METRICS = {
     "reconstruction": "squared_error standard_error squared_error_of_pca".split(),
     "elbo": "negative_elbo standard_error reconstruction kl negative_importance_bound "
     "active_units num_latents".split(),
+    "token_nats": ["nats_per_code", "nats_per_code, uniform", "nats_per_word"],
     "codes": "squared_error standard_error psnr perplexity usage num_codes accuracy "
     "accuracy_real".split(),
     "modes": "modes_missing modes_covered num_modes modes_touched share_within_3_sigma "
@@ -76,7 +78,8 @@ METRICS = {
 EVALUATED = [
     *[("autoencoder", "reconstruction"), ("autoencoder", "samples")],
     *[("vae", "elbo"), ("vae", "reconstruction"), ("vae", "samples")],
-    *[("dvae", "codes"), ("vqvae", "codes")],
+    *[("dvae", "codes"), ("vqvae", "codes"), ("dalle", "token_nats")],
+    *[("dalle", "samples"), ("digits_captions", "samples")],
     *[("conv", "reconstruction"), ("gan", "samples"), ("dcgan", "samples")],
     *[("points", "modes"), ("cyclegan", "translation")],
     ("classifier", "accuracy"),
@@ -94,9 +97,11 @@ TASKS = [
 ARRAYS = [  # tasks without images or text
     *[("vae", "elbo"), ("classifier", "classify"), ("language_model", "nats")],
     *[("seq2seq", "target_nats"), ("dvae", "codes"), ("vqvae", "codes")],
+    ("dalle", "token_nats"),
 ]
 TEXTS = [("language_model", "sample")]
 PAIRS = [("seq2seq", "sample"), ("seq2seq", "align")]
+CAPTIONED = [("dalle", "sample"), ("digits_captions", "sample")]
 OF_TEXT = "language_model", "seq2seq"
 
 
@@ -236,6 +241,30 @@ def test_task_of_pairs(name, task, run_of, capsys):
     assert all(line.startswith("123\t") for line in lines)
 
 
+@pytest.mark.parametrize("name, task", CAPTIONED)
+def test_task_of_captions(name, task, run_of, capsys):
+    """A task writes images with the captions and labels of the data, and the captions
+    as text; several prompts take their place, each for as many images."""
+    workdir, config, _ = run_of(name)
+    config.sample.update(task=task, num_examples=6, batch_size=4)
+    sample(config, workdir)
+    field = run_config.stored_fields(config, workdir)["caption"]
+    held_out = run_data.open_held_out(config).read(np.arange(6))
+    with np.load(workdir / f"{task}.npz", allow_pickle=False) as arrays:
+        assert arrays["image"].shape == (6, 8, 8, 1)
+        for key in ("caption", "label"):
+            np.testing.assert_array_equal(arrays[key], held_out[key])
+    texts = [field.vocabulary.decode(row) for row in held_out["caption"]]
+    assert (workdir / f"{task}.txt").read_text().splitlines() == texts
+    Image.open(workdir / f"{task}.png").verify()
+    config.sample.prompt = "a seven|The digit two."
+    sample(config, workdir)
+    with np.load(workdir / f"{task}.npz", allow_pickle=False) as arrays:
+        assert arrays.keys() == {"image", "caption"}
+        texts = [field.vocabulary.decode(row) for row in arrays["caption"]]
+    assert texts == ["a seven"] * 3 + ["the digit two"] * 3
+
+
 @pytest.mark.parametrize("name", ["dcgan", "vae", "points", *OF_TEXT])
 def test_samples_from_python(name, run_of):
     """`load` and `sample` give what --mode=sample writes for the same options."""
@@ -282,7 +311,8 @@ def test_task_without_images(name, task, run_of):
 
 def test_every_task_and_metric_is_tested():
     """The tables above leave out no metric of any family, and no task."""
-    evaluated, tested = {}, {task for _, task in TASKS + ARRAYS + TEXTS + PAIRS}
+    every = TASKS + ARRAYS + TEXTS + PAIRS + CAPTIONED
+    evaluated, tested = {}, {task for _, task in every}
     for name, config_name in RUNS.items():
         method = load(config_name).method
         here = {metric for x, metric in EVALUATED if x == name}
@@ -313,8 +343,9 @@ def test_metric(name, metric, run_of):
     evaluate(config, workdir)
     record = last_line(workdir)
     expected = METRICS[metric]
-    if name == "dcgan":
-        expected = [*expected, "conditional_accuracy"]
+    if name in ("dcgan", "digits_captions") or (name, metric) == ("dalle", "samples"):
+        conditional = "conditional_accuracy"
+        expected = [*expected, conditional, f"{conditional}, shuffled"]
     expected = [key.replace("NAME", "digits_classifier_tiny") for key in expected]
     common = ["metric", "config", "step", "data", "parameters"]
     assert list(record)[: 5 + len(expected)] == common + expected

@@ -13,6 +13,8 @@ from smoke import load
 
 from diffusion_jax import methods
 from diffusion_jax.data.base import Field, image_field, label_field
+from diffusion_jax.data.texts import tokens_field
+from diffusion_jax.data.vocabulary import build
 from diffusion_jax.training.state import trace_initial
 from diffusion_jax.training.step import make_train_step
 
@@ -21,6 +23,7 @@ IMAGE, LABEL = image_field((8, 8, 1)), label_field(10)
 ONE = {"image": IMAGE, "label": LABEL}
 TWO = {"image_a": IMAGE, "image_b": IMAGE}
 POINTS = {"points": Field((2,), np.float32, "points")}
+CAPTIONED = ONE | {"caption": tokens_field(5, build("characters", ["abcdef"]))}
 UNET = {"model__attention_resolutions": (4,), "model__dropout": 0.1}
 # A config, what is changed in its smoke run, the fields of its data, and its task.
 PROGRAMS = {
@@ -29,6 +32,8 @@ PROGRAMS = {
     "autoencoder": ("fashion_mnist_autoencoder", {}, ONE, "reconstruct"),
     "dvae": ("digits_dvae", {}, ONE, "codes"),
     "vqvae": ("digits_dvae", {"model__name": "vq"}, ONE, "reconstruct"),
+    "dalle": ("digits_dalle", {}, CAPTIONED, "sample"),
+    "captions": ("digits_captions", {}, CAPTIONED, "sample"),
     "dcgan": ("digits_dcgan", {"gan__sync_statistics": False}, ONE, "sample"),
     "wgan_gp": ("grid25_gan", {}, POINTS, "sample"),
     "cyclegan": ("digits_cyclegan", {}, TWO, "translate"),

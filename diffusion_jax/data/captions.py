@@ -75,9 +75,7 @@ def encode(field: base.Field, text: str, name: str = "The caption") -> np.ndarra
     ids = field.vocabulary.encode(normalise(text), name)
     longest = field.shape[0] - 1
     if not len(ids):
-        raise ValueError(
-            f"{name} is empty; write a caption of 1 to {longest} words."
-        )
+        raise ValueError(f"{name} is empty; write a caption of 1 to {longest} words.")
     if len(ids) > longest:
         raise ValueError(
             f"{name} has {len(ids)} words, and the longest caption of the data has "

@@ -77,6 +77,7 @@ EVALUATORS = {
     "accuracy": Row({"classify"}, accuracy.make_accuracy),
     "bits_per_character": Row({"nats"}, text.make_bits_per_character),
     "perplexity": Row({"target_nats"}, text.make_perplexity),
+    "token_nats": Row({"token_nats"}, text.make_token_nats),
     "exact_match": Row({"sample", "align"}, text.make_exact_match),
     "bleu": Row({"sample", "align"}, text.make_bleu),
     "samples": Row({"sample"}, samples.make_samples, excludes=TEXT),

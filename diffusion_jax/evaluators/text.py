@@ -115,6 +115,34 @@ def make_perplexity(
     return evaluate
 
 
+def make_token_nats(
+    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+) -> Evaluator:
+    """Makes an evaluator of -log p of images given captions, and of captions.
+
+    Raises:
+      FileNotFoundError: the data are missing.
+      ValueError: the data do not match the config.
+    """
+    run = over_held_out(config, method, "token_nats")
+    names = "image_nats", "text_nats", "num_words"
+
+    def evaluate(variables: Variables) -> Iterator[Record]:
+        rows = inference.collect(run(variables), *names)
+        image, text, words = (float(rows[name].sum()) for name in names)
+        num_examples = len(rows["image_nats"])
+        num_codes = num_examples * method.num_codes
+        metrics = {
+            "nats_per_code": image / num_codes,
+            "nats_per_code, uniform": math.log(method.dvae.network.num_codes),
+            "nats_per_word": text / words,
+        }
+        settings = {"split": config.eval.split, "num_examples": num_examples}
+        yield Record(metrics, settings)
+
+    return evaluate
+
+
 def make_exact_match(
     config: ConfigDict, method: methods.Method, workdir: pathlib.Path
 ) -> Evaluator:

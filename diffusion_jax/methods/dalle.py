@@ -133,9 +133,7 @@ class DALLE(base.SingleNetwork):
         follows_text = np.arange(self.num_text + self.num_codes) >= self.num_text
         return is_code[None] == follows_text[:, None]
 
-    def nats(
-        self, logits: Array, tokens: Array, caption: Array
-    ) -> tuple[Array, Array]:
+    def nats(self, logits: Array, tokens: Array, caption: Array) -> tuple[Array, Array]:
         """Computes -log p of each token given those before it and its modality.
 
         Args:

@@ -82,9 +82,10 @@ def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
     """Writes a preview: a PNG of images, points or alignments, and a file of tokens.
 
     PATH.png is a grid of at most 400 images (with axes ("column",) one row per example;
-    with captions one row per caption) or a density plot of the first two coordinates of points, or the alignments of a few
-    examples; PATH.txt has the text of each example, several with tabs between them, or
-    a line of token ids if there is no vocabulary. Only process 0 writes.
+    with captions one row per caption) or a density plot of the first two coordinates of
+    points, or the alignments of a few examples; PATH.txt has the text of each example,
+    several with tabs between them, or a line of token ids if there is no vocabulary.
+    Only process 0 writes.
 
     Args:
       path: path of the files, without a suffix; the folder is created.

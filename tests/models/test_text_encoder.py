@@ -44,7 +44,9 @@ def network():
     cond = {"caption": CAPTIONS}
     shapes = jax.eval_shape(NET.init, jax.random.key(0), x, t, cond)["params"]
     params = randomised(shapes)
-    return jax.jit(lambda x, t, captions: NET.apply(params, x, t, {"caption": captions}))
+    return jax.jit(
+        lambda x, t, captions: NET.apply(params, x, t, {"caption": captions})
+    )
 
 
 def test_padding_and_the_rest_of_a_batch_change_nothing(encoder):

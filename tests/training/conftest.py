@@ -27,6 +27,9 @@ FAMILIES = {
     "wgan_gp": "grid25_gan",
     "cyclegan": "horse2zebra_cyclegan",  # with the identity term
     "classifier": "digits_classifier",
+    "dvae": "digits_dvae",
+    "dalle": "digits_dalle",
+    "captions": "digits_captions",
     "seq2seq": "reverse_attention",
     "language_model": "python_docs_gru",
 }

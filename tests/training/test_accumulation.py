@@ -25,6 +25,7 @@ ONE, TWO = {"image": IMAGE}, {"image_a": IMAGE, "image_b": IMAGE}
 POINTS = {"points": Field((2,), np.float32, "points")}
 VOCABULARY = build("characters", ["abcdef"])
 TEXT = {"tokens": tokens_field(12, VOCABULARY)}
+CAPTIONED = ONE | {"caption": tokens_field(5, VOCABULARY)}
 UNET = {"model__base_channels": 8, "model__channel_multipliers": (1,)}
 UNET |= {"model__num_blocks": 0, "model__dropout": 0.3, "optim__clip_norm": 0.05}
 # A config, what is changed in its smoke run, and the fields of its data.
@@ -34,6 +35,7 @@ FAMILIES = {
     "autoencoder": ("digits_autoencoder", {}, ONE),  # tracks its latents' moments
     "dvae": ("digits_dvae", {}, ONE),
     "vqvae": ("digits_dvae", {"model__name": "vq"}, ONE),  # observes its whole batch
+    "dalle": ("digits_dalle", {"dalle__cond_dropout": 0.5}, CAPTIONED),
     "wgan_gp": ("grid25_gan", {"gan__critic_steps": 2}, POINTS),  # slices of a slice
     "cyclegan": ("digits_cyclegan", {"cyclegan__cycle_weight": 1.0}, TWO),
     "language_model": ("python_docs_gru", {"model__dropout": 0.3}, TEXT),

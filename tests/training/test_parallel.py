@@ -184,6 +184,8 @@ ON_DEVICES = {
     "vae": ("fashion_mnist_vae", {}, 8),
     "dvae": ("digits_dvae", {}, 8),
     "vqvae": ("digits_dvae", {"model.name": "vq"}, 8),
+    "dalle": ("digits_dalle", {"dalle.cond_dropout": 0.5}, 8),
+    "captions": ("digits_captions", {"model.dropout": 0.3}, 8),
     "dcgan": ("digits_dcgan", {}, 16),
     "dcgan_unsynchronised": ("digits_dcgan", {"gan.sync_statistics": False}, 16),
     "wgan_gp": ("digits_gan", CRITIC | {"gan.critic_steps": 2}, 8),

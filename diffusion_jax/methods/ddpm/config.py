@@ -89,6 +89,8 @@ def defaults() -> ConfigDict:
 def tiny(config: ConfigDict) -> None:
     """Turns a config into a smoke test that takes seconds on a CPU."""
     common.make_tiny(config)
+    if config.model.caption_width:
+        config.data.source, config.model.caption_width = "captions:digits", 8
     config.model.update(base_channels=8, channel_multipliers=(1, 2), num_blocks=1)
     config.diffusion.num_timesteps = 20
     config.optim.warmup_steps = 2
