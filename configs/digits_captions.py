@@ -1,8 +1,9 @@
-"""Diffusion of digits conditioned on captions, such as "a picture of a seven".
+r"""Diffusion of digits conditioned on captions, such as "a picture of a seven".
 
-bash launch/local.sh configs/digits_captions.py
-bash launch/local.sh configs/digits_captions.py --mode=sample --config.sample.prompt="a seven|the digit two"
-"""  # noqa: E501
+    bash launch/local.sh configs/digits_captions.py
+    bash launch/local.sh configs/digits_captions.py --mode=sample \
+        --config.sample.prompt="a seven|the digit two"
+"""
 
 from ml_collections import ConfigDict
 

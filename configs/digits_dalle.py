@@ -1,9 +1,10 @@
-"""DALL-E of digits: a Transformer over captions and the codes of configs/digits_dvae.py.
+r"""DALL-E of digits: a Transformer over captions and the codes of digits_dvae.py.
 
-bash launch/local.sh configs/digits_dvae.py
-bash launch/local.sh configs/digits_dalle.py
-bash launch/local.sh configs/digits_dalle.py --mode=sample --config.sample.prompt="a seven|the digit two"
-"""  # noqa: E501
+    bash launch/local.sh configs/digits_dvae.py
+    bash launch/local.sh configs/digits_dalle.py
+    bash launch/local.sh configs/digits_dalle.py --mode=sample \
+        --config.sample.prompt="a seven|the digit two"
+"""
 
 from ml_collections import ConfigDict
 
@@ -19,7 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.dvae_model.update(num_codes=64, num_features=32, width=64)
     config.dvae_model.num_downsamplings = 1
     config.dvae.update(likelihood="gaussian", noise_scale=0.15)
-    config.optim.update(learning_rate=0.001, warmup_steps=50, ema_decay=0.99)
+    config.optim.update(warmup_steps=50, ema_decay=0.99)
     config.train.update(num_steps=1500, log_every=100, save_every=500)
     config.train.update(sample_every=1500, init_from="dvae=runs/digits_dvae")
     decay_over_second_half(config)
