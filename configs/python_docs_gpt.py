@@ -2,9 +2,8 @@
 
     bash launch/local.sh configs/python_docs_gpt.py
 
-Result: 1.944 bits per character on Python 3.11.7 (a 5-gram: 2.282), after 2000 steps
-and 700 resumed ones.
-Time: 30 minutes of CPU time.
+Result: 1.905 bits per character on Python 3.11.7 (a 5-gram: 2.282).
+Time: 37 minutes of CPU time.
 """
 
 from ml_collections import ConfigDict
@@ -21,8 +20,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.update(positions="rotary", dropout=0.2)
     config.optim.update(learning_rate=0.002, b2=0.99, weight_decay=0.1, ema_decay=0.99)
     config.optim.update(decay="cosine", decay_to=0.1)
-    config.train.update(num_steps=2700, log_every=100, sample_every=900)
-    config.optim.warmup_steps = config.train.get_oneway_ref("num_steps") // 27
+    config.train.update(num_steps=3300, log_every=100, sample_every=1100)
+    config.optim.warmup_steps = config.train.get_oneway_ref("num_steps") // 33
     config.optim.decay_end = config.train.get_oneway_ref("num_steps")
     config.sample.temperature = 0.7
     return select(config, variant, language_model.tiny)

@@ -1,10 +1,12 @@
-"""Draws a page of texts: what a language model wrote at several steps of its training.
+r"""Draws a page of texts: what a language model wrote at several steps of its training.
 
-    python -m diffusion_jax.main --config=configs/shakespeare_gpt.py --config.data.source=text:PATH --config.train.sample_every=250
-    python examples/samples_over_training.py runs/shakespeare_gpt --steps 250 500 1000 2000
+    python -m diffusion_jax.main --config=configs/shakespeare_gpt.py \
+        --config.data.source=text:PATH --config.train.sample_every=100
+    python examples/samples_over_training.py runs/shakespeare_gpt \
+        --steps 100 300 1000 2000
 
 Reads samples/STEP.txt of the run, of which the first text is shown; needs matplotlib.
-"""  # noqa: E501
+"""
 
 import argparse
 import pathlib
