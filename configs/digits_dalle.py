@@ -19,7 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.batch_size = 64
     config.dvae_model.update(num_codes=64, num_features=32, width=64)
     config.dvae_model.num_downsamplings = 1
-    config.dvae.update(likelihood="gaussian", noise_scale=0.15)
+    config.dvae.update(likelihood="gaussian", noise_scale=0.2)
     config.optim.update(warmup_steps=50, ema_decay=0.99)
     config.train.update(num_steps=1500, log_every=100, save_every=500)
     config.train.update(sample_every=1500, init_from="dvae=runs/digits_dvae")
