@@ -117,38 +117,38 @@ def save_alignments(
 def save_captioned(
     path: pathlib.Path, images: np.ndarray, captions: Sequence[str]
 ) -> None:
-    """Writes images with their captions; a row for each that several images share.
+    """Writes images with their captions above them.
+
+    If each caption has several images, one after the other, they begin a row of their
+    own, of which only the first image has the caption.
 
     Without matplotlib a warning is logged and nothing is written.
 
     Args:
       path: path of the PNG.
       images: u8[N, H, W, C], C = 1 or 3.
-      captions: of the images; equal ones follow each other.
+      captions: N texts.
     """
-    groups = [list(group) for _, group in itertools.groupby(captions)]
-    columns = max(map(len, groups))
-    shared = columns > 1
-    columns = min(columns, MAX_COLUMNS) if shared else min(len(images), MAX_COLUMNS)
-    cells: list[tuple[np.ndarray | None, str]] = []
-    for start, group in zip(
-        np.cumsum([0, *map(len, groups[:-1])]), groups, strict=True
-    ):
-        row = [(x, "") for x in images[start : start + len(group)]]
-        if shared:
-            row += [(None, "")] * (-len(row) % columns)
-        cells += [(row[0][0], group[0]), *row[1:]]
+    groups = [len(list(group)) for _, group in itertools.groupby(captions)]
+    shared = min(groups) > 1
+    columns = min(max(groups) if shared else len(images), MAX_COLUMNS)
+    cells, start = [], 0
+    for size in groups if shared else [1] * len(images):
+        cells += [(images[start], captions[start])]
+        cells += [(image, "") for image in images[start + 1 : start + size]]
+        cells += [(None, "")] * (-size % columns if shared else 0)
+        start += size
     rows = math.ceil(len(cells) / columns)
-    figure = _figure(path, 1.1 * columns, 1.35 * rows)
+    figure = _figure(path, 1.1 * columns, (1.35 if shared else 1.6) * rows)
     if figure is None:
         return
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
+    width = CAPTION_WIDTH * (columns if shared else 1)
     for axes, (image, caption) in zip(grid, cells, strict=False):
         if image is not None:
             axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        width = CAPTION_WIDTH * (columns if shared else 1)
         lines = textwrap.wrap(caption.replace("$", r"\$"), width)
         axes.set_title("\n".join(lines), fontsize=7, loc="left")
     figure.savefig(path, dpi=120)

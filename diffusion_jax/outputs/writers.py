@@ -17,6 +17,7 @@ from diffusion_jax.training import parallel
 LOGGER = logging.getLogger(__name__)
 
 GRID_IMAGES = 400  # most images in a grid; the npz file has all of them
+CAPTIONED_IMAGES = 100  # the same with captions, which take longer to draw
 PRINTED_TEXTS = 4
 ALIGNMENTS = 4  # most examples in a picture of alignments
 RULE = "-" * 72  # between texts of several lines
@@ -82,7 +83,7 @@ def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
     """Writes a preview: a PNG of images, points or alignments, and a file of tokens.
 
     PATH.png is a grid of at most 400 images (with axes ("column",) one row per example;
-    with captions one row per caption) or a density plot of the first two coordinates of
+    at most 100 with captions) or a density plot of the first two coordinates of
     points, or the alignments of a few examples; PATH.txt has the text of each example,
     several with tabs between them, or a line of token ids if there is no vocabulary.
     Only process 0 writes.
@@ -157,8 +158,8 @@ def _save_grid(path: pathlib.Path, name: str, outputs: Arrays, fields: Fields) -
     x = outputs[name]
     if "caption" in outputs and not fields[name].axes:
         decode = fields["caption"].vocabulary.decode
-        captions = [decode(row) for row in outputs["caption"][:GRID_IMAGES]]
-        plots.save_captioned(path, transforms.to_uint8(x[:GRID_IMAGES]), captions)
+        captions = [decode(row) for row in outputs["caption"][:CAPTIONED_IMAGES]]
+        plots.save_captioned(path, transforms.to_uint8(x[: len(captions)]), captions)
         return
     columns = x.shape[1] if fields[name].axes else None
     shown = x[: max(1, GRID_IMAGES // (columns or 1))].reshape(-1, *x.shape[-3:])

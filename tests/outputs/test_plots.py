@@ -76,3 +76,36 @@ def test_coinciding_points(tmp_path, points):
 def test_no_points_inside(tmp_path):
     """If all points are outside the limits the plot is white."""
     assert np.all(plotted(tmp_path, [[5, 5]], side=6, limits=(0, 1)) == 255)
+
+
+@pytest.mark.parametrize(
+    "captions, columns, rows",
+    [
+        (["a $5 note"] * 4 + ["b"] * 3, 4, 2),  # a row for each
+        (["a"] * 12, 10, 2),  # a row of ten and the rest
+        (["a", "a", "b", "c", "d"], 5, 1),  # captions of data
+        (["a"], 1, 1),
+    ],
+)
+def test_captioned_images(captions, columns, rows, tmp_path, monkeypatch):
+    """Captions that several images share begin a row of their own; every image is
+    drawn, and a caption only once for a row."""
+    drawn = []
+    make = plots._figure
+    monkeypatch.setattr(plots, "_figure", lambda *x: drawn.append(make(*x)) or drawn[0])
+    images = np.arange(len(captions), dtype=np.uint8)[:, None, None, None]
+    images = np.broadcast_to(images, (len(captions), 8, 8, 1))
+    plots.save_captioned(tmp_path / "x.png", images, captions)
+    axes = drawn[0].axes
+    assert len(axes) == columns * rows
+    found = [int(x.images[0].get_array()[0, 0]) for x in axes if x.images]
+    assert found == list(range(len(captions)))
+    titles = [x.get_title(loc="left") for x in axes]
+    if columns == 5:
+        assert titles == captions
+    else:
+        assert [x for x in titles if x] == [
+            x.replace("$", r"\$") for x in dict.fromkeys(captions)
+        ]
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.size[0] == round(132 * columns)
