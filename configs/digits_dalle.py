@@ -17,12 +17,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config = dalle.defaults()
     config.name = "digits_dalle"
     config.data.batch_size = 64
+    config.model.update(num_layers=2, width=64, dropout=0.3)
     config.dvae_model.update(num_codes=64, num_features=32, width=64)
     config.dvae_model.num_downsamplings = 1
     config.dvae.update(likelihood="gaussian", noise_scale=0.2)
-    config.optim.update(warmup_steps=50, ema_decay=0.99)
-    config.train.update(num_steps=1500, log_every=100, save_every=500)
-    config.train.update(sample_every=1500, init_from="dvae=runs/digits_dvae")
+    config.optim.update(learning_rate=0.002, warmup_steps=50, ema_decay=0.99)
+    config.train.update(num_steps=1600, log_every=100, save_every=800)
+    config.train.update(sample_every=1600, init_from="dvae=runs/digits_dvae")
     decay_over_second_half(config)
     config.sample.num_examples = 200
     config.eval.classifier = "runs/digits_classifier"
