@@ -125,8 +125,8 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
     if diffusion.cond_dropout and not conditions:
         raise ValueError(
             f"diffusion.cond_dropout = {diffusion.cond_dropout} drops conditions, but "
-            "model.num_classes = 0 and model.caption_width = 0: set one of them, or set "
-            "cond_dropout to 0."
+            "model.num_classes = 0 and model.caption_width = 0: set one of them, or "
+            "set cond_dropout to 0."
         )
     if diffusion.loss == "continuous" and diffusion.timestep_sampler == "lognormal":
         raise ValueError(
