@@ -168,15 +168,22 @@ def test_commands_of_main(tmp_path, monkeypatch):
     assert (tmp_path / "runs/digits_vae_tiny/arithmetic.png").exists()
 
 
-def test_text_from_python(tmp_path, monkeypatch, capsys):
-    """The Python block of docs/text.md prints the prompt with a continuation."""
+@pytest.mark.parametrize(
+    "page, config", [("text", "python_docs_gpt"), ("text_to_image", "digits_dalle")]
+)
+def test_models_from_python(page, config, tmp_path, monkeypatch, capsys):
+    """The Python block of a page runs; that of text prints the prompt, continued."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    call_main(["--config=configs/python_docs_gpt.py:tiny"], monkeypatch)
+    call_main([f"--config=configs/{config}.py:tiny"], monkeypatch)
     capsys.readouterr()
-    (block,) = find_blocks("python", (ROOT / "docs/text.md").read_text())
-    exec(block.replace("runs/python_docs_gpt", "runs/python_docs_gpt_tiny"), {})
-    assert capsys.readouterr().out.startswith("The for statement")
+    (block,) = find_blocks("python", (ROOT / f"docs/{page}.md").read_text())
+    found = {}
+    exec(block.replace(f"runs/{config}", f"runs/{config}_tiny"), found)
+    if page == "text":
+        assert capsys.readouterr().out.startswith("The for statement")
+    else:
+        assert found["images"].shape == (10, 8, 8, 1)
 
 
 def shrunk(word):
