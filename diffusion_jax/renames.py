@@ -66,7 +66,7 @@ def _finite_interval(interval: list[float]) -> list[float]:
 
 
 # What older versions did where they had no key, if it is not today's value.
-IMPLIED = {"data.held_out": 0.0, "model.dtype": "float32"}
+IMPLIED = {"data.held_out": 0.0, "data.bucketed": False, "model.dtype": "float32"}
 # Keys (None: dropped), and values by the key's new name.
 RENAMED_KEYS = {
     "diffusion.zero_snr": "diffusion.zero_terminal_snr",

@@ -93,18 +93,25 @@ def complete(
 
     Args:
       stored: see `stored_config`.
-      defaults: the family's config. Of the group model, only another network's keys
-        that the stored one has count.
+      defaults: the family's config. If model.name differs, only the keys of the group
+        model that both have are used.
       workdir: the run's folder, for messages.
 
     Raises:
       ValueError: a value has a type that cannot be converted.
     """
-    old, new = stored.to_dict(), defaults.to_dict()
+    old, new = _with_tuples(stored.to_dict()), defaults.to_dict()
     if old["model"].get("name") != new["model"].get("name"):
         shared = old["model"].keys() & new["model"].keys()
         new["model"] = {key: new["model"][key] for key in shared}
     return ConfigDict(_completed(old, new, workdir / CONFIG))
+
+
+def _with_tuples(value: Any) -> Any:
+    """Returns a stored value with tuples, as configs have them, for JSON's lists."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(x) for key, x in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def compare_config(config: ConfigDict, workdir: pathlib.Path) -> Changes:
@@ -274,7 +281,7 @@ def check_vocabularies(
       workdir: the run's folder; it may be new.
 
     Raises:
-      ValueError: a vocabulary has changed.
+      ValueError: a vocabulary has changed, or the longest caption.
     """
     texts = {name: field for name, field in fields.items() if field.vocabulary}
     if not texts or not (workdir / FIELDS).exists():
@@ -283,6 +290,12 @@ def check_vocabularies(
     # A run on images without captions may go on with captions.
     for name in sorted(texts.keys() & stored.keys()):
         field, known = texts[name], stored[name].vocabulary
+        if name == "caption" and field.shape != stored[name].shape:
+            raise ValueError(
+                f"The longest caption of {config.data.source} has {field.shape[0] - 1} "
+                f"words, and that of the run in {workdir} {stored[name].shape[0] - 1}: "
+                "restore the captions that it was trained on, or use another --workdir."
+            )
         if known == field.vocabulary:
             continue
         changed = set(known.tokens) ^ set(field.vocabulary.tokens)

@@ -17,7 +17,8 @@ def sample(
     The first texts, if the outputs have any, are printed as well.
 
     The npz file holds the task's outputs by name, images as u8[N, H, W, C], and the
-    labels that they are conditioned on; `outputs.writers` describes the other files.
+    labels of the examples that they are conditioned on; `outputs.writers` describes the
+    other files.
 
     Args:
       config: of the run.

@@ -25,7 +25,7 @@ class TaskRunner(NamedTuple):
 
     Attributes:
       run: variables -> the task's outputs, [N, ...], and the labels of the examples if
-        they are conditioned on labels or captions.
+        the task reads labels or captions.
       fields: of these.
       source: the rows.
     """
@@ -51,9 +51,10 @@ def make(config: ConfigDict, method: methods.Method, name: str) -> TaskRunner:
     task = methods.make_task(config, method, name)
     source = open_source(config, task)
     stream = inference.make_stream(task, options.batch_size, options.seed)
-    # The label of a captioned example is the class that its caption names.
+    # A captioned example keeps its label, to measure whether its image shows it.
     conditional = {"label", "caption"} & set(task.inputs)
-    labels = {x: y for x, y in source.fields.items() if x == "label" and conditional}
+    label = source.fields.get("label")
+    labels = {"label": label} if conditional and label and label.size != 1 else {}
     fields = task.outputs | labels
 
     def run(variables: Variables) -> inference.Arrays:
@@ -91,11 +92,18 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
     prompts = {}
     if prompt is not None:
         prompts = {name: encode(prompt) for name, encode in task.prompts.items()}
+    if prompt and not prompts:
+        raise ValueError("sample.prompt has no effect on this task: leave it out.")
     inputs = {name.removeprefix("partner_") for name in task.inputs} - prompts.keys()
     reads_data = not inputs <= {"index", "label"}
     if reads_data:
         source = run_data.open_held_out(config)
     elif "label" in inputs:
+        if prompts and label < 0:
+            raise ValueError(
+                "The model is conditioned on classes, too: set sample.label to the "
+                "class of sample.prompt."
+            )
         labels = np.arange(number) % num_classes if label < 0 else [label] * number
         arrays = {"label": np.array(labels, np.int32)}
         source = ArraySource(arrays, {"label": label_field(num_classes)}, "labels")
@@ -113,13 +121,22 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
 def _with_prompts(
     source: Source, prompts: Mapping[str, np.ndarray], number: int
 ) -> Source:
-    """Gives each example one of k prompts: the first number / k the first one, etc.
+    """Gives each example one of k prompts; those of a prompt follow each other.
 
     Args:
       source: the examples, which keep their other fields.
       prompts: tokens i32[k, P] by name.
       number: of examples that will be read.
+
+    Raises:
+      ValueError: there are fewer examples than prompts.
     """
+    num_prompts = len(next(iter(prompts.values())))
+    if number < num_prompts:
+        raise ValueError(
+            f"sample.prompt has {num_prompts} prompts, and sample.num_examples is only "
+            f"{number}: increase it."
+        )
     fields = {x: Field(y.shape[1:], np.int32, "tokens") for x, y in prompts.items()}
 
     def example(i: int) -> Example:

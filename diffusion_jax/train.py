@@ -107,6 +107,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
             key = jax.random.key(config.seed)
             state = compilation.run_once(initial, key)
             state = runs.replace_groups(state, groups)
+            warn_of_random_groups(method, state, groups)
         else:
             step, last = int(state.step), every.num_steps
             LOGGER.warning("RESUMING %s at step %d of %d.", workdir, step, last)
@@ -155,6 +156,20 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
             if isinstance(error, FloatingPointError):
                 error.add_note("A lower optim.learning_rate may help.")
             raise
+
+
+def warn_of_random_groups(
+    method: methods.Method, state: TrainState, groups: Variables
+) -> None:
+    """Warns if a group that no phase trains was not copied from another run."""
+    trained = {group for phase in method.phases for group in phase.trains}
+    for group in sorted(state.params.keys() - trained - groups.params.keys()):
+        LOGGER.warning(
+            "The weights of %s are random and will stay so: set train.init_from=%s="
+            "WORKDIR, the folder of a run that trained them.",
+            group,
+            group,
+        )
 
 
 def restore(
@@ -229,7 +244,7 @@ def loop(
                 with logger.paused():
                     logger.flush()
                     if flops:
-                        LOGGER.info("Step %d has sequences of another length.", step)
+                        LOGGER.info("New length of sequences at step %d.", step)
                     flops[shapes] = compile_step(
                         run_step, state, batch, every.accumulate
                     )

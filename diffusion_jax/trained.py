@@ -10,13 +10,14 @@ from ml_collections import ConfigDict
 from diffusion_jax import methods, paths, run_config, run_data, runs, task_runner
 from diffusion_jax.data import transforms
 from diffusion_jax.data.base import Field
+from diffusion_jax.lookup import lookup
 
 
 class TrainedModel:
     """The model of a run.
 
     Attributes:
-      config: that it was trained with; the group sample has the defaults of `sample`.
+      config: the run's config; its group sample holds the defaults of `sample`.
       workdir: the run's folder.
       step: of the checkpoint.
       method: the family's functions, see `methods.base.Method`.
@@ -58,11 +59,17 @@ class TrainedModel:
 
         Raises:
           ValueError: there is no such task or option, or a value is invalid.
+          TypeError: a value has another type than the config's.
           FileNotFoundError: the task reads data, and they are missing.
         """
+        if useless := {"checkpoint", "animation", "task"} & options.keys():
+            raise ValueError(
+                f"{', '.join(sorted(useless))}: not an option here; load(..., "
+                "checkpoint=...) chooses the checkpoint, and run the task."
+            )
         config = self.config.copy_and_resolve_references()
         run_config.check_keys(config, [f"sample.{name}" for name in options])
-        batch_size = min(num_examples, config.sample.batch_size)
+        batch_size = max(1, min(num_examples, config.sample.batch_size))
         defaults = {"num_examples": num_examples, "batch_size": batch_size}
         config.sample.update({**defaults, **options, "task": task})
         run_data.forget()
@@ -86,7 +93,7 @@ def load(workdir: str | os.PathLike, checkpoint: str = "last") -> TrainedModel:
     """
     folder = paths.local(workdir)
     config = run_config.stored_config(folder)
-    defaults = methods.FAMILIES[config.method].defaults()
+    defaults = lookup(methods.FAMILIES, config.method, "method").defaults()
     config = run_config.complete(config, defaults, folder)
     return TrainedModel(config, folder, runs.load(config, folder, checkpoint))
 

@@ -20,8 +20,13 @@ LINE_HEIGHT = 0.19  # inches
 
 
 def first_text(path: pathlib.Path) -> str:
-    """Returns the beginning of a file's first text, wrapped."""
-    text = path.read_text(encoding="utf-8").split(f"\n{RULE}\n")[0]
+    """Returns the beginning of a file's first text, wrapped.
+
+    Texts of one line each have no rule between them.
+    """
+    content = path.read_text(encoding="utf-8")
+    separator = f"\n{RULE}\n"
+    text = content.split(separator if separator in content else "\n")[0]
     lines = [part for line in text.splitlines() for part in wrap(line)]
     return "\n".join(lines[:LINES])
 
@@ -35,9 +40,9 @@ def main(run: pathlib.Path, steps: list[int], output: pathlib.Path) -> None:
     """Writes the page, one row for each step."""
     files = sorted((run / "samples").glob("*.txt"))
     shown = [x for x in files if not steps or int(x.stem) in steps]
-    if not shown:
+    if not shown or len(shown) < len(set(steps)):
         known = ", ".join(str(int(x.stem)) for x in files) or "none"
-        raise SystemExit(f"{run} has no samples of these steps; it has: {known}.")
+        raise SystemExit(f"{run} lacks samples of some steps; it has: {known}.")
     texts = {int(path.stem): first_text(path) for path in shown}
     height = LINE_HEIGHT * (LINES + 1)
     figure = Figure(figsize=(8.5, height * len(texts)))

@@ -65,7 +65,7 @@ METRICS = {
     "reconstruction": "squared_error standard_error squared_error_of_pca".split(),
     "elbo": "negative_elbo standard_error reconstruction kl negative_importance_bound "
     "active_units num_latents".split(),
-    "token_nats": ["nats_per_code", "nats_per_code, uniform", "nats_per_word"],
+    "token_nats": ["nats_per_code", "nats_per_code, uniform", "nats_per_token"],
     "codes": "squared_error standard_error psnr perplexity usage num_codes accuracy "
     "accuracy_real".split(),
     "modes": "modes_missing modes_covered num_modes modes_touched share_within_3_sigma "
@@ -263,6 +263,17 @@ def test_task_of_captions(name, task, run_of, capsys):
         assert arrays.keys() == {"image", "caption"}
         texts = [field.vocabulary.decode(row) for row in arrays["caption"]]
     assert texts == ["a seven"] * 3 + ["the digit two"] * 3
+    config.sample.num_examples = 1
+    with pytest.raises(ValueError, match="has 2 prompts, .* is only 1: increase it"):
+        sample(config, workdir)
+
+
+def test_prompts_of_other_tasks(run_of):
+    """A task that reads no prompt refuses one."""
+    workdir, config, _ = run_of("digits_captions")
+    config.sample.update(task="reconstruct", prompt="a seven")
+    with pytest.raises(ValueError, match="sample.prompt has no effect on this task"):
+        sample(config, workdir)
 
 
 @pytest.mark.parametrize("name", ["dcgan", "vae", "points", *OF_TEXT])
@@ -290,6 +301,10 @@ def test_options_from_python(run_of):
     assert outputs["source"] == ["123", "123"] and len(outputs["alignment"]) == 2
     with pytest.raises(ValueError, match="no 'promt' in config.sample. Known: "):
         model.sample(promt="123")
+    with pytest.raises(ValueError, match="checkpoint: not an option here; load"):
+        model.sample(checkpoint="best")
+    with pytest.raises(ValueError, match="sample.num_examples"):
+        model.sample(0)
     with pytest.raises(ValueError, match="Unknown task of a seq2seq model 'encode'"):
         model.run("encode")
     with pytest.raises(ValueError, match="sample.prompt contains 'x'"):

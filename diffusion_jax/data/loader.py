@@ -87,8 +87,8 @@ class Loader:
             )
         if bucketed and any(part.lengths is None for part in parts.values()):
             raise ValueError(
-                "The lengths of the examples are not known, so that batches cannot be "
-                "bucketed; leave it out, or use pairs."
+                "data.bucketed needs the lengths of the examples, which only pairs "
+                "have: set data.bucketed=False."
             )
         options = batch_size, seed, flip, bucketed, shuffle
         self._parts = {

@@ -127,7 +127,11 @@ def _swept(config: ConfigDict) -> Iterator[ConfigDict]:
 def _sampling_settings(config: ConfigDict) -> dict[str, Any]:
     """Settings that samples depend on."""
     diffusion = dict(config.diffusion) if "diffusion" in config else {}
-    sampling = {k: v for k, v in config.sample.items() if k not in IRRELEVANT}
+    sampling = {
+        key: value
+        for key, value in config.sample.items()
+        if key not in IRRELEVANT and value is not None  # such as no prompt
+    }
     return diffusion | sampling
 
 

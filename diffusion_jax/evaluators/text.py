@@ -122,20 +122,21 @@ def make_token_nats(
 
     Raises:
       FileNotFoundError: the data are missing.
-      ValueError: the data do not match the config.
+      ValueError: the data do not match the config, or are training data.
     """
+    check_held_out(config)
     run = over_held_out(config, method, "token_nats")
-    names = "image_nats", "text_nats", "num_words"
+    names = "image_nats", "text_nats", "num_tokens"
 
     def evaluate(variables: Variables) -> Iterator[Record]:
         rows = inference.collect(run(variables), *names)
-        image, text, words = (float(rows[name].sum()) for name in names)
+        image, text, tokens = (float(rows[name].sum()) for name in names)
         num_examples = len(rows["image_nats"])
         num_codes = num_examples * method.num_codes
         metrics = {
             "nats_per_code": image / num_codes,
             "nats_per_code, uniform": math.log(method.dvae.network.num_codes),
-            "nats_per_word": text / words,
+            "nats_per_token": text / tokens,
         }
         settings = {"split": config.eval.split, "num_examples": num_examples}
         yield Record(metrics, settings)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 import math
 
 import jax
@@ -18,13 +17,12 @@ from diffusion_jax.decoding import token_samplers
 from diffusion_jax.decoding.generation import Decoder, classifier_free, generate
 from diffusion_jax.methods import base, dvae
 from diffusion_jax.methods import config as common
-from diffusion_jax.models import LANGUAGE_MODELS
+from diffusion_jax.models.transformer import GPT
 from diffusion_jax.objectives.cross_entropy import cross_entropy
 from diffusion_jax.special_tokens import END, PAD
 from diffusion_jax.training.state import Loss, Variables
 
-LOGGER = logging.getLogger(__name__)
-IMAGE_WEIGHT = 7 / 8  # of the loss; the text has the rest
+IMAGE_WEIGHT = 7 / 8  # weight of the image's loss; the text has 1/8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +33,9 @@ class DALLE(base.SingleNetwork):
     row. One vocabulary has all of them: V words, a padding token for each of the L
     positions, and K codes.
 
-    The group "dvae" is frozen: it turns images into codes and back.
+    The group "dvae" is frozen: it turns images into codes and back. Unlike the paper's
+    model, this one has neither sparse attention nor embeddings of rows and columns, and
+    reads words instead of byte pairs.
 
     Attributes:
       caption: the field of captions; `data` and `field` are those of images.
@@ -98,10 +98,12 @@ class DALLE(base.SingleNetwork):
             rngs={"dropout": dropout_key},
         )
         text, image = self.nats(logits, tokens, caption)
-        num_words = jnp.sum(caption != PAD, axis=1)
-        text = jnp.sum(text, axis=1) / jnp.maximum(num_words, 1)
+        num_tokens = jnp.sum(caption != PAD, axis=1)
+        text = jnp.sum(text, axis=1) / jnp.maximum(num_tokens, 1)
         image = jnp.mean(image, axis=1)
-        metrics = {"text": jnp.mean(text), "image": jnp.mean(image)}
+        # Dropped captions cost nothing; the log has the mean of the others.
+        of_text = jnp.mean(text) / (1 - self.cond_dropout)
+        metrics = {"text": of_text, "image": jnp.mean(image)}
         value = (1 - IMAGE_WEIGHT) * text + IMAGE_WEIGHT * image
         return Loss(jnp.mean(value), metrics)
 
@@ -156,19 +158,20 @@ class DALLE(base.SingleNetwork):
           variables: of the model.
           captions: i32[B, L], which replace the text that the decoder is given.
         """
-        allowed, text = jnp.asarray(self.allowed()), self.prompt(captions)
+        allowed = jnp.asarray(self.allowed())
 
-        def step(cache: base.PyTree, token: Array, position: Array):
+        def init() -> tuple[Array, base.PyTree]:
+            text = self.prompt(captions)
+            return text, self.apply(variables, len(text), method="init_cache")
+
+        def step(cache: tuple[Array, base.PyTree], token: Array, position: Array):
+            text, cache = cache
             last = jnp.minimum(position, self.num_text)
             token = jnp.where(position <= self.num_text, text[:, last], token)
             logits, cache = self.apply(variables, cache, token, position, method="step")
-            return jnp.where(allowed[position][None], logits, -jnp.inf), cache
+            return jnp.where(allowed[position][None], logits, -jnp.inf), (text, cache)
 
-        return Decoder(
-            init=lambda: self.apply(variables, len(captions), method="init_cache"),
-            step=step,
-            max_length=self.network.context,
-        )
+        return Decoder(init, step, max_length=self.network.context)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,8 +201,9 @@ def make_sample(method: DALLE, options: SampleOptions) -> base.Task:
     scale = options.guidance_scale
     if scale != 1.0 and not method.cond_dropout:
         raise ValueError(
-            f"sample.guidance_scale = {scale} needs a model without captions: train "
-            "with dalle.cond_dropout of 0.1, or set guidance_scale to 1."
+            f"sample.guidance_scale = {scale} needs a model that was also trained "
+            "without captions: train with dalle.cond_dropout=0.1, or set "
+            "guidance_scale to 1."
         )
 
     def run(variables: Variables, batch: base.Batch, key: Array) -> dict[str, Array]:
@@ -227,7 +231,10 @@ def make_sample(method: DALLE, options: SampleOptions) -> base.Task:
 
 
 def make_token_nats(method: DALLE, options: base.NoOptions) -> base.Task:
-    """Sums -log p over an example: "text_nats", "num_words" and "image_nats"."""
+    """Sums -log p over an example: "text_nats", "num_tokens" and "image_nats".
+
+    The tokens are the words of the caption and its END.
+    """
 
     def run(variables: Variables, batch: base.Batch, key: Array) -> dict[str, Array]:
         caption = batch["caption"]
@@ -236,11 +243,11 @@ def make_token_nats(method: DALLE, options: base.NoOptions) -> base.Task:
         text, image = method.nats(logits, tokens, caption)
         return {
             "text_nats": jnp.sum(text, axis=1),
-            "num_words": jnp.sum(caption != PAD, axis=1, dtype=jnp.float32),
+            "num_tokens": jnp.sum(caption != PAD, axis=1, dtype=jnp.float32),
             "image_nats": jnp.sum(image, axis=1),
         }
 
-    outputs = base.scalar_fields("text_nats", "num_words", "image_nats")
+    outputs = base.scalar_fields("text_nats", "num_tokens", "image_nats")
     return base.Task(run, (method.data, "caption"), outputs)
 
 
@@ -291,18 +298,13 @@ def make(config: ConfigDict, fields: base.Fields) -> DALLE:
             f"{config.data.source} has no captions: choose another data.source, such "
             f"as captions:{config.data.source}."
         )
-    if not config.train.init_from:
-        LOGGER.warning(
-            "The dVAE has random weights, because train.init_from is empty: set it to "
-            "dvae=WORKDIR, the folder of a trained one."
-        )
     first_stage = ConfigDict(
         {"model": config.dvae_model, "dvae": config.dvae, "optim": config.optim}
     )
     autoencoder = dvae.make(first_stage, fields)
     caption, frozen = fields["caption"], autoencoder.network
     network = base.make_network(
-        LANGUAGE_MODELS,
+        {"gpt": GPT},
         config,
         vocabulary_size=caption.size + caption.shape[0] + frozen.num_codes,
         context=caption.shape[0] + math.prod(frozen.grid),

@@ -15,7 +15,7 @@ LOGGER = logging.getLogger(__name__)
 
 RATE, DISTORTION = "Rate (bits/dim)", "Distortion (RMSE, 0..255)"
 STEPS = "Reverse steps (T - t + 1)"
-MAX_COLUMNS = 10  # of captioned images
+MAX_CAPTIONED, MAX_COLUMNS = 100, 10  # captioned images in a picture, and in a row
 CAPTION_WIDTH = 18  # characters above an image
 
 
@@ -116,11 +116,11 @@ def save_alignments(
 
 def save_captioned(
     path: pathlib.Path, images: np.ndarray, captions: Sequence[str]
-) -> None:
-    """Writes images with their captions above them.
+) -> bool:
+    """Writes images with their captions above them, at most MAX_CAPTIONED of them.
 
     If each caption has several images, one after the other, they begin a row of their
-    own, of which only the first image has the caption.
+    own, of which only the first image has the caption; all captions are shown.
 
     Without matplotlib a warning is logged and nothing is written.
 
@@ -128,30 +128,42 @@ def save_captioned(
       path: path of the PNG.
       images: u8[N, H, W, C], C = 1 or 3.
       captions: N texts.
+
+    Returns:
+      Whether the PNG was written.
     """
-    groups = [len(list(group)) for _, group in itertools.groupby(captions)]
-    shared = min(groups) > 1
-    columns = min(max(groups) if shared else len(images), MAX_COLUMNS)
-    cells, start = [], 0
-    for size in groups if shared else [1] * len(images):
-        cells += [(images[start], captions[start])]
-        cells += [(image, "") for image in images[start + 1 : start + size]]
-        cells += [(None, "")] * (-size % columns if shared else 0)
-        start += size
+    groups = [
+        list(x) for _, x in itertools.groupby(range(len(images)), captions.__getitem__)
+    ]
+    shared = min(map(len, groups)) > 1
+    if shared:
+        share = max(1, MAX_CAPTIONED // len(groups))
+        groups = [group[:share] for group in groups]
+    else:
+        groups = [[i] for i in range(min(len(images), MAX_CAPTIONED))]
+    columns = min(max(map(len, groups)) if shared else len(groups), MAX_COLUMNS)
+    cells: list[int | None] = []
+    for group in groups:
+        cells += [*group, *([None] * (-len(group) % columns if shared else 0))]
+    width = CAPTION_WIDTH * (columns if shared else 1)
+    titles = {
+        group[0]: textwrap.wrap(captions[group[0]].replace("$", r"\$"), width)
+        for group in groups
+    }
+    height = 1.15 + 0.13 * max(map(len, titles.values()))  # inches
     rows = math.ceil(len(cells) / columns)
-    figure = _figure(path, 1.1 * columns, (1.35 if shared else 1.6) * rows)
+    figure = _figure(path, 1.1 * columns, height * rows)
     if figure is None:
-        return
+        return False
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
-    width = CAPTION_WIDTH * (columns if shared else 1)
-    for axes, (image, caption) in zip(grid, cells, strict=False):
-        if image is not None:
-            axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        lines = textwrap.wrap(caption.replace("$", r"\$"), width)
-        axes.set_title("\n".join(lines), fontsize=7, loc="left")
+    for axes, i in zip(grid, cells, strict=False):
+        if i is not None:
+            axes.imshow(images[i].squeeze(), cmap="gray", vmin=0, vmax=255)
+            axes.set_title("\n".join(titles.get(i, [])), fontsize=7, loc="left")
     figure.savefig(path, dpi=120)
+    return True
 
 
 def _figure(path: pathlib.Path, width: float, height: float) -> Any:

@@ -17,7 +17,6 @@ from diffusion_jax.training import parallel
 LOGGER = logging.getLogger(__name__)
 
 GRID_IMAGES = 400  # most images in a grid; the npz file has all of them
-CAPTIONED_IMAGES = 100  # the same with captions, which take longer to draw
 PRINTED_TEXTS = 4
 ALIGNMENTS = 4  # most examples in a picture of alignments
 RULE = "-" * 72  # between texts of several lines
@@ -158,9 +157,9 @@ def _save_grid(path: pathlib.Path, name: str, outputs: Arrays, fields: Fields) -
     x = outputs[name]
     if "caption" in outputs and not fields[name].axes:
         decode = fields["caption"].vocabulary.decode
-        captions = [decode(row) for row in outputs["caption"][:CAPTIONED_IMAGES]]
-        plots.save_captioned(path, transforms.to_uint8(x[: len(captions)]), captions)
-        return
+        captions = [decode(row) for row in outputs["caption"]]
+        if plots.save_captioned(path, transforms.to_uint8(x), captions):
+            return
     columns = x.shape[1] if fields[name].axes else None
     shown = x[: max(1, GRID_IMAGES // (columns or 1))].reshape(-1, *x.shape[-3:])
     images.save_grid(path, transforms.to_uint8(shown), columns)

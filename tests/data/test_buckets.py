@@ -172,5 +172,7 @@ def test_lengths_must_be_known():
     source = numbered(np.full((4, 2), 3))
     unknown = base.ArraySource(source.arrays, source.fields)
     for data in (unknown, base.Unpaired(source, unknown)):
-        with pytest.raises(ValueError, match="lengths of the examples are not known"):
+        with pytest.raises(
+            ValueError, match="needs the lengths of the examples.*bucketed=False"
+        ):
             bucketed(data, 2, seed=0)

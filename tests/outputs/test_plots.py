@@ -85,6 +85,7 @@ def test_no_points_inside(tmp_path):
         (["a"] * 12, 10, 2),  # a row of ten and the rest
         (["a", "a", "b", "c", "d"], 5, 1),  # captions of data
         (["a"], 1, 1),
+        (["a"] * 120 + ["b"] * 80, 10, 10),  # fifty of each
     ],
 )
 def test_captioned_images(captions, columns, rows, tmp_path, monkeypatch):
@@ -99,7 +100,8 @@ def test_captioned_images(captions, columns, rows, tmp_path, monkeypatch):
     axes = drawn[0].axes
     assert len(axes) == columns * rows
     found = [int(x.images[0].get_array()[0, 0]) for x in axes if x.images]
-    assert found == list(range(len(captions)))
+    every = list(range(len(captions)))
+    assert found == (every if len(every) < 100 else [*range(50), *range(120, 170)])
     titles = [x.get_title(loc="left") for x in axes]
     if columns == 5:
         assert titles == captions

@@ -85,7 +85,7 @@ def test_two_and_two_steps_are_four_of_each_family(family, tmp_path, caplog):
     caplog.set_level("INFO")
     name, config = family
     train(config, tmp_path / "whole")
-    assert ("another length" in caplog.text) == (name == "seq2seq")
+    assert ("New length of sequences" in caplog.text) == (name == "seq2seq")
     shutil.copytree(tmp_path / "whole", tmp_path / "halves")
     shutil.rmtree(tmp_path / "halves/checkpoints/4")  # as if killed before it was saved
     halfway = saved_state(config, tmp_path / "halves")
