@@ -118,7 +118,7 @@ def add(
     """Adds a caption to every example of a source.
 
     Args:
-      source: images, with labels if `by_class`.
+      source: images with labels.
       field: of the captions.
       choices: captions of each class, or of each example. An example always has the
         same one of them, chosen by a hash of its index.

@@ -174,7 +174,8 @@ def test_refusals(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="data.num_channels=1"):
         sources.make("composed:digits", "train", 24, 3)
-    write_idx(tmp_path, "train", np.zeros((11, 8, 8), np.uint8), np.arange(11), False)
+    images, labels = np.zeros((11, 8, 8), np.uint8), np.arange(11, dtype=np.uint8)
+    write_idx(tmp_path, "train", images, labels, False)
     with pytest.raises(ValueError, match="^composed:.* the 11 classes have no names"):
         sources.make(f"composed:idx:{tmp_path}", "train", 24, 1)
 
@@ -186,10 +187,12 @@ def test_data_without_unseen_combinations(tmp_path, number):
     images, labels = np.ones((3, 8, 8), np.uint8), np.full(3, number, np.uint8)
     for split, stem in (("train", "train"), ("unseen", "t10k")):
         write_idx(tmp_path, stem, images, labels, False)
-        every = composed.combinations([names[number]])
+        every = composed.combinations([NUMBERS[number]])
         if any(x.is_unseen == (split == "unseen") for x in every):
             source = sources.make(f"composed:idx:{tmp_path}", split, 24, 1)
             assert source.read(np.arange(3))["label"].tolist() == [number] * 3
         else:
-            with pytest.raises(ValueError, match=f"{names[number]}.* split '{split}'"):
+            with pytest.raises(
+                ValueError, match=f"{NUMBERS[number]}.* split '{split}'"
+            ):
                 sources.make(f"composed:idx:{tmp_path}", split, 24, 1)
