@@ -7,7 +7,7 @@ import pathlib
 import posixpath
 import string
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 
 import numpy as np
@@ -97,49 +97,16 @@ def encode_prompts(field: base.Field, text: str) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Captioned(base.Source):
-    """Adds a caption to every example of a source.
+class CaptionedArrays(base.ArraySource):
+    """Captioned images in memory; captions do not tell examples apart."""
 
-    Args:
-      source: images.
-      field: of the captions.
-      choices: int32 [n, L + 1] each, the captions of each class, or of each example. An
-        example always has the same one of them, chosen by a hash of its index.
-      by_class: whether they are those of each class.
-    """
-
-    source: base.Source
-    field: base.Field
-    choices: Sequence[np.ndarray]
-    by_class: bool
-
-    @property
-    def fields(self) -> Mapping[str, base.Field]:
-        """The fields of the source, and caption."""
-        return {**self.source.fields, "caption": self.field}
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, i: int) -> base.Example:
-        example = self.source[i]
-        return example | {"caption": self._caption(i, example["label"])}
-
-    def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """See `base.Source.read`."""
-        batch = self.source.read(index)
-        numbers = (index % len(self)).tolist()
-        return batch | {
-            "caption": np.stack([*map(self._caption, numbers, batch["label"])])
-        }
-
-    def identities(self) -> base.Identities | None:
-        """See `base.Source.identities`."""
-        return self.source.identities()
-
-    def _caption(self, i: int, label: int) -> np.ndarray:
-        choices = self.choices[label if self.by_class else i]
-        return choices[int(hash_of(str(i)) * len(choices))]
+    def identities(self) -> base.Identities:
+        """See `base.ArraySource.identities`; those of the images without captions."""
+        arrays, fields = (
+            {key: value for key, value in of.items() if key != "caption"}
+            for of in (self.arrays, self.fields)
+        )
+        return base.ArraySource(arrays, fields, self.name, self.positions).identities()
 
 
 def add(
@@ -148,19 +115,38 @@ def add(
     choices: Sequence[Sequence[str]],
     by_class: bool,
 ) -> base.Source:
-    """Adds captions to a source of images; see `Captioned`.
+    """Adds a caption to every example of a source.
 
     Args:
-      source: images.
+      source: images with labels.
       field: of the captions.
-      choices: captions of each class, or of each example.
+      choices: captions of each class, or of each example. An example always has the
+        same one of them, chosen by a hash of its index.
       by_class: whether they are those of each class.
+
+    Returns:
+      A source with the fields of `source`, and caption; in memory if `source` is.
     """
     if isinstance(source, base.Skipping):  # the next image comes with its own caption
         inner = add(source.source, field, choices, by_class)
         return dataclasses.replace(source, source=inner)
     rows = [np.stack([encode(field, text) for text in group]) for group in choices]
-    return Captioned(source, field, rows, by_class)
+    fields = {**source.fields, "caption": field}
+
+    def caption(i: int, label: int) -> np.ndarray:
+        options = rows[label if by_class else i]
+        return options[int(hash_of(str(i)) * len(options))]
+
+    if isinstance(source, base.ArraySource):
+        every = np.stack([caption(*x) for x in enumerate(source.arrays["label"])])
+        arrays = {**source.arrays, "caption": every}
+        return CaptionedArrays(arrays, fields, source.name, source.positions)
+
+    def example(i: int) -> base.Example:
+        plain = source[i]
+        return plain | {"caption": caption(i, plain["label"])}
+
+    return base.LazySource(len(source), example, fields, "captions", source.identities)
 
 
 def class_names(name: str, label: base.Field) -> tuple[str, ...]:
@@ -175,19 +161,14 @@ def class_names(name: str, label: base.Field) -> tuple[str, ...]:
       name: of the source, as in data.source.
       label: the field of its labels.
 
-    Raises:
-      ValueError: the classes have no names.
+    Returns:
+      A name for each class, or () if they have none.
     """
     kind, _, path = name.partition(":")
     names = label.names
     if not names and kind in ("digits", "idx") and label.size <= len(NUMBERS):
         folder = paths.local(path).resolve().name.lower() if path else ""
         names = FASHION_MNIST if "fashion" in folder else NUMBERS
-    if not names:
-        raise ValueError(
-            f"captions:{name}: the classes have no names to make captions of; use a "
-            "folder with one subfolder per class, or with captions."
-        )
     spelled = dict(zip("0123456789", NUMBERS))
     return tuple(spelled.get(x) or normalise(x.replace("_", " ")) or x for x in names)
 
@@ -203,17 +184,23 @@ def by_class(source: base.Source, name: str) -> base.Source:
       ValueError: there are no images, no names, or captions already.
     """
     kinds = {field.kind for field in source.fields.values()}
-    if "image" not in kinds or "tokens" in kinds:
-        has = "has no images" if "image" not in kinds else "has captions already"
-        raise ValueError(f"captions:{name}: {name} {has}; choose another source.")
+    if "image" not in kinds:
+        raise ValueError(f"captions:{name}: {name} has no images; choose another one.")
+    if "tokens" in kinds:
+        raise ValueError(f"{name} has captions already: use data.source={name}.")
     names = class_names(name, source.fields["label"])
+    if not names:
+        raise ValueError(
+            f"captions:{name}: the classes have no names to make captions of; use a "
+            "folder with one subfolder per class, or with captions."
+        )
     templates = DIGIT_TEMPLATES if set(names) <= set(NUMBERS) else TEMPLATES
     choices = [[x.format(a=article(n), name=n) for x in templates] for n in names]
     return add(source, caption_field(sum(choices, [])), choices, by_class=True)
 
 
 def article(noun: str) -> str:
-    """Returns "a" or "an", by the first letters of the noun."""
+    """Returns "a" or "an" by the spelling of a noun, not by its sound: "a hour"."""
     vowel = noun[0] in "aeiou" and not noun.startswith(("one", "uni", "eu"))
     return "an" if vowel else "a"
 
@@ -302,15 +289,19 @@ def _rows(path: str) -> Iterator[tuple[str, str]]:
 
 
 def _from_texts(root: str, files: Sequence[folders.File]) -> Captions:
-    """Reads the texts that lie next to images and are called like them."""
+    """Reads the texts that lie next to images and are called like them.
 
-    def read(file: folders.File) -> list[str]:
+    Returns:
+      The captions of each file that has a text, none if the text is empty.
+    """
+
+    def read(file: folders.File) -> list[str] | None:
         path = os.path.splitext(os.path.join(root, *file.place))[0] + ".txt"
         if not os.path.isfile(path):
-            return []
-        lines = texts.read(pathlib.Path(path)).split("\n")
+            return None
+        lines = texts.read(pathlib.Path(path), allow_empty=True).split("\n")
         return [*filter(None, map(normalise, lines))]
 
     with futures.ThreadPoolExecutor(16) as pool:  # Network disks have a high latency.
         found = zip(files, pool.map(read, files))
-    return {file.text: lines for file, lines in found if lines}
+    return {file.text: lines for file, lines in found if lines is not None}

@@ -131,7 +131,8 @@ def draw(
     Args:
       random: source of the draws.
       names: of the classes.
-      unseen: whether at least one object has an unseen combination of factors, or none.
+      unseen: whether at least one object has an unseen combination of factors, or none;
+        such a combination of the classes must exist.
     """
 
     def choice(options: Sequence) -> object:
@@ -175,7 +176,9 @@ def place(
     inside[:] = 255 - pixels if thing.polarity == "inverted" else pixels
 
 
-def compose(pictures: base.Source, name: str, spec: base.ImageSpec) -> base.LazySource:
+def compose(
+    pictures: base.ArraySource, name: str, spec: base.ImageSpec
+) -> base.LazySource:
     """Composes pictures of the images of a source, the same every time.
 
     Example i of a split is a function of i: one object or two, see `draw`, each with a
@@ -193,14 +196,11 @@ def compose(pictures: base.Source, name: str, spec: base.ImageSpec) -> base.Lazy
       A source of images, captions, and labels, the class of the first object.
 
     Raises:
-      ValueError: there is no such split, or the images do not fit.
+      ValueError: there is no such split, the images do not fit, their classes have no
+        names, or no combination of theirs belongs to the split.
     """
     lookup(NUM_PICTURES, spec.split, f"split of composed:{name}")
     stream = list(NUM_PICTURES).index(spec.split)
-    if not isinstance(pictures, base.ArraySource) or "image" not in pictures.fields:
-        raise ValueError(
-            f"composed:{name}: {name} has no images in memory; use digits or idx:PATH."
-        )
     images, labels = pictures.arrays["image"], pictures.arrays["label"]
     shape = (*spec.image_size, spec.num_channels)
     side = max(images.shape[1:3])
@@ -211,9 +211,21 @@ def compose(pictures: base.Source, name: str, spec: base.ImageSpec) -> base.Lazy
             f"data.num_channels={images.shape[3]}."
         )
     names = captions.class_names(name, pictures.fields["label"])
+    if not names:
+        raise ValueError(
+            f"composed:{name}: the {pictures.fields['label'].size} classes have no "
+            f"names; use digits, or an idx:PATH with at most {len(captions.NUMBERS)}."
+        )
     numbers = {text: number for number, text in enumerate(names)}
     of_class = {text: np.flatnonzero(labels == i) for text, i in numbers.items()}
     present = [text for text in names if len(of_class[text])]
+    unseen = spec.split == "unseen"
+    if not any(x.is_unseen == unseen for x in combinations(present)):
+        raise ValueError(
+            f"composed:{name}: no combination of factors of the classes in the data "
+            f"({', '.join(present)}) is in split {spec.split!r}; use data with more "
+            "classes or another split."
+        )
     single = list(combinations(names))
     pairs = [
         tuple(x._replace(position=position) for position in positions)
@@ -225,7 +237,7 @@ def compose(pictures: base.Source, name: str, spec: base.ImageSpec) -> base.Lazy
     def example(i: int) -> base.Example:
         # The draws of RandomState, unlike Generator's, never change.
         random = np.random.RandomState(np.random.Philox([stream, i]))
-        objects = draw(random, present, unseen=spec.split == "unseen")
+        objects = draw(random, present, unseen)
         canvas = np.zeros(shape, np.uint8)
         for thing in objects:
             chosen = of_class[thing.name][random.randint(len(of_class[thing.name]))]

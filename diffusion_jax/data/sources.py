@@ -150,6 +150,11 @@ def _open_captions(rest: str, spec: base.ImageSpec) -> base.Source:
 
 def _open_composed(rest: str, spec: base.ImageSpec) -> base.Source:
     """Pictures composed of the images of another source."""
+    if rest.partition(":")[0] not in ("digits", "idx"):
+        raise ValueError(
+            f"data.source=composed:{rest} should be written composed:digits or "
+            "composed:idx:PATH."
+        )
     split = "train" if spec.split == "train" else "test"
     return composed.compose(_open(rest, spec._replace(split=split)), rest, spec)
 

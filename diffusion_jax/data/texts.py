@@ -318,17 +318,21 @@ def files(name: str, rest: str) -> dict[str, pathlib.Path]:
     return found
 
 
-def read(path: pathlib.Path) -> str:
-    """Returns the text of a file.
+def read(path: pathlib.Path, allow_empty: bool = False) -> str:
+    """Returns the text of a file, without a byte-order mark.
+
+    Args:
+      path: of the file.
+      allow_empty: whether the text may consist of white space only.
 
     Raises:
       ValueError: it is empty, or not UTF-8.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error}); convert it.") from error
-    if not text.strip():
+    if not (allow_empty or text.strip()):
         raise ValueError(f"{path} is empty; choose a file with text.")
     return text
 

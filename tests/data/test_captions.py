@@ -89,6 +89,21 @@ def test_idx(tmp_path, folder, expected):
     assert train.fields["caption"] == test.fields["caption"]
 
 
+def test_images_in_memory_stay_there(tmp_path):
+    """Captions of arrays are one more array, and do not change which images are the
+    same in two splits, whether images are compared by position or by content."""
+    images, labels = np.tile(bytes_of(1, 8, 8), (40, 1, 1)), np.zeros(40, np.uint8)
+    for stem in ("train", "t10k"):
+        write_idx(tmp_path, stem, images, labels, False)
+    for name in ("digits", f"idx:{tmp_path}"):
+        for prefix in ("captions:", "captions:inverted:"):
+            source = sources.make(prefix + name, "train", 8, 1)
+            plain = sources.make(prefix[9:] + name, "train", 8, 1)
+            assert isinstance(source, base.ArraySource)
+            assert source.identities() == plain.identities()
+            assert len(set(texts_of(source))) > 1
+
+
 def test_names_of_a_data_set(tmp_path):
     """Names of TFDS classes are used, and digits among them are spelled."""
     images, labels = np.zeros((30, 8, 8, 1), np.uint8), [3] * 30
@@ -111,7 +126,10 @@ def test_sources_without_names(tmp_path):
     for name, words in (
         (f"captions:npz:{tmp_path}/a.npz", "classes have no names"),
         ("captions:grid25", "grid25 has no images"),
-        ("captions:captions:digits", "captions:digits has captions already"),
+        (
+            "captions:captions:digits",
+            "^captions:digits has captions already: use data.source=captions:digits.$",
+        ),
         ("captions:", "should be written captions:SOURCE"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -151,8 +169,9 @@ def test_texts_beside_images(tmp_path):
     assert texts_of(open_folder(tmp_path)) == texts
     (tmp_path / "dog/2.txt").unlink()
     refused(tmp_path, "dog/2.jpg has no caption", "dog/2.txt", split="train")
-    (tmp_path / "dog/2.txt").write_text("\n")
-    refused(tmp_path, "dog/2.txt is empty")
+    for empty in ("", " \n \n"):
+        (tmp_path / "dog/2.txt").write_text(empty)
+        refused(tmp_path, "dog/2.jpg has no caption; write one into dog/2.txt")
     (tmp_path / "dog/2.txt").write_bytes(b"\xff")
     refused(tmp_path, "dog/2.txt is not UTF-8")
 
@@ -173,6 +192,8 @@ def test_tables(tmp_path, table, below):
     path.write_text("\n".join(lines))
     texts = texts_of(open_folder(tmp_path, "train"))
     assert texts == ["number 0", "number 1", "number 2"]
+    path.write_text("\n".join(lines), encoding="utf-8-sig")  # a byte-order mark
+    assert texts_of(open_folder(tmp_path, "train")) == texts
     path.write_text("\n".join(lines[:-1]))
     refused(tmp_path, "train/1.png has no caption", table[:8], split="train")
     for bad in ("1.png", '{"file_name": "1.png"}', "[1]", "a\tb\tc"):
@@ -196,7 +217,7 @@ def test_vocabulary_of_all_splits(tmp_path):
     assert train.fields["caption"] == test.fields["caption"]
     words = train.fields["caption"].vocabulary.tokens
     assert words == ("a", "ball", "blue", "large", "red", "very")
-    assert train.fields["caption"].shape == (5 + 2,)
+    assert train.fields["caption"].shape == (5 + 1,)
 
 
 @pytest.mark.parametrize("prefix", ["", "inverted:"])
@@ -295,6 +316,17 @@ def test_training_ignores_captions(tmp_path):
     train(captioned(config), tmp_path / "captioned")
     one, two = (restore(config, tmp_path / x) for x in ("plain", "captioned"))
     chex.assert_trees_all_equal(one.params, two.params)
+
+
+def test_labels_that_are_all_the_same(tmp_path):
+    """A network with classes refuses captioned images of a single class."""
+    images, labels = bytes_of(3, 8, 8), np.zeros(3, np.uint8)
+    write_idx(tmp_path, "train", images, labels, False)
+    config = load("digits_dcgan")
+    config.model.num_classes = 10
+    config.data.source = f"captions:idx:{tmp_path}"
+    with pytest.raises(ValueError, match="Every label of .* is 0.*nothing to learn"):
+        run_data.open_train(config)
 
 
 def test_vocabulary_is_stored(tmp_path):

@@ -163,8 +163,10 @@ def test_refusals(tmp_path):
     for name, split, size, words in (
         ("digits", "all", 24, "split of composed:digits 'all'. Known: train, test"),
         ("digits", "train", 15, "data.image_size to at least 16, better 24"),
-        ("grid25", "train", 24, "no images in memory; use digits or idx:PATH"),
-        ("nosuch", "train", 24, "Unknown data.source 'nosuch'"),
+        ("grid25", "train", 24, "composed:digits or composed:idx:PATH"),
+        ("nosuch", "train", 24, "composed:digits or composed:idx:PATH"),
+        ("inverted:digits", "train", 24, "composed:digits or composed:idx:PATH"),
+        ("npz:a.npz", "train", 24, "composed:digits or composed:idx:PATH"),
         ("", "train", 24, "should be written composed:SOURCE"),
     ):
         with pytest.raises(ValueError, match=words) as caught:
@@ -172,6 +174,25 @@ def test_refusals(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="data.num_channels=1"):
         sources.make("composed:digits", "train", 24, 3)
-    np.savez(tmp_path / "a.npz", images=np.zeros((3, 8, 8), np.uint8))
-    with pytest.raises(ValueError, match="no names"):
-        sources.make(f"composed:npz:{tmp_path}/a.npz", "train", 24, 1)
+    images, labels = np.zeros((11, 8, 8), np.uint8), np.arange(11, dtype=np.uint8)
+    write_idx(tmp_path, "train", images, labels, False)
+    with pytest.raises(ValueError, match="^composed:.* the 11 classes have no names"):
+        sources.make(f"composed:idx:{tmp_path}", "train", 24, 1)
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_data_without_unseen_combinations(tmp_path, number):
+    """Data of one class can be composed, or are refused if no combination of that class
+    belongs to the split."""
+    images, labels = np.ones((3, 8, 8), np.uint8), np.full(3, number, np.uint8)
+    for split, stem in (("train", "train"), ("unseen", "t10k")):
+        write_idx(tmp_path, stem, images, labels, False)
+        every = composed.combinations([NUMBERS[number]])
+        if any(x.is_unseen == (split == "unseen") for x in every):
+            source = sources.make(f"composed:idx:{tmp_path}", split, 24, 1)
+            assert source.read(np.arange(3))["label"].tolist() == [number] * 3
+        else:
+            with pytest.raises(
+                ValueError, match=f"{NUMBERS[number]}.* split '{split}'"
+            ):
+                sources.make(f"composed:idx:{tmp_path}", split, 24, 1)

@@ -201,6 +201,7 @@ def test_refusals(tmp_path, font, monkeypatch):
     for name, split, words in (
         (font, "valid", "Unknown split of emoji 'valid'. Known: train, test, unseen"),
         ("emoji:", "train", "should be written emoji"),
+        (f"captions:{font}", "train", f"captions already: use data.source={font}."),
     ):
         with pytest.raises(ValueError, match=words):
             sources.make(name, split, 8, 3)

@@ -243,6 +243,14 @@ def test_a_file_is_cut_in_two(tmp_path, kind):
     assert hashes[1] == texts.fingerprint(other) != hashes[0]
 
 
+def test_byte_order_mark(tmp_path):
+    """A byte-order mark at the beginning of a file is no part of its text."""
+    path = tmp_path / "text.txt"
+    path.write_text("Größe\n", encoding="utf-8-sig")
+    assert path.read_bytes()[:3] == b"\xef\xbb\xbf"
+    assert texts.read(path) == "Größe\n"
+
+
 def test_python_docs():
     """The topics of the standard library are whole in one split, and their share is
     near what was asked for."""
