@@ -31,6 +31,6 @@ def get_config(variant: str = "") -> ConfigDict:
         num_steps=1200, log_every=100, save_every=400, sample_every=1200
     )
     config.sample.update(num_steps=50, sampler="ddim", spacing="trailing")
-    config.sample.update(guidance_scale=2.0, num_examples=200)
+    config.sample.num_examples = 200
     config.eval.update(metric="samples", classifier="runs/digits_classifier")
     return select(config, variant, ddpm.tiny)
