@@ -515,6 +515,34 @@ REFUSED = [
     ("digits_dvae", SIZE_9, "factor of 2.*multiples of 2.*9x9"),
     ("digits_dvae", {"model.name": "conv"}, "model.name.*gumbel, vq"),
     ("digits_dvae", {"sample.task": "sample"}, "sample.*Known: reconstruct, codes"),
+    (
+        "digits_captions",
+        {"model.caption_width": 7},
+        "caption_width = 7 must be even and a multiple of model.caption_heads = 2",
+    ),
+    (
+        "digits_captions",
+        {"model.caption_heads": 3},
+        "caption_width = 8 must be even and a multiple of model.caption_heads = 3",
+    ),
+    (
+        "digits_captions",
+        {
+            "model.caption_heads": 16,
+            "model.caption_width": 16,
+            "model.attention_resolutions": (8,),
+        },
+        r"height 8 .* 8 \* 1 channels.*multiple of model.caption_heads = 16",
+    ),
+    (  # the middle of the U-Net always attends
+        "digits_captions",
+        {
+            "model.caption_heads": 3,
+            "model.caption_width": 6,
+            "model.attention_resolutions": (),
+        },
+        r"height 4 .* 8 \* 2 channels.*multiple of model.caption_heads = 3",
+    ),
     ("digits_gan", {"gan.loss": "nosuch"}, "nosuch.*minimax.*wasserstein"),
     ("digits_gan", {"gan.r1": -1.0}, "gan.r1.*-1"),
     ("digits_gan", {"sample.label": 3}, "sample.label = 3, but the model has no"),

@@ -101,10 +101,10 @@ def make_codes(
 ) -> Evaluator:
     """Makes an evaluator of a discrete autoencoder on eval.split.
 
-    The squared error of the reconstructions in units of [0, 1], their peak
-    signal-to-noise ratio, -10 log10 of that error, in decibels; the perplexity of all
-    codes of the split, and the share of codes that occur in it. With a classifier, also
-    its accuracy on the reconstructions and on the images themselves.
+    Reports the squared error of the reconstructions in units of [0, 1], their peak
+    signal-to-noise ratio, -10 log10 of that error, in decibels, the perplexity of all
+    codes of the split, and the share of codes that occur in it. With a classifier, it
+    also reports its accuracy on the reconstructions and on the images themselves.
 
     Raises:
       FileNotFoundError: the data or the classifier are missing.

@@ -109,7 +109,7 @@ class DALLE(base.SingleNetwork):
 
     def codes(self, variables: Variables, images: Array) -> Array:
         """Returns the codes of images, i32[B, N]."""
-        codes = dvae.codes_of_images(self.dvae.network, variables, images)
+        codes = self.dvae.codes(variables, images)
         return jax.lax.stop_gradient(codes.reshape(len(codes), -1))
 
     def prompt(self, caption: Array) -> Array:
@@ -216,13 +216,8 @@ def make_sample(method: DALLE, options: SampleOptions) -> base.Task:
         prompt = method.prompt(caption)
         ids = generate(decoder, prompt, method.num_codes, choose, keys)
         codes = ids[:, -method.num_codes :] - method.num_words - method.num_text
-        autoencoder = method.dvae
-        images = dvae.images_of_codes(
-            autoencoder.network,
-            autoencoder.likelihood,
-            variables,
-            codes.reshape(-1, *autoencoder.network.grid),
-        )
+        codes = codes.reshape(-1, *method.dvae.network.grid)
+        images = method.dvae.images(variables, codes)
         return {method.data: images, "caption": caption}
 
     outputs = {method.data: method.field, "caption": method.caption}

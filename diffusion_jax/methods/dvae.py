@@ -42,44 +42,6 @@ from diffusion_jax.training.state import Loss, Phase, Variables
 GROUP = "dvae"  # the phase and the parameter group; another family can copy the group
 
 
-def codes_of_images(network: nn.Module, variables: Variables, images: Array) -> Array:
-    """Returns the codes of images, without noise.
-
-    Args:
-      network: of `models.discrete`.
-      variables: with the group "dvae"; other groups are ignored.
-      images: [B, H, W, C] in [-1, 1].
-
-    Returns:
-      i32[B, h, w] in 0..network.num_codes-1, where (h, w) is network.grid.
-    """
-    return _apply(network, variables, images, method="codes")
-
-
-def images_of_codes(
-    network: nn.Module, likelihood: Likelihood, variables: Variables, codes: Array
-) -> Array:
-    """Returns the expected images of codes.
-
-    Args:
-      network: of `models.discrete`.
-      likelihood: that it was trained with.
-      variables: with the group "dvae"; other groups are ignored.
-      codes: i32[B, h, w].
-
-    Returns:
-      [B, H, W, C].
-    """
-    return likelihood.mean(_apply(network, variables, codes, method="decode"))
-
-
-def _apply(
-    network: nn.Module, variables: Variables, *args: Array, method: str
-) -> Array:
-    groups = {"params": variables.params[GROUP], "codebook": variables.state[GROUP]}
-    return network.apply(groups, *args, method=method)
-
-
 @dataclasses.dataclass(frozen=True)
 class DiscreteAutoencoder(Method):
     """What both kinds have in common.
@@ -117,7 +79,32 @@ class DiscreteAutoencoder(Method):
 
     def apply(self, variables: Variables, *args: Array, method: str) -> Array:
         """Calls a method of the network by name."""
-        return _apply(self.network, variables, *args, method=method)
+        groups = {"params": variables.params[GROUP], "codebook": variables.state[GROUP]}
+        return self.network.apply(groups, *args, method=method)
+
+    def codes(self, variables: Variables, images: Array) -> Array:
+        """Returns the codes of images, without noise.
+
+        Args:
+          variables: with the group "dvae"; other groups are ignored.
+          images: [B, H, W, C] in [-1, 1].
+
+        Returns:
+          i32[B, h, w] in 0..network.num_codes-1, where (h, w) is network.grid.
+        """
+        return self.apply(variables, images, method="codes")
+
+    def images(self, variables: Variables, codes: Array) -> Array:
+        """Returns the mean of p(x | codes), or the median of the logit-Laplace.
+
+        Args:
+          variables: with the group "dvae"; other groups are ignored.
+          codes: i32[B, h, w].
+
+        Returns:
+          [B, H, W, C].
+        """
+        return self.likelihood.mean(self.apply(variables, codes, method="decode"))
 
     def nats(self, x: Array, output: Array) -> Array:
         """Returns -log p(x | codes) of the decoder's output, [B]."""
@@ -262,24 +249,22 @@ class VQVAE(DiscreteAutoencoder):
 
 def make_reconstruct(method: DiscreteAutoencoder, options: NoOptions) -> Task:
     """Returns the task with the output "rows" [B, 2, ...]: x and its reconstruction."""
-    network, likelihood = method.network, method.likelihood
 
     def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
         x = batch[method.data]
-        codes = codes_of_images(network, variables, x)
-        return [x, images_of_codes(network, likelihood, variables, codes)]
+        return [x, method.images(variables, method.codes(variables, x))]
 
     return rows_task(rows, (method.data,), method.field, 2)
 
 
 def make_codes(method: DiscreteAutoencoder, options: NoOptions) -> Task:
     """Returns the task with the output "codes" i32[B, h w], the grid row by row."""
-    network = method.network
 
     def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
-        codes = codes_of_images(network, variables, batch[method.data])
+        codes = method.codes(variables, batch[method.data])
         return {"codes": codes.reshape(len(codes), -1)}
 
+    network = method.network
     size = math.prod(network.grid)
     field = Field((size,), np.int32, "tokens", size=network.num_codes)
     return Task(run, (method.data,), {"codes": field})

@@ -8,7 +8,7 @@ from jax import Array, lax
 
 from diffusion_jax.models.conv_transpose import ConvTranspose2x
 
-UNIT = nn.initializers.normal(1.0)  # of embeddings, which convolutions read
+UNIT = nn.initializers.normal(1.0)  # for embeddings, which convolutions read
 
 
 def nearest(vectors: Array, embedding: Array) -> Array:
@@ -45,7 +45,7 @@ class ResidualBlock(nn.Module):
         return x + nn.Conv(width, (1, 1))(nn.relu(h))
 
 
-class DiscreteAutoencoder(nn.Module):
+class DiscreteNetwork(nn.Module):
     """The layers that both kinds share, of any size that can be halved often enough.
 
     The encoder halves the resolution with 4x4 convolutions and ends with residual
@@ -135,14 +135,14 @@ class DiscreteAutoencoder(nn.Module):
         return self.decode(self.codes(x))
 
 
-class GumbelAutoencoder(DiscreteAutoencoder):
+class GumbelAutoencoder(DiscreteNetwork):
     """The network of a dVAE: the encoder outputs logits of the codes.
 
     Source: Ramesh et al. 2021, section 2.1, arXiv:2102.12092.
     """
 
     def setup(self) -> None:
-        """See `DiscreteAutoencoder`."""
+        """See `DiscreteNetwork`."""
         super().setup()
         self.to_logits = nn.Conv(self.num_codes, (1, 1))
         shape = self.num_codes, self.num_features
@@ -165,7 +165,7 @@ class GumbelAutoencoder(DiscreteAutoencoder):
         return self.decode_vectors(weights @ self.embedding)
 
 
-class VQAutoencoder(DiscreteAutoencoder):
+class VQAutoencoder(DiscreteNetwork):
     """The network of a VQ-VAE: a code is the entry nearest to the encoder's vector.
 
     The entries are the variable "embedding" [K, D] of the collection "codebook", not
@@ -175,7 +175,7 @@ class VQAutoencoder(DiscreteAutoencoder):
     """
 
     def setup(self) -> None:
-        """See `DiscreteAutoencoder`."""
+        """See `DiscreteNetwork`."""
         super().setup()
         self.to_vectors = nn.Conv(self.num_features, (1, 1))
         shape = self.num_codes, self.num_features

@@ -161,11 +161,11 @@ class UNet(nn.Module):
       num_classes: number of classes to condition on, or 0.
       dtype: dtype of activations; parameters stay float32.
       remat: what the backward pass computes again to save memory, a name in REMATS.
-      caption_width: of the encoder of captions to condition on, or 0.
-      caption_layers: of that encoder.
-      caption_heads: of its attention, and of the attention to captions, which follows
-        every self-attention.
-      vocabulary_size: of captions.
+      caption_width: width of the caption encoder, or 0 for no captions.
+      caption_layers: layers of the caption encoder.
+      caption_heads: heads of its attention and of the cross-attention to captions,
+        which follows every self-attention.
+      vocabulary_size: number of token ids in captions.
 
     Source: Ho et al. 2020, appendix B, arXiv:2006.11239.
     """

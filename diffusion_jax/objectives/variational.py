@@ -99,7 +99,8 @@ class Likelihood(NamedTuple):
     Attributes:
       target: data in [-1, 1] -> data in the distribution's range.
       log_likelihood: (target, output, scale) -> nats [B].
-      mean: output -> the distribution's mean (or median), in [-1, 1] like the data.
+      mean: output -> the distribution's mean (or median), in the units of the data.
+        That of a Gaussian may lie outside [-1, 1].
       num_parameters: numbers that the decoder outputs for each value of the data.
     """
 

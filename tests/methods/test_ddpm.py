@@ -710,7 +710,7 @@ def test_invalid_values_are_refused(values, words):
         ),
         (
             {"sample__guidance_scale": 2.0},
-            "guidance_scale = 2.0.*num_classes.*cond_dropout",
+            "guidance_scale = 2.0.*cond_dropout.*num_classes or model.caption_width",
             GUIDED,
         ),
         (

@@ -12,7 +12,6 @@ from families import compiled, config_of, images, make, task_of
 
 from diffusion_jax import methods, prng
 from diffusion_jax.data.base import image_field
-from diffusion_jax.methods import dvae
 from diffusion_jax.models.discrete import nearest
 from diffusion_jax.training import state as states
 from diffusion_jax.training.state import Variables
@@ -149,7 +148,7 @@ def test_commitment_moves_the_encoder():
 @each_kind
 def test_reconstruction_is_decoded_codes(kind):
     """The task reconstruct is images -> codes -> images, without noise; the task codes
-    gives the same codes row by row; the functions that another family uses agree."""
+    gives the same codes row by row; the methods that another family uses agree."""
     method, variables, batch = make_kind(kind), variables_of(kind), batch_of()
     rows = compiled(DIGITS, method, "reconstruct")(variables, batch, KEY)["rows"]
     codes = compiled(DIGITS, method, "codes")(variables, batch, KEY)["codes"]
@@ -159,10 +158,10 @@ def test_reconstruction_is_decoded_codes(kind):
     others = Variables(
         variables.params | {"lm": jnp.zeros(3)}, variables.state | {"lm": {}}
     )
-    found = dvae.codes_of_images(method.network, others, batch["image"])
+    found = method.codes(others, batch["image"])
     np.testing.assert_array_equal(found.reshape(4, -1), codes)
     grid = codes.reshape(4, *method.network.grid)
-    back = dvae.images_of_codes(method.network, method.likelihood, others, grid)
+    back = method.images(others, grid)
     np.testing.assert_allclose(rows[:, 1], back, atol=1e-6)
     field = task_of(DIGITS, method, "codes").outputs["codes"]
     assert (field.shape, field.kind, field.size) == ((16,), "tokens", 8)

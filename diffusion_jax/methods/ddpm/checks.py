@@ -124,8 +124,8 @@ def check_sampling(
         (
             options.guidance_scale != 1 and not drops,
             f"sample.guidance_scale = {options.guidance_scale} needs a network trained "
-            "with and without its condition: set model.num_classes and "
-            "diffusion.cond_dropout above 0, or the scale to 1 for no guidance.",
+            "with and without its condition: train with diffusion.cond_dropout above 0 "
+            "(and model.num_classes or model.caption_width), or set the scale to 1.",
         ),
         (
             bool(interval) and (len(interval) != 2 or not interval[0] < interval[-1]),

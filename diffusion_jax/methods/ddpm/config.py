@@ -37,9 +37,9 @@ def defaults() -> ConfigDict:
         num_classes=0,  # 0: unconditional
         dtype="float32",  # of activations, or bfloat16
         remat="none",  # computed again to save memory: none, elementwise, blocks
-        caption_width=0,  # of the encoder of captions; 0: not conditioned on captions
-        caption_layers=2,  # of that encoder
-        caption_heads=4,  # of its attention, and of the pixels' attention to captions
+        caption_width=0,  # width of the caption encoder; 0: no captions
+        caption_layers=2,  # layers of the caption encoder
+        caption_heads=4,  # heads of its attention and of the cross-attention
     )
     config.diffusion = config_dict.create(
         schedule="linear",  # a name in schedules.SCHEDULES or CURVES
@@ -90,7 +90,8 @@ def tiny(config: ConfigDict) -> None:
     """Turns a config into a smoke test that takes seconds on a CPU."""
     common.make_tiny(config)
     if config.model.caption_width:
-        config.data.source, config.model.caption_width = "captions:digits", 8
+        config.data.source = "captions:digits"
+        config.model.update(caption_width=8, caption_heads=2)
     config.model.update(base_channels=8, channel_multipliers=(1, 2), num_blocks=1)
     config.diffusion.num_timesteps = 20
     config.optim.warmup_steps = 2
@@ -139,6 +140,7 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
     side = math.sqrt(math.prod(field.shape[:2])) if is_image else SIDE_OF_OTHERS
     options = {"out_channels": field.shape[-1] * (1 + learned)}
     if config.model.caption_width:
+        _check_caption_heads(config.model, field.shape[0])
         options["vocabulary_size"] = fields["caption"].size
     method = DDPM(
         phases=single_phase(config),
@@ -183,6 +185,31 @@ def _conditions(config: ConfigDict, fields: Fields) -> tuple[Condition, ...]:
             )
         found.append(Condition("caption", fields["caption"], rate, null=PAD))
     return tuple(found)
+
+
+def _check_caption_heads(model: ConfigDict, height: int) -> None:
+    """Checks that caption_heads divides the width of every attention that uses it.
+
+    Raises:
+      ValueError: it does not, or caption_width is odd.
+    """
+    width, heads = model.caption_width, model.caption_heads
+    if width % 2 or width % heads:
+        raise ValueError(
+            f"model.caption_width = {width} must be even and a multiple of "
+            f"model.caption_heads = {heads}: change one of them."
+        )
+    last = len(model.channel_multipliers) - 1
+    for level, multiplier in enumerate(model.channel_multipliers):
+        side, channels = height >> level, model.base_channels * multiplier
+        attends = side in model.attention_resolutions or level == last
+        if attends and channels % heads:
+            raise ValueError(
+                f"At height {side} the U-Net attends to captions with "
+                f"{model.base_channels} * {multiplier} channels (model.base_channels "
+                "and channel_multipliers), which must be a multiple of "
+                f"model.caption_heads = {heads}: change one of them."
+            )
 
 
 FAMILY = Family(make, defaults, tasks.TASKS)
