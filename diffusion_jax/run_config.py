@@ -290,13 +290,14 @@ def check_vocabularies(
     # A run on images without captions may go on with captions.
     for name in sorted(texts.keys() & stored.keys()):
         field, known = texts[name], stored[name].vocabulary
-        if name == "caption" and field.shape != stored[name].shape:
-            raise ValueError(
-                f"The longest caption of {config.data.source} has {field.shape[0] - 1} "
-                f"words, and that of the run in {workdir} {stored[name].shape[0] - 1}: "
-                "restore the captions that it was trained on, or use another --workdir."
-            )
         if known == field.vocabulary:
+            if name == "caption" and field.shape != stored[name].shape:
+                longest, before = field.shape[0] - 1, stored[name].shape[0] - 1
+                raise ValueError(
+                    f"The longest caption of {config.data.source} has {longest} words, "
+                    f"and that of the run in {workdir} {before}: restore the captions "
+                    "that it was trained on, or use another --workdir."
+                )
             continue
         changed = set(known.tokens) ^ set(field.vocabulary.tokens)
         shown = ", ".join(map(repr, sorted(changed)[:5])) or "order or merges"

@@ -13,8 +13,8 @@ from diffusion_jax.objectives import variational
 from diffusion_jax.objectives.variational import Likelihood
 
 EPSILON = 0.1  # how far the logit-Laplace keeps values in [0, 1] from 0 and 1
-# The logit-Laplace's scale is above exp(-5), about half an 8-bit level: otherwise
-# pixels that never change would have an unbounded density.
+# Lowest scale of the logit-Laplace, about half an 8-bit level: without it the density
+# of pixels that never change would grow without bound.
 MIN_LOG_SCALE = -5.0
 IN_USE = 0.1  # least frequency of a code in use, as a share of the mean 1 / K
 SMOOTHING = 1e-5  # added to a codebook's counts, so that none is 0
@@ -173,17 +173,16 @@ def logit_laplace_log_likelihood(x: Array, output: Array) -> Array:
     """Log-density of data in [-1, 1] under independent logit-Laplace distributions.
 
         u = (1 - 2 eps) (x + 1) / 2 + eps,  eps = 0.1
-        b = exp(s) + exp(MIN_LOG_SCALE)
         log p(u) = -|logit u - m| / b - log(2 b u (1 - u))
         log p(x) = log p(u) + log((1 - 2 eps) / 2)
 
     The paper has p(u). The last term is log |du/dx|, with which p(x) integrates to one
     over |x| < 1 / (1 - 2 eps) = 1.25, and can be compared with other densities of x.
-    The lower bound of b is ours; it is smooth, so that s always has a gradient.
 
     Args:
       x: [B, ..., C].
-      output: [B, ..., 2 C], the medians m and the unbounded log-scales s.
+      output: [B, ..., 2 C], the medians m and the log-scales log b, bounded below by
+        MIN_LOG_SCALE.
 
     Returns:
       Nats, [B].
@@ -191,7 +190,7 @@ def logit_laplace_log_likelihood(x: Array, output: Array) -> Array:
     Source: Ramesh et al. 2021, appendix A.3, arXiv:2102.12092.
     """
     median, log_scale = jnp.split(output, 2, axis=-1)
-    log_scale = MIN_LOG_SCALE + jax.nn.softplus(log_scale - MIN_LOG_SCALE)  # log b
+    log_scale = jnp.maximum(log_scale, MIN_LOG_SCALE)
     u = (1 - 2 * EPSILON) * (x + 1) / 2 + EPSILON
     log_u, log_rest = jnp.log(u), jnp.log1p(-u)
     distance = jnp.abs(log_u - log_rest - median) * jnp.exp(-log_scale)

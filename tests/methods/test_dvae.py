@@ -246,11 +246,11 @@ def test_counts_follow_the_batch(kind):
 )
 def test_eight_examples_are_overfitted(kind, likelihood):
     """Eight images of 2x2 black and white blocks are reconstructed from their codes to
-    a squared error below a tenth of their variance, which is 1/4 in [0, 1]."""
+    a squared error below 0.01 in [0, 1]; their variance is 1/4."""
     config = config_of(DIGITS, model__name=kind, dvae__likelihood=likelihood)
     config.model.update(num_codes=16, width=32)
     config.dvae.update(noise_scale=0.2, temperature_steps=200, kl_weight=0.1)
-    config.optim.update(learning_rate=3e-3, decay_start=100, decay_end=300)
+    config.optim.update(learning_rate=3e-3, decay_start=None, decay_end=None)
     method = methods.make(config, {"image": image_field((8, 8, 1))})
     blocks = np.random.default_rng(0).choice([-1.0, 1.0], (8, 4, 4, 1))
     x = blocks.repeat(2, axis=1).repeat(2, axis=2).astype(np.float32)
@@ -261,7 +261,7 @@ def test_eight_examples_are_overfitted(kind, likelihood):
         state, _ = train_step(state, batch)
     task = jax.jit(task_of(DIGITS, method, "reconstruct").run)
     rows = np.asarray(task(state.variables, batch, KEY)["rows"])
-    assert np.mean(((rows[:, 1] - rows[:, 0]) / 2) ** 2) < 0.25 / 10
+    assert np.mean(((rows[:, 1] - rows[:, 0]) / 2) ** 2) < 0.01
 
 
 @pytest.mark.parametrize(
