@@ -12,7 +12,7 @@ from diffusion_jax import methods, paths, run_config
 from diffusion_jax.lookup import lookup
 from diffusion_jax.training import parallel
 from diffusion_jax.training import state as states
-from diffusion_jax.training.checkpoints import Checkpoints
+from diffusion_jax.training.checkpoints import Checkpoints, MismatchError
 from diffusion_jax.training.state import TrainState, Variables
 
 LOGGER = logging.getLogger(__name__)
@@ -79,9 +79,18 @@ def read_groups(template: TrainState, init_from: str) -> Variables:
         params = lookup(template.params, group, "group in train.init_from")
         stats = {g: x for g, x in template.model_state.items() if g == group}
         directory = paths.local(workdir) / run_config.CHECKPOINTS
-        step, found = Checkpoints(directory, read_only=True).restore_variables(
-            Variables({group: params}, stats), "last"
-        )
+        checkpoints = Checkpoints(directory, read_only=True)
+        try:
+            step, found = checkpoints.restore_variables(
+                Variables({group: params}, stats), "last"
+            )
+        except MismatchError as error:
+            error.add_note(
+                f"It is read because of train.init_from={entry}: the settings of "
+                f"{group} must be those of that run, such as dvae_model and dvae those "
+                "of its groups model and dvae."
+            )
+            raise
         LOGGER.info("Read %s from %s, step %d.", group, workdir, step)
         groups = Variables(groups.params | found.params, groups.state | found.state)
     return groups

@@ -188,6 +188,11 @@ def restore(
         raise
     if changes:
         LOGGER.warning("Config changed: %s.", run_config.describe(changes))
+    if state is not None and "train.init_from" in changes:
+        LOGGER.warning(
+            "train.init_from is read at step 0 only: the run keeps its weights. Use "
+            "another --workdir to start from others."
+        )
     return state
 
 

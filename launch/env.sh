@@ -96,7 +96,7 @@ prepare_venv() {
   local extra known
   # shellcheck disable=SC2086 # one word per extra
   set -- "$@" ${EXTRAS:+${EXTRAS//,/ }}
-  known=$(sed -n '/extras_require/,/^\[tool/s/^\([a-z0-9]*\) =$/\1/p' setup.cfg | xargs)
+  known=$(sed -n '/extras_require/,/^\[tool/s/^\([a-z0-9_]*\) =$/\1/p' setup.cfg | xargs)
   for extra; do
     [[ " $known " == *" $extra "* ]] || die "no extra '$extra'; there are: $known"
   done

@@ -86,14 +86,18 @@ def encode(field: base.Field, text: str, name: str = "The caption") -> np.ndarra
     return row
 
 
-def encode_prompts(field: base.Field, text: str) -> np.ndarray:
-    """Returns the tokens of prompts that are separated by "|", int32 [k, L + 1].
+def encode_prompts(field: base.Field, text: str | Sequence[str]) -> np.ndarray:
+    """Returns the tokens of prompts, int32 [k, L + 1].
+
+    Args:
+      field: of the captions.
+      text: the prompts, with "|" between them, or a sequence of prompts.
 
     Raises:
       ValueError: see `encode`.
     """
-    rows = [encode(field, prompt, "sample.prompt") for prompt in text.split("|")]
-    return np.stack(rows)
+    prompts = text.split("|") if isinstance(text, str) else text
+    return np.stack([encode(field, prompt, "sample.prompt") for prompt in prompts])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

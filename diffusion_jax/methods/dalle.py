@@ -273,6 +273,7 @@ def defaults() -> ConfigDict:
         top_p=1.0,  # and among the fewest that have this probability, in (0, 1]
         guidance_scale=1.0,  # 1: none
     )
+    config.eval.sweep.update(guidance_scale=(), temperature=())
     return config
 
 

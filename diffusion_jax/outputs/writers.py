@@ -118,7 +118,7 @@ def print_texts(outputs: Arrays, fields: Fields) -> None:
     """
     if parallel.process_index() != 0:
         return
-    if _text_names(fields):
+    if _text_names(fields) and "caption" not in fields:  # captions are in the picture
         print(_joined(outputs, fields, PRINTED_TEXTS), flush=True)
 
 
