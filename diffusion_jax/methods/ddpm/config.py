@@ -89,7 +89,7 @@ def defaults() -> ConfigDict:
 def tiny(config: ConfigDict) -> None:
     """Turns a config into a smoke test that takes seconds on a CPU."""
     common.make_tiny(config)
-    if config.model.caption_width:
+    if config.model.get("caption_width"):
         config.data.source = "captions:digits"
         config.model.update(caption_width=8, caption_heads=2)
     config.model.update(base_channels=8, channel_multipliers=(1, 2), num_blocks=1)
@@ -139,7 +139,7 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
     is_image = field.kind == "image"
     side = math.sqrt(math.prod(field.shape[:2])) if is_image else SIDE_OF_OTHERS
     options = {"out_channels": field.shape[-1] * (1 + learned)}
-    if config.model.caption_width:
+    if config.model.get("caption_width"):
         _check_caption_heads(config.model, field.shape[0])
         options["vocabulary_size"] = fields["caption"].size
     method = DDPM(
@@ -176,7 +176,7 @@ def _conditions(config: ConfigDict, fields: Fields) -> tuple[Condition, ...]:
     if num_classes:
         field = label_field(num_classes)
         found.append(Condition("label", field, rate, null=num_classes))
-    if config.model.caption_width:
+    if config.model.get("caption_width"):
         if "caption" not in fields:
             raise ValueError(
                 f"model.caption_width = {config.model.caption_width}, but "
