@@ -1,7 +1,9 @@
 """Generative models in JAX and Flax: train, resume, sample, measure.
 
-import diffusion_jax as dj
-images = dj.load("runs/digits").sample(16)
+A trained model in Python:
+
+    import diffusion_jax as dj
+    images = dj.load("runs/digits").sample(16)
 """
 
 import importlib

@@ -62,10 +62,10 @@ class TrainedModel:
           TypeError: a value has another type than the config's.
           FileNotFoundError: the task reads data, and they are missing.
         """
-        if useless := {"checkpoint", "animation", "task"} & options.keys():
+        if useless := {"checkpoint", "animation"} & options.keys():
             raise ValueError(
-                f"{', '.join(sorted(useless))}: not an option here; load(..., "
-                "checkpoint=...) chooses the checkpoint, and run the task."
+                f"{', '.join(sorted(useless))}: not an option here. The checkpoint is "
+                "chosen by load(..., checkpoint=...), and no files are written."
             )
         config = self.config.copy_and_resolve_references()
         run_config.check_keys(config, [f"sample.{name}" for name in options])

@@ -38,7 +38,7 @@ PHRASES = {
     "top": " at the top",
     "bottom": " at the bottom",
 }
-# Of two objects: the positions of the first and of the second one.
+# Where the first and the second object of a pair are placed.
 RELATIONS = {
     "left of": ("left", "right"),
     "right of": ("right", "left"),

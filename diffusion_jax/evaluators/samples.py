@@ -224,9 +224,11 @@ def _compare(
     }
     if "label" in samples:
         labels = samples["label"]
-        others = np.random.default_rng(0).permutation(labels)
+        shuffled = np.random.default_rng(0).permutation(labels)
         metrics["conditional_accuracy"] = float(np.mean(predicted == labels))
-        metrics["conditional_accuracy, shuffled"] = float(np.mean(predicted == others))
+        metrics["conditional_accuracy, shuffled"] = float(
+            np.mean(predicted == shuffled)
+        )
     return metrics
 
 

@@ -11,7 +11,7 @@ from diffusion_jax.models import positions
 from diffusion_jax.models.transformer import EncoderLayer
 from diffusion_jax.special_tokens import PAD
 
-DEPTH_OF_MLP = 4  # hidden width of the MLPs, in widths
+MLP_RATIO = 4  # hidden width of the MLPs, as a multiple of the width
 
 
 class EncodedText(NamedTuple):
@@ -39,7 +39,7 @@ class TextEncoder(nn.Module):
       num_layers: of self-attention and MLPs.
       num_heads: of each layer.
       width: of embeddings and layers, even.
-      dropout: rate of the embeddings and of what each part of a layer adds.
+      dropout: rate of what each part of a layer adds.
       dtype: of activations.
     """
 
@@ -72,7 +72,7 @@ class TextEncoder(nn.Module):
             x = EncoderLayer(
                 self.num_heads,
                 self.width,
-                DEPTH_OF_MLP * self.width,
+                MLP_RATIO * self.width,
                 self.dropout,
                 self.dtype,
             )(x, mask, index)
