@@ -532,7 +532,7 @@ REFUSED = [
             "model.caption_width": 16,
             "model.attention_resolutions": (8,),
         },
-        r"height 8 .* 8 \* 1 channels.*multiple of model.caption_heads = 16",
+        "height 8 .* 8 channels .*multiple of model.caption_heads = 16",
     ),
     (  # the middle of the U-Net always attends
         "digits_captions",
@@ -541,7 +541,7 @@ REFUSED = [
             "model.caption_width": 6,
             "model.attention_resolutions": (),
         },
-        r"height 4 .* 8 \* 2 channels.*multiple of model.caption_heads = 3",
+        "height 4 .* 16 channels .*multiple of model.caption_heads = 3",
     ),
     ("digits_gan", {"gan.loss": "nosuch"}, "nosuch.*minimax.*wasserstein"),
     ("digits_gan", {"gan.r1": -1.0}, "gan.r1.*-1"),

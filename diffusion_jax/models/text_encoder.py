@@ -57,7 +57,15 @@ class TextEncoder(nn.Module):
         Args:
           caption: tokens.
           index: i32[B] if dropout is active.
+
+        Raises:
+          ValueError: the width is odd, or no multiple of the number of heads.
         """
+        if self.width % 2 or self.width % self.num_heads:
+            raise ValueError(
+                f"model.caption_width = {self.width} must be even and a multiple of "
+                f"model.caption_heads = {self.num_heads}: change one of them."
+            )
         init = nn.initializers.normal(1.0)
         embed = nn.Embed(
             self.vocabulary_size, self.width, embedding_init=init, dtype=self.dtype

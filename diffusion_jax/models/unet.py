@@ -133,8 +133,19 @@ class CrossAttentionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, text: EncodedText) -> Array:
-        """Applies the block to x [B, H, W, C]."""
+        """Applies the block to x [B, H, W, C].
+
+        Raises:
+          ValueError: C is no multiple of the number of heads.
+        """
         batch, height, width, channels = x.shape
+        if channels % self.num_heads:
+            raise ValueError(
+                f"At height {height} the U-Net attends to captions with {channels} "
+                "channels (model.base_channels times one of channel_multipliers), "
+                f"which must be a multiple of model.caption_heads = {self.num_heads}: "
+                "change one of them."
+            )
         h = _norm(x, self.dtype, "norm").reshape(batch, height * width, channels)
         attention = MultiHeadAttention(
             self.num_heads,

@@ -140,7 +140,6 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
     side = math.sqrt(math.prod(field.shape[:2])) if is_image else SIDE_OF_OTHERS
     options = {"out_channels": field.shape[-1] * (1 + learned)}
     if config.model.get("caption_width"):
-        _check_caption_heads(config.model, field.shape[0])
         options["vocabulary_size"] = fields["caption"].size
     method = DDPM(
         phases=single_phase(config),
@@ -185,31 +184,6 @@ def _conditions(config: ConfigDict, fields: Fields) -> tuple[Condition, ...]:
             )
         found.append(Condition("caption", fields["caption"], rate, null=PAD))
     return tuple(found)
-
-
-def _check_caption_heads(model: ConfigDict, height: int) -> None:
-    """Checks that caption_heads divides the width of every attention that uses it.
-
-    Raises:
-      ValueError: it does not, or caption_width is odd.
-    """
-    width, heads = model.caption_width, model.caption_heads
-    if width % 2 or width % heads:
-        raise ValueError(
-            f"model.caption_width = {width} must be even and a multiple of "
-            f"model.caption_heads = {heads}: change one of them."
-        )
-    last = len(model.channel_multipliers) - 1
-    for level, multiplier in enumerate(model.channel_multipliers):
-        side, channels = height >> level, model.base_channels * multiplier
-        attends = side in model.attention_resolutions or level == last
-        if attends and channels % heads:
-            raise ValueError(
-                f"At height {side} the U-Net attends to captions with "
-                f"{model.base_channels} * {multiplier} channels (model.base_channels "
-                "and channel_multipliers), which must be a multiple of "
-                f"model.caption_heads = {heads}: change one of them."
-            )
 
 
 FAMILY = Family(make, defaults, tasks.TASKS)
