@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -201,6 +202,16 @@ def with_axis(field: Field, size: int, axis: str) -> Field:
       axis: the new leading axis: "column" or "frame".
     """
     return field._replace(shape=(size, *field.shape), axes=(axis, *field.axes))
+
+
+def as_image(x: Array, shape: tuple[int, ...]) -> Array:
+    """Resizes images [B, h, w, c] bicubically and converts them to a shape [H, W, C].
+
+    A single channel is repeated; in other cases the channels are averaged.
+    """
+    if x.shape[3] != shape[2]:
+        x = jnp.mean(x, axis=3, keepdims=True).repeat(shape[2], axis=3)
+    return jax.image.resize(x, (len(x), *shape), "cubic")
 
 
 def rows_task(
