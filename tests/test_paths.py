@@ -63,6 +63,7 @@ PLACES = {  # (path, home folder) -> what opens the path
     "npz": lambda path, _: open_source(f"npz:{path}"),
     "idx": lambda path, _: open_source(f"idx:{path}"),
     "inverted": lambda path, _: open_source(f"inverted:folder:{path}"),
+    "paired": lambda path, _: open_source(f"paired:digits|folder:{path}"),
     "train.init_from": train_from,
     "eval.classifier": lambda path, _: open_feature_extractor(path, "x", (8, 8, 1)),
     # TFDS itself reads buckets.

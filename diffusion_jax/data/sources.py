@@ -14,6 +14,7 @@ from diffusion_jax.data import (
     folders,
     idx,
     npz,
+    paired,
     points,
     tfds,
     transforms,
@@ -48,6 +49,8 @@ def make(
                         see `composed.compose`
         emoji           captioned emoji, of Debian's font, or emoji:PATH of another one;
                         see `emoji.open_emoji`
+        low_res:FACTOR:SOURCE, grey:SOURCE, masked:SOURCE, paired:SOURCE|SOURCE
+                        images with a condition that is an image; see `paired`
         grid25          2D points around a 5x5 grid; see `points`
 
     Args:
@@ -129,13 +132,17 @@ def _open_inverted(rest: str, spec: base.ImageSpec) -> base.Source:
 
     if isinstance(inner, base.ArraySource):
         return dataclasses.replace(inner, arrays=invert(inner.arrays))
-    return base.LazySource(
+    skips = isinstance(inner, base.Skipping)
+    source = inner.source if skips else inner
+    name = f"inverted:{rest}"
+    negatives = base.LazySource(
         len(inner),
-        lambda i: invert(inner[i]),
+        lambda i: invert(source[i]),
         dict(inner.fields),
-        f"inverted:{rest}",
+        name,
         inner.identities,
     )
+    return base.Skipping(negatives, name) if skips else negatives
 
 
 def _open_captions(rest: str, spec: base.ImageSpec) -> base.Source:
@@ -157,6 +164,39 @@ def _open_composed(rest: str, spec: base.ImageSpec) -> base.Source:
         )
     split = "train" if spec.split == "train" else "test"
     return composed.compose(_open(rest, spec._replace(split=split)), rest, spec)
+
+
+def _open_low_res(rest: str, spec: base.ImageSpec) -> base.Source:
+    """Images with the same at a lower resolution."""
+    _, colon, inner = rest.partition(":")
+    if not (colon and inner):
+        raise ValueError(
+            f"data.source 'low_res:{rest}' should be written low_res:FACTOR:SOURCE."
+        )
+    return paired.low_res(make(inner, *spec), f"low_res:{rest}")
+
+
+def _open_grey(rest: str, spec: base.ImageSpec) -> base.Source:
+    """Images with the same in grey."""
+    return paired.grey(make(rest, *spec), f"grey:{rest}")
+
+
+def _open_masked(rest: str, spec: base.ImageSpec) -> base.Source:
+    """Images with the same behind a grey box."""
+    return paired.masked(make(rest, *spec), f"masked:{rest}")
+
+
+def _open_paired(rest: str, spec: base.ImageSpec) -> base.Source:
+    """The images of one source, with those of another one as conditions."""
+    name = f"paired:{rest}"
+    first, _, second = rest.partition("|")
+    if not (first and second):
+        raise ValueError(
+            f"data.source {name!r} should be written paired:SOURCE|SOURCE."
+        )
+    conditions, targets = make(first, *spec), make(second, *spec)
+    paired.check_files(first, second, spec, name)
+    return paired.join(conditions, targets, name)
 
 
 def check_all(source: base.Source) -> None:
@@ -198,4 +238,8 @@ SOURCES = {
     "composed": (_open_composed, "composed:SOURCE"),
     "emoji": (emoji.open_emoji, "emoji[:PATH]"),
     "grid25": (points.open_grid25, "grid25"),
+    "low_res": (_open_low_res, "low_res:FACTOR:SOURCE"),
+    "grey": (_open_grey, "grey:SOURCE"),
+    "masked": (_open_masked, "masked:SOURCE"),
+    "paired": (_open_paired, "paired:SOURCE|SOURCE"),
 }

@@ -554,7 +554,8 @@ def test_no_source_needs_tensorflow(tmp_path):
     program = f"""
 import sys
 from diffusion_jax.data import loader, sources
-for name in ("digits", "tfds:tiny", "idx:.", "npz:a.npz", "inverted:folder:images"):
+folder = "inverted:folder:images"
+for name in ("digits", "tfds:tiny", "idx:.", "npz:a.npz", folder, "masked:digits"):
     data = sources.make(name, "train", 8, 1, data_dir={str(tmp_path)!r})
     for _, batch in loader.Loader(data, 4, seed=0, flip=True).iterate(0, 2):
         assert batch["image"].shape == (4, 8, 8, 1)
