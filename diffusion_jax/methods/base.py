@@ -21,6 +21,7 @@ GROUP = "net"  # the phase and the parameter group of a family with one network
 OTHER_METRIC = "choose another eval.metric, such as modes for grid25"  # a remedy
 DTYPES = dict.fromkeys(("float32", "bfloat16", "float16"))  # of activations
 DATA_KINDS = ("image", "points", "signal")
+COND_IMAGE = "cond_image"  # the field of the image that an example is conditioned on
 PyTree = Any
 Fields = Mapping[str, Field]
 # "index" i32[B], the examples' global indices, and an array [B, ...] for each field.
@@ -177,6 +178,8 @@ class Family(NamedTuple):
 def data_field(fields: Fields, kinds: Sequence[str] = DATA_KINDS) -> tuple[str, Field]:
     """Returns the name and the field of the data to be modelled.
 
+    The image that paired data are conditioned on is not among them.
+
     Args:
       fields: of the data.
       kinds: that the model accepts.
@@ -184,7 +187,11 @@ def data_field(fields: Fields, kinds: Sequence[str] = DATA_KINDS) -> tuple[str, 
     Raises:
       ValueError: there is no such field, or there are several.
     """
-    found = [name for name, field in fields.items() if field.kind in kinds]
+    found = [
+        name
+        for name, field in fields.items()
+        if field.kind in kinds and name != COND_IMAGE
+    ]
     if len(found) != 1:
         raise ValueError(
             f"The data have the fields {', '.join(fields)}: this model needs exactly "

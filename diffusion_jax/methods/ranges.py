@@ -217,6 +217,7 @@ RANGES: dict[str, Range] = {
     "dvae_model.num_downsamplings": _count(0, 20),
     "dvae_model.num_blocks": _count(0, 1024),
     "seq2seq.label_smoothing": SHARE,
+    "cascade.factor": _count(2, 1024),
     "cyclegan.cycle_weight": NOT_NEGATIVE,
     "cyclegan.identity_weight": NOT_NEGATIVE,
     "cyclegan.pool_size": _count(0, 2**20),
@@ -266,6 +267,7 @@ RANGES: dict[str, Range] = {
 }
 OF_FAMILY: dict[str, dict[str, Range]] = {  # where a family needs another range
     "ddpm": {"model.base_channels": _count(4, 2**20)},  # of the timestep's embedding
+    "cascade": {"model.base_channels": _count(4, 2**20)},
     "classifier": {"model.num_classes": _count(2, 2**20)},
 }
 OPTIONAL = ("data.image_width", "optim.decay_start", "optim.decay_end")  # may be None

@@ -14,9 +14,9 @@ from jax import Array
 from diffusion_jax import prng
 from diffusion_jax.data.base import Field
 from diffusion_jax.diffusion.process import align
+from diffusion_jax.methods.base import COND_IMAGE
 
 Cond = dict[str, Array]  # a batch's conditions by name
-IMAGE = "cond_image"  # the image that another one is generated from
 NOISE = "cond_noise"  # f32[B], the level of the noise in it
 
 
@@ -81,9 +81,12 @@ def add_noise(cond: Cond, level: Array, keys: Array) -> Cond:
 
     Source: Ho et al. 2022, section 4.2, arXiv:2106.15282.
     """
-    if IMAGE not in cond:
+    if COND_IMAGE not in cond:
         return cond
-    image = cond[IMAGE]
+    image = cond[COND_IMAGE]
     eps = prng.normal(keys, image.shape[1:])
     angle = align(math.pi / 2 * level, image)
-    return cond | {IMAGE: jnp.cos(angle) * image + jnp.sin(angle) * eps, NOISE: level}
+    return cond | {
+        COND_IMAGE: jnp.cos(angle) * image + jnp.sin(angle) * eps,
+        NOISE: level,
+    }

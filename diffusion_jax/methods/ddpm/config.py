@@ -9,6 +9,7 @@ from diffusion_jax.diffusion import guidance, losses, process, schedules, time_s
 from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import config as common
 from diffusion_jax.methods.base import (
+    COND_IMAGE,
     Family,
     Fields,
     data_field,
@@ -16,7 +17,7 @@ from diffusion_jax.methods.base import (
     single_phase,
 )
 from diffusion_jax.methods.ddpm import checks, tasks
-from diffusion_jax.methods.ddpm.conditions import IMAGE, Condition
+from diffusion_jax.methods.ddpm.conditions import Condition
 from diffusion_jax.methods.ddpm.method import DDPM
 from diffusion_jax.models import MODELS
 from diffusion_jax.special_tokens import PAD
@@ -194,13 +195,13 @@ def _conditions(config: ConfigDict, fields: Fields) -> tuple[Condition, ...]:
             )
         found.append(Condition("caption", fields["caption"], rate, null=PAD))
     if config.model.get("cond_image"):
-        if IMAGE not in fields:
+        if COND_IMAGE not in fields:
             raise ValueError(
                 f"model.cond_image is True, but {config.data.source} has no field "
-                f"{IMAGE}: choose a paired data.source, such as "
+                f"{COND_IMAGE}: choose a paired data.source, such as "
                 f"low_res:2:{config.data.source}, or set it to False."
             )
-        found.append(Condition(IMAGE, fields[IMAGE]))
+        found.append(Condition(COND_IMAGE, fields[COND_IMAGE]))
     return tuple(found)
 
 

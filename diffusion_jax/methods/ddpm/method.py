@@ -11,7 +11,7 @@ from diffusion_jax.diffusion import denoiser, guidance, losses, process
 from diffusion_jax.diffusion.denoiser import Denoiser
 from diffusion_jax.diffusion.schedules import Schedule
 from diffusion_jax.diffusion.time_samplers import TimestepSampler
-from diffusion_jax.methods.base import GROUP, Batch, PyTree, SingleNetwork
+from diffusion_jax.methods.base import COND_IMAGE, GROUP, Batch, PyTree, SingleNetwork
 from diffusion_jax.methods.ddpm import conditions
 from diffusion_jax.methods.ddpm.conditions import Cond, Condition
 from diffusion_jax.training.state import Loss, Variables
@@ -142,8 +142,8 @@ class DDPM(SingleNetwork):
     def cond_of(self, batch: Batch) -> Cond:
         """Returns the conditions in a batch by name, without noise."""
         cond = {name: batch[name] for name in self.inputs}
-        if conditions.IMAGE in cond:
-            cond[conditions.NOISE] = jnp.zeros(len(cond[conditions.IMAGE]))
+        if COND_IMAGE in cond:
+            cond[conditions.NOISE] = jnp.zeros(len(cond[COND_IMAGE]))
         return cond
 
     def denoiser(self, variables: Variables, cond: Cond) -> Denoiser:

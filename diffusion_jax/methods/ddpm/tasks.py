@@ -29,6 +29,7 @@ from diffusion_jax.diffusion import (
 )
 from diffusion_jax.diffusion.denoiser import Denoiser
 from diffusion_jax.methods.base import (
+    COND_IMAGE,
     OTHER_METRIC,
     Batch,
     Task,
@@ -167,7 +168,7 @@ def make_sample(method: DDPM, options: SampleOptions) -> Task:
     outputs = {method.data: method.field}
     if options.num_frames:
         outputs["frames"] = with_axis(method.field, options.num_frames, "frame")
-    shown = ("caption", conditions.IMAGE)
+    shown = ("caption", COND_IMAGE)
     shown = {c.name: c.field for c in method.conditions if c.name in shown}
     prompts = {
         name: functools.partial(encode_prompts, field)
@@ -185,7 +186,7 @@ def make_translate(method: DDPM, options: SampleOptions) -> Task:
 
     Source: Saharia et al. 2022, figure 1, arXiv:2111.05826.
     """
-    if conditions.IMAGE not in method.inputs:
+    if COND_IMAGE not in method.inputs:
         raise ValueError(
             "The task translate needs a model that is conditioned on images: train "
             "with model.cond_image=True, or choose another sample.task."
@@ -202,7 +203,7 @@ def make_translate(method: DDPM, options: SampleOptions) -> Task:
             rest = x_T, keys, 0, method.self_condition
             return sampling.sample(*loop, *rest)[0]
 
-        shown = as_image(cond[conditions.IMAGE], method.field.shape)
+        shown = as_image(cond[COND_IMAGE], method.field.shape)
         draws = lax.map(draw, jax.random.split(key, NUM_SAMPLES))
         return [shown, *draws, batch[method.data]]
 
