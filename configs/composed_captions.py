@@ -15,20 +15,20 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
     config = ddpm.defaults()
     config.name = "composed_captions"
-    config.data.update(source="composed:digits", image_size=24, batch_size=32)
+    config.data.update(source="composed:digits", image_size=24, batch_size=64)
     config.model.update(
-        base_channels=32,
+        base_channels=16,
         num_blocks=1,
-        channel_multipliers=(1, 2, 2),
+        channel_multipliers=(1, 2, 4),
         attention_resolutions=(6,),
         caption_width=64,
     )
     config.diffusion.update(schedule="cosine", prediction="v", cond_dropout=0.1)
     config.optim.update(
-        learning_rate=0.001, warmup_steps=200, ema_decay=0.999, ema_warmup=True
+        learning_rate=0.002, warmup_steps=200, ema_decay=0.999, ema_warmup=True
     )
     config.train.update(
-        num_steps=8000, log_every=200, save_every=2000, sample_every=4000
+        num_steps=6000, log_every=200, save_every=2000, sample_every=3000
     )
     config.sample.update(num_steps=50, sampler="ddim", spacing="trailing")
     config.sample.num_examples = 200

@@ -33,6 +33,8 @@ RUNS = {
     "points": "grid25_gan",
     "cyclegan": "digits_cyclegan",
     "classifier": "digits_classifier",
+    "cascade": "digits_cascade",
+    "upsampler": "digits_upsampler",
     "language_model": "python_docs_gru",
     "seq2seq": "reverse_attention",
 }
@@ -45,6 +47,7 @@ COLUMNS = {  # images in a row
     "traverse": BETWEEN,
     "manifold": 20,
     "translate": 6,
+    "stages": 2,
 }
 # The metrics of a record: the score first. "NAME" is the classifier's.
 OF_SAMPLES = [
@@ -82,7 +85,7 @@ EVALUATED = [
     *[("dalle", "samples"), ("digits_captions", "samples")],
     *[("conv", "reconstruction"), ("gan", "samples"), ("dcgan", "samples")],
     *[("points", "modes"), ("cyclegan", "translation")],
-    ("classifier", "accuracy"),
+    *[("classifier", "accuracy"), ("cascade", "samples"), ("upsampler", "samples")],
     *[("language_model", "bits_per_character"), ("seq2seq", "exact_match")],
     *[("seq2seq", "bleu"), ("seq2seq", "perplexity")],
 ]
@@ -92,7 +95,8 @@ TASKS = [
     *[("dvae", "reconstruct"), ("vqvae", "reconstruct")],
     *[("dcgan", "sample"), ("dcgan", "interpolate")],
     *[("conv", "reconstruct"), ("gan", "sample"), ("points", "sample")],
-    ("cyclegan", "translate"),
+    *[("cyclegan", "translate"), ("upsampler", "translate")],
+    *[("cascade", "stages"), ("cascade", "translate")],
 ]
 ARRAYS = [  # tasks without images or text
     *[("vae", "elbo"), ("classifier", "classify"), ("language_model", "nats")],
@@ -101,7 +105,7 @@ ARRAYS = [  # tasks without images or text
 ]
 TEXTS = [("language_model", "sample")]
 PAIRS = [("seq2seq", "sample"), ("seq2seq", "align")]
-CAPTIONED = [("dalle", "sample"), ("digits_captions", "sample")]
+CAPTIONED = [(x, "sample") for x in ("dalle", "digits_captions", "cascade")]
 OF_TEXT = "language_model", "seq2seq"
 
 
@@ -183,7 +187,7 @@ def test_task(name, task, run_of):
     else:
         rows = task in COLUMNS
         images = arrays["rows" if rows else "image"]
-        labels = {"label"} if name == "dcgan" else set()
+        labels = {"label"} if name in ("dcgan", "cascade") else set()
         assert arrays.keys() == {"rows" if rows else "image"} | labels
         shape = (4, COLUMNS[task], 8, 8, 1) if rows else (4, 8, 8, 1)
         assert images.shape == shape and images.dtype == np.uint8
@@ -260,7 +264,9 @@ def test_task_of_captions(name, task, run_of, capsys):
     config.sample.prompt = "a seven|The digit two."
     sample(config, workdir)
     with np.load(workdir / f"{task}.npz", allow_pickle=False) as arrays:
-        assert arrays.keys() == {"image", "caption"}
+        assert (
+            {"image", "caption"} <= arrays.keys() <= {"image", "caption", "base_image"}
+        )
         texts = [field.vocabulary.decode(row) for row in arrays["caption"]]
     assert texts == ["a seven"] * 3 + ["the digit two"] * 3
     config.sample.num_examples = 1
@@ -358,7 +364,8 @@ def test_metric(name, metric, run_of):
     evaluate(config, workdir)
     record = last_line(workdir)
     expected = METRICS[metric]
-    if name in ("dcgan", "digits_captions") or (name, metric) == ("dalle", "samples"):
+    conditional = name in ("dcgan", "digits_captions", "cascade")
+    if conditional or (name, metric) == ("dalle", "samples"):
         conditional = "conditional_accuracy"
         expected = [*expected, conditional, f"{conditional}, shuffled"]
     expected = [key.replace("NAME", "digits_classifier_tiny") for key in expected]

@@ -36,6 +36,7 @@ FAMILIES = {
     "dvae": ("digits_dvae", {}, ONE),
     "vqvae": ("digits_dvae", {"model__name": "vq"}, ONE),  # observes its whole batch
     "dalle": ("digits_dalle", {"dalle__cond_dropout": 0.5}, CAPTIONED),
+    "cascade": ("digits_cascade", {}, CAPTIONED),
     "wgan_gp": ("grid25_gan", {"gan__critic_steps": 2}, POINTS),  # slices of a slice
     "cyclegan": ("digits_cyclegan", {"cyclegan__cycle_weight": 1.0}, TWO),
     "language_model": ("python_docs_gru", {"model__dropout": 0.3}, TEXT),

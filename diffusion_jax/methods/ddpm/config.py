@@ -96,6 +96,8 @@ def tiny(config: ConfigDict) -> None:
     if config.model.get("caption_width"):
         config.data.source = "captions:digits"
         config.model.update(caption_width=8, caption_heads=2)
+    if config.model.get("cond_image"):
+        config.data.source = f"low_res:2:{config.data.source}"
     config.model.update(base_channels=8, channel_multipliers=(1, 2), num_blocks=1)
     config.diffusion.num_timesteps = 20
     config.optim.warmup_steps = 2
