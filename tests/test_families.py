@@ -264,9 +264,8 @@ def test_task_of_captions(name, task, run_of, capsys):
     config.sample.prompt = "a seven|The digit two."
     sample(config, workdir)
     with np.load(workdir / f"{task}.npz", allow_pickle=False) as arrays:
-        assert (
-            {"image", "caption"} <= arrays.keys() <= {"image", "caption", "base_image"}
-        )
+        of_stages = {"base_image"} if name == "cascade" else set()
+        assert arrays.keys() == {"image", "caption"} | of_stages
         texts = [field.vocabulary.decode(row) for row in arrays["caption"]]
     assert texts == ["a seven"] * 3 + ["the digit two"] * 3
     config.sample.num_examples = 1

@@ -19,8 +19,8 @@ from diffusion_jax.train import train
 
 # One config of each family, and of each network with numbers of its own.
 NAMES = """digits digits_autoencoder fashion_mnist_autoencoder digits_vae digits_dvae
-    digits_dalle digits_cascade digits_gan digits_dcgan digits_cyclegan digits_classifier
-    shakespeare_gpt""".split()
+    digits_dalle digits_cascade digits_gan digits_dcgan digits_cyclegan
+    digits_classifier shakespeare_gpt""".split()
 # Where 0 is a value, by the comments in the defaults: "0: none", "in [0, 1)", "step".
 ZERO = """seed sample.seed eval.seed data.held_out model.dropout model.num_classes
     model.num_blocks model.num_downsamplings model.disc_layers diffusion.cond_dropout

@@ -91,13 +91,32 @@ def encode_prompts(field: base.Field, text: str | Sequence[str]) -> np.ndarray:
 
     Args:
       field: of the captions.
-      text: the prompts, with "|" between them, or a sequence of prompts.
+      text: the prompts, with "|" between them, or a sequence of prompts, or "@PATH": a
+        file with a prompt on each line; empty lines are skipped.
 
     Raises:
-      ValueError: see `encode`.
+      FileNotFoundError: there is no such file.
+      ValueError: see `encode`; or the file has no prompts.
     """
-    prompts = text.split("|") if isinstance(text, str) else text
+    if isinstance(text, str) and text.startswith("@"):
+        prompts = _read_prompts(paths.local(text.removeprefix("@")))
+    else:
+        prompts = text.split("|") if isinstance(text, str) else text
     return np.stack([encode(field, prompt, "sample.prompt") for prompt in prompts])
+
+
+def _read_prompts(path: pathlib.Path) -> list[str]:
+    """Returns the lines of a file that are not empty."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"sample.prompt names the file {path}, which is not there: correct the "
+            "path after the @."
+        )
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError(f"sample.prompt: {path} has no prompts, only empty lines.")
+    return prompts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
