@@ -96,7 +96,7 @@ def encode_prompts(field: base.Field, text: str | Sequence[str]) -> np.ndarray:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: see `encode`; or the file has no prompts.
+      ValueError: see `encode` and `texts.read`.
     """
     if isinstance(text, str) and text.startswith("@"):
         prompts = _read_prompts(paths.local(text.removeprefix("@")))
@@ -112,11 +112,7 @@ def _read_prompts(path: pathlib.Path) -> list[str]:
             f"sample.prompt names the file {path}, which is not there: correct the "
             "path after the @."
         )
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    prompts = [line for line in lines if line.strip()]
-    if not prompts:
-        raise ValueError(f"sample.prompt: {path} has no prompts, only empty lines.")
-    return prompts
+    return [line for line in texts.read(path).splitlines() if line.strip()]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

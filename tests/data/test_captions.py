@@ -358,7 +358,7 @@ def test_prompts_from_a_file(tmp_path):
     found = captions.encode_prompts(field, f"@{path}")
     np.testing.assert_array_equal(found, expected)
     path.write_text("\n")
-    with pytest.raises(ValueError, match="no prompts, only empty lines"):
+    with pytest.raises(ValueError, match="is empty; choose a file"):
         captions.encode_prompts(field, f"@{path}")
     with pytest.raises(FileNotFoundError, match="correct the path after the @"):
         captions.encode_prompts(field, f"@{tmp_path}/nosuch.txt")
