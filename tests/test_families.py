@@ -48,6 +48,8 @@ COLUMNS = {  # images in a row
     "manifold": 20,
     "translate": 6,
     "stages": 2,
+    "guidance": 5,
+    "mix": 7,
 }
 # The metrics of a record: the score first. "NAME" is the classifier's.
 OF_SAMPLES = [
@@ -97,6 +99,7 @@ TASKS = [
     *[("conv", "reconstruct"), ("gan", "sample"), ("points", "sample")],
     *[("cyclegan", "translate"), ("upsampler", "translate")],
     *[("cascade", "stages"), ("cascade", "translate")],
+    *[("digits_captions", "guidance"), ("digits_captions", "mix")],
 ]
 ARRAYS = [  # tasks without images or text
     *[("vae", "elbo"), ("classifier", "classify"), ("language_model", "nats")],
@@ -107,6 +110,7 @@ TEXTS = [("language_model", "sample")]
 PAIRS = [("seq2seq", "sample"), ("seq2seq", "align")]
 CAPTIONED = [(x, "sample") for x in ("dalle", "digits_captions", "cascade")]
 OF_TEXT = "language_model", "seq2seq"
+CONDITIONAL = "dcgan", "cascade", "digits_captions"
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +191,7 @@ def test_task(name, task, run_of):
     else:
         rows = task in COLUMNS
         images = arrays["rows" if rows else "image"]
-        labels = {"label"} if name in ("dcgan", "cascade") else set()
+        labels = {"label"} if name in CONDITIONAL else set()
         assert arrays.keys() == {"rows" if rows else "image"} | labels
         shape = (4, COLUMNS[task], 8, 8, 1) if rows else (4, 8, 8, 1)
         assert images.shape == shape and images.dtype == np.uint8
@@ -363,8 +367,7 @@ def test_metric(name, metric, run_of):
     evaluate(config, workdir)
     record = last_line(workdir)
     expected = METRICS[metric]
-    conditional = name in ("dcgan", "digits_captions", "cascade")
-    if conditional or (name, metric) == ("dalle", "samples"):
+    if name in CONDITIONAL or (name, metric) == ("dalle", "samples"):
         conditional = "conditional_accuracy"
         expected = [*expected, conditional, f"{conditional}, shuffled"]
     expected = [key.replace("NAME", "digits_classifier_tiny") for key in expected]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from diffusion_jax import inference
 from diffusion_jax.data.base import ArraySource, Field, image_field
 from diffusion_jax.diffusion import schedules, time_samplers
-from diffusion_jax.methods.ddpm import tasks
+from diffusion_jax.methods.ddpm import prompt_tasks, tasks
 from diffusion_jax.methods.ddpm.conditions import Condition, add_noise, drop_all
 from diffusion_jax.methods.ddpm.method import DDPM
 
@@ -217,3 +217,45 @@ def test_translation(method, variables):
     without = dataclasses.replace(method, conditions=method.conditions[:2])
     with pytest.raises(ValueError, match="translate needs .*model.cond_image=True"):
         tasks.make_translate(without, options)
+
+
+def sampled(method, variables, batch, **changes):
+    """What the task sample draws."""
+    options = tasks.SampleOptions("ddim", 4, "trailing", **changes)
+    task = tasks.make_sample(method, options)
+    return task.run(variables, batch, jax.random.key(0))["image"]
+
+
+def test_guidance_in_columns(method, variables):
+    """A column is what sampling with its guidance scale draws, from the same noise."""
+    options = tasks.SampleOptions("ddim", 4, "trailing")
+    task = prompt_tasks.make_guidance(method, options)
+    batch = make_batch(2)
+    rows = task.run(variables, batch, jax.random.key(0))["rows"]
+    assert rows.shape[1:] == task.outputs["rows"].shape
+    for column, scale in enumerate(prompt_tasks.SCALES):
+        expected = sampled(method, variables, batch, guidance_scale=scale)
+        np.testing.assert_allclose(rows[:, column], expected, atol=1e-5)
+    assert np.abs(rows[:, 0] - rows[:, -1]).max() > 1e-3
+    without = dataclasses.replace(method, conditions=method.conditions[2:])
+    with pytest.raises(ValueError, match="guidance_scale = 0.0 needs"):
+        prompt_tasks.make_guidance(without, options)
+
+
+def test_mixing_goes_from_one_condition_to_the_other(method, variables):
+    """The first column is the example's sample and the last one what its noise gives
+    under the partner's condition; those between differ from both."""
+    options = tasks.SampleOptions("ddim", 4, "trailing", guidance_scale=2.0)
+    task = prompt_tasks.make_mix(method, options)
+    batch = make_batch(2)
+    partner = {name: batch[name][::-1] for name in method.inputs}
+    both = batch | {f"partner_{name}": x for name, x in partner.items()}
+    assert set(task.inputs) <= both.keys()
+    rows = task.run(variables, both, jax.random.key(0))["rows"]
+    for column, given in ((0, batch), (-1, batch | partner)):
+        expected = sampled(method, variables, given, guidance_scale=2.0)
+        np.testing.assert_allclose(rows[:, column], expected, atol=1e-5)
+    assert np.abs(rows[:, 3] - rows[:, 0]).max() > 1e-3
+    assert np.abs(rows[:, 3] - rows[:, -1]).max() > 1e-3
+    with pytest.raises(ValueError, match="mix needs a model with conditions"):
+        prompt_tasks.make_mix(dataclasses.replace(method, conditions=()), options)

@@ -16,7 +16,7 @@ from diffusion_jax.methods.base import (
     make_network,
     single_phase,
 )
-from diffusion_jax.methods.ddpm import checks, tasks
+from diffusion_jax.methods.ddpm import checks, prompt_tasks, tasks
 from diffusion_jax.methods.ddpm.conditions import Condition
 from diffusion_jax.methods.ddpm.method import DDPM
 from diffusion_jax.models import MODELS
@@ -207,4 +207,4 @@ def _conditions(config: ConfigDict, fields: Fields) -> tuple[Condition, ...]:
     return tuple(found)
 
 
-FAMILY = Family(make, defaults, tasks.TASKS)
+FAMILY = Family(make, defaults, tasks.TASKS | prompt_tasks.TASKS)

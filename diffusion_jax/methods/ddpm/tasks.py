@@ -170,12 +170,16 @@ def make_sample(method: DDPM, options: SampleOptions) -> Task:
         outputs["frames"] = with_axis(method.field, options.num_frames, "frame")
     shown = ("caption", COND_IMAGE)
     shown = {c.name: c.field for c in method.conditions if c.name in shown}
-    prompts = {
-        name: functools.partial(encode_prompts, field)
-        for name, field in shown.items()
-        if name == "caption"
+    return Task(run, method.inputs, outputs | shown, caption_prompts(method))
+
+
+def caption_prompts(method: DDPM) -> dict[str, Callable[[str], np.ndarray]]:
+    """Returns `Task.prompts` of a model's captions, if it has any."""
+    return {
+        c.name: functools.partial(encode_prompts, c.field)
+        for c in method.conditions
+        if c.name == "caption"
     }
-    return Task(run, method.inputs, outputs | shown, prompts)
 
 
 def make_translate(method: DDPM, options: SampleOptions) -> Task:
@@ -482,7 +486,13 @@ class Chain:
                 "sample.num_steps."
             )
 
-    def loop(self, variables: Variables, cond: Cond, keys: Array) -> tuple:
+    def loop(
+        self,
+        variables: Variables,
+        cond: Cond,
+        keys: Array,
+        guidance_scale: float | Array | None = None,
+    ) -> tuple:
         """Returns (sampler, denoiser, schedule, timesteps) for the sampling loop.
 
         The denoiser applies guidance, then thresholding.
@@ -491,19 +501,21 @@ class Chain:
           variables: of the model.
           cond: the conditions, whose image gets noise at the options' level.
           keys: [B], one per example.
+          guidance_scale: None for that of the options.
         """
         method, options = self._method, self._options
+        scale = options.guidance_scale if guidance_scale is None else guidance_scale
         if options.cond_noise:
             level = jnp.full(len(keys), options.cond_noise)
             cond = conditions.add_noise(cond, level, prng.fold_in(keys, COND_NOISE))
         denoise = method.denoiser(variables, cond)
-        if options.guidance_scale != 1.0:
+        if guidance_scale is not None or scale != 1.0:
             denoise = guidance.classifier_free(
                 denoise,
                 method.denoiser(
                     variables, conditions.drop_all(method.conditions, cond)
                 ),
-                options.guidance_scale,
+                scale,
                 method.schedule,
                 tuple(options.guidance_interval) or guidance.EVERYWHERE,
             )
