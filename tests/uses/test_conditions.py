@@ -252,8 +252,8 @@ def test_mixing_goes_from_one_condition_to_the_other(method, variables):
     both = batch | {f"partner_{name}": x for name, x in partner.items()}
     assert set(task.inputs) <= both.keys()
     rows = task.run(variables, both, jax.random.key(0))["rows"]
-    for column, given in ((0, batch), (-1, batch | partner)):
-        expected = sampled(method, variables, given, guidance_scale=2.0)
+    for column, conditions in ((0, batch), (-1, batch | partner)):
+        expected = sampled(method, variables, conditions, guidance_scale=2.0)
         np.testing.assert_allclose(rows[:, column], expected, atol=1e-5)
     assert np.abs(rows[:, 3] - rows[:, 0]).max() > 1e-3
     assert np.abs(rows[:, 3] - rows[:, -1]).max() > 1e-3
