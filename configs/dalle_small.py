@@ -5,8 +5,8 @@ r"""A small DALL-E at 256x256 pixels: 1,024 codes an image, 12 layers of width 7
     python -m diffusion_jax.main --config=configs/dalle_small.py \
         --config.data.source=captions:folder:PATH
 
-The optimiser's settings are those of Ramesh et al. 2021, appendix B.2, arXiv:2102.12092,
-whose Transformer has 64 layers and 12 billion parameters; not trained here.
+The optimiser is that of Ramesh et al. 2021, appendix B.2, arXiv:2102.12092, whose
+Transformer has 64 layers and 12 billion parameters; not trained here.
 """
 
 from ml_collections import ConfigDict
