@@ -54,8 +54,13 @@ def make(config: ConfigDict, method: methods.Method, name: str) -> TaskRunner:
     # A captioned example keeps its labels, to measure whether its image shows them.
     fields = dict(task.outputs)
     if {"label", "caption"} & set(task.inputs):
-        labels = (x for x in source.fields.items() if x[1].kind == "label")
-        fields |= {name: field for name, field in labels if field.size != 1}
+        fields |= {
+            name: field
+            for name, field in source.fields.items()
+            if field.kind == "label"
+            and field.size != 1
+            and not name.startswith("partner_")
+        }
 
     def run(variables: Variables) -> inference.Arrays:
         rows = stream(variables, source, options.num_examples)
