@@ -10,6 +10,7 @@ from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import (
     autoencoder,
     classifier,
+    contrastive,
     cyclegan,
     dalle,
     dvae,
@@ -79,6 +80,7 @@ FAMILIES = {
     "gan": gan.FAMILY,
     "cyclegan": cyclegan.FAMILY,
     "classifier": classifier.FAMILY,
+    "contrastive": contrastive.FAMILY,
     "language_model": language_model.FAMILY,
     "seq2seq": seq2seq.FAMILY,
     "dalle": dalle.FAMILY,

@@ -289,16 +289,12 @@ def tiny(config: ConfigDict) -> None:
 
 def make(config: ConfigDict, fields: base.Fields) -> DALLE:
     """Builds a DALL-E from the groups model, dalle, dvae_model, dvae and optim."""
-    if "caption" not in fields:
-        raise ValueError(
-            f"{config.data.source} has no captions: choose another data.source, such "
-            f"as captions:{config.data.source}."
-        )
+    caption = base.caption_field(fields, config.data.source)
     first_stage = ConfigDict(
         {"model": config.dvae_model, "dvae": config.dvae, "optim": config.optim}
     )
     autoencoder = dvae.make(first_stage, fields)
-    caption, frozen = fields["caption"], autoencoder.network
+    frozen = autoencoder.network
     network = base.make_network(
         {"gpt": GPT},
         config,

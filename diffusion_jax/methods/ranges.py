@@ -265,6 +265,7 @@ RANGES: dict[str, Range] = {
 OF_FAMILY: dict[str, dict[str, Range]] = {  # where a family needs another range
     "ddpm": {"model.base_channels": _count(4, 2**20)},  # of the timestep's embedding
     "classifier": {"model.num_classes": _count(2, 2**20)},
+    "contrastive": {"model.caption_width": SIZE},
 }
 OPTIONAL = ("data.image_width", "optim.decay_start", "optim.decay_end")  # may be None
 MIN_LENGTHS = {  # of the keys with several numbers, beside those of eval.sweep

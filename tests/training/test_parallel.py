@@ -194,6 +194,7 @@ ON_DEVICES = {
     "vqvae": ("digits_dvae", {"model.name": "vq"}, 8),
     "dalle": ("digits_dalle", {"dalle.cond_dropout": 0.5, "optim.eps": 1e-4}, 8),
     "captions": ("digits_captions", {"model.dropout": 0.3}, 8),
+    "contrastive": ("digits_contrastive", {}, 8),
     "dcgan": ("digits_dcgan", {}, 16),
     "dcgan_unsynchronised": ("digits_dcgan", {"gan.sync_statistics": False}, 16),
     "wgan_gp": ("digits_gan", CRITIC | {"gan.critic_steps": 2}, 8),
@@ -219,7 +220,7 @@ def family_of(name):
         "cyclegan": Unpaired(a, b),
         "language_model": lines(),
         "seq2seq": pairs(),
-        **dict.fromkeys(("dalle", "captions"), captioned(a)),
+        **dict.fromkeys(("dalle", "captions", "contrastive"), captioned(a)),
     }
     source = special.get(name, a)
     method = methods.make(config, source.fields)
