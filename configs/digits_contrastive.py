@@ -18,6 +18,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config = contrastive.defaults()
     config.name = "digits_contrastive"
     config.optim.warmup_steps = 50
-    config.train.update(num_steps=1500, log_every=100, save_every=1500)
+    config.train.update(num_steps=300, log_every=50, save_every=300)
     decay_over_second_half(config)
     return select(config, variant, contrastive.tiny)

@@ -266,8 +266,8 @@ def defaults() -> ConfigDict:
     config.dvae_model = autoencoder.model  # as in the run of train.init_from
     config.dvae = autoencoder.dvae
     config.optim.update(clip="global")
+    common.add_caption_options(config)
     config.sample.update(
-        prompt=config_dict.placeholder(str),  # captions, with | between; None: eval's
         temperature=1.0,  # at least 0; 0: the most likely code
         top_k=0,  # draw among the k most likely codes; 0: all
         top_p=1.0,  # and among the fewest that have this probability, in (0, 1]

@@ -242,6 +242,7 @@ RANGES: dict[str, Range] = {
     "sample.batch_size": SIZE,
     "sample.seed": SEED,
     "sample.label": _count(-1, 2**20),
+    "sample.num_candidates": _count(1, 2**20),
     "sample.num_steps": _count(1, 10**6),
     "sample.eta": Range(0, 1),
     "sample.churn": Range(0, samplers.MAX_CHURN),
