@@ -3,8 +3,9 @@ r"""A scorer of digits and their captions, a small CLIP, to judge and rerank sam
     bash launch/local.sh configs/digits_contrastive.py
     bash launch/local.sh configs/digits_contrastive.py --mode=evaluate
 
-Result: not measured.
-Time: not measured.
+Result: finds the caption of 33.6, 35.6 % of the held-out digits among 30 (seeds 0, 1),
+of which three fit each digit.
+Time: 11 seconds of CPU time.
 """
 
 from ml_collections import ConfigDict
