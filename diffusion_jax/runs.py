@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import zlib
 from typing import NamedTuple
 
 import jax
@@ -30,6 +31,14 @@ class Run(NamedTuple):
     method: methods.Method
     variables: Variables
     step: int
+
+    @property
+    def id(self) -> str:
+        """Eight digits that change with the weights."""
+        number = 0
+        for array in jax.tree.leaves(self.variables):
+            number = zlib.crc32(np.ascontiguousarray(array), number)
+        return f"{number:08x}"
 
 
 def load(config: ConfigDict, workdir: pathlib.Path, checkpoint: str) -> Run:

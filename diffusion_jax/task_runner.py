@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import inference, methods, run_data
+from diffusion_jax import inference, methods, run_data, scorers
 from diffusion_jax.data.base import (
     ArraySource,
     Example,
@@ -17,6 +17,7 @@ from diffusion_jax.data.base import (
     Source,
     label_field,
 )
+from diffusion_jax.methods import reranking
 from diffusion_jax.training.state import Variables
 
 
@@ -38,18 +39,24 @@ class TaskRunner(NamedTuple):
 def make(config: ConfigDict, method: methods.Method, name: str) -> TaskRunner:
     """Makes a function that runs a task on sample.num_examples rows.
 
+    With sample.num_candidates it draws several samples of each caption and keeps the
+    one that is most similar to the caption by sample.scorer.
+
     Args:
       config: of the run.
       method: that the config describes.
       name: of the task.
 
     Raises:
-      FileNotFoundError: the data are missing.
+      FileNotFoundError: the data or the scorer are missing.
       ValueError: the family has no such task, or an option is invalid.
     """
     options = config.sample
     task = methods.make_task(config, method, name)
-    source = open_source(config, task)
+    source, scorer = open_source(config, task), _open_scorer(config, method, task)
+    if scorer:
+        num = options.num_candidates
+        task = reranking.rerank(task, method.data, scorer.method, scorer.ids, num)
     stream = inference.make_stream(task, options.batch_size, options.seed)
     # A captioned example keeps its labels, to measure whether its image shows them.
     fields = dict(task.outputs)
@@ -63,10 +70,40 @@ def make(config: ConfigDict, method: methods.Method, name: str) -> TaskRunner:
         }
 
     def run(variables: Variables) -> inference.Arrays:
+        if scorer:
+            variables = reranking.with_scorer(variables, scorer.variables)
         rows = stream(variables, source, options.num_examples)
         return inference.collect(rows, *fields)
 
     return TaskRunner(run, fields, source)
+
+
+def _open_scorer(
+    config: ConfigDict, method: methods.Method, task: methods.Task
+) -> scorers.Scorer | None:
+    """Opens the scorer that chooses among candidates; None if there is only one."""
+    options = config.sample
+    num, workdir = options.get("num_candidates", 1), options.get("scorer", "")
+    if num == 1 and not workdir:
+        return None
+    if not workdir:
+        raise ValueError(
+            f"sample.num_candidates = {num} needs a scorer that chooses one: set "
+            "sample.scorer to the folder of a contrastive run."
+        )
+    if num == 1:
+        raise ValueError(
+            "sample.scorer chooses among several samples, and sample.num_candidates = 1"
+            ": increase it, or leave sample.scorer empty."
+        )
+    if "caption" not in task.prompts:
+        raise ValueError(
+            "sample.scorer has no effect on this task, which draws no images of "
+            "captions: leave it empty, and set sample.num_candidates=1."
+        )
+    image, caption = task.outputs[method.data], task.outputs["caption"]
+    source = config.data.source
+    return scorers.open_scorer(workdir, source, image, caption, "sample.scorer")
 
 
 def open_source(config: ConfigDict, task: methods.Task) -> Source:

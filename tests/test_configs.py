@@ -28,6 +28,7 @@ OWN_GROUP = {
     "gan": ["gan"],
     "cyclegan": ["cyclegan"],
     "classifier": [],
+    "contrastive": [],
     "language_model": [],
     "seq2seq": ["seq2seq"],
 }

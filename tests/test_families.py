@@ -35,6 +35,7 @@ RUNS = {
     "classifier": "digits_classifier",
     "cascade": "digits_cascade",
     "upsampler": "digits_upsampler",
+    "contrastive": "digits_contrastive",
     "language_model": "python_docs_gru",
     "seq2seq": "reverse_attention",
 }
@@ -78,6 +79,10 @@ METRICS = {
     "translation": "class_lost distance_to_pair cycle class_kept_to_a class_kept_to_b "
     "distance_to_pair_a distance_to_pair_b cycle_a cycle_b".split(),
     "accuracy": ["error", "accuracy"],
+    "retrieval": ["retrieval_error", "image_to_text_recall", "text_to_image_recall"],
+    "retrieval of samples": [
+        *("retrieval_error", "image_to_text_recall", "image_to_text_recall, real")
+    ],
     "samples": OF_SAMPLES,
 }
 EVALUATED = [
@@ -88,6 +93,8 @@ EVALUATED = [
     *[("conv", "reconstruction"), ("gan", "samples"), ("dcgan", "samples")],
     *[("points", "modes"), ("cyclegan", "translation")],
     *[("classifier", "accuracy"), ("cascade", "samples"), ("upsampler", "samples")],
+    ("contrastive", "retrieval"),
+    *[("dalle", "retrieval"), ("digits_captions", "retrieval")],
     *[("language_model", "bits_per_character"), ("seq2seq", "exact_match")],
     *[("seq2seq", "bleu"), ("seq2seq", "perplexity")],
 ]
@@ -104,7 +111,7 @@ TASKS = [
 ARRAYS = [  # tasks without images or text
     *[("vae", "elbo"), ("classifier", "classify"), ("language_model", "nats")],
     *[("seq2seq", "target_nats"), ("dvae", "codes"), ("vqvae", "codes")],
-    ("dalle", "token_nats"),
+    *[("dalle", "token_nats"), ("contrastive", "embed")],
 ]
 TEXTS = [("language_model", "sample")]
 PAIRS = [("seq2seq", "sample"), ("seq2seq", "align")]
@@ -277,6 +284,45 @@ def test_task_of_captions(name, task, run_of, capsys):
         sample(config, workdir)
 
 
+@pytest.mark.parametrize("name, task", CAPTIONED)
+def test_reranking(name, task, run_of):
+    """Of more candidates the score is never lower; with one the samples are those of a
+    run without the options; labels and captions stay those of the data."""
+    workdir, config, _ = run_of(name)
+    config.sample.update(task=task, num_examples=6, batch_size=4)
+    found = {}
+    for number in (1, 2, 4):
+        scorer = str(run_of("contrastive")[0]) if number > 1 else ""
+        config.sample.update(num_candidates=number, scorer=scorer)
+        sample(config, workdir)
+        with np.load(workdir / f"{task}.npz", allow_pickle=False) as arrays:
+            found[number] = dict(arrays)
+    for key in ("caption", "label"):
+        np.testing.assert_array_equal(found[1][key], found[4][key])
+    assert found[4].keys() - found[1].keys() == {"score"}
+    scores = found[2]["score"], found[4]["score"]
+    assert np.all(scores[1] >= scores[0]) and np.any(scores[1] > scores[0])
+    same = np.all(found[1]["image"] == found[2]["image"], axis=(1, 2, 3))
+    assert same.any() and not same.all()  # the first candidate is the sample
+    images = dj.load(workdir).sample(6, batch_size=4, num_candidates=4, scorer=scorer)
+    np.testing.assert_array_equal(images, found[4]["image"])
+
+
+def test_retrieval_refuses(run_of):
+    """Samples without captions, a prompt, and no scorer."""
+    workdir, config, _ = run_of("digits_captions")
+    config.eval.metric = "retrieval"
+    with pytest.raises(ValueError, match="needs a scorer: set eval.scorer"):
+        evaluate(config, workdir)
+    config.sample.prompt = "a seven"
+    with pytest.raises(ValueError, match="leave sample.prompt out"):
+        evaluate(config, workdir)
+    config = load("digits", eval__metric="retrieval")
+    method = methods.make(config, run_data.open_held_out(config).fields)
+    with pytest.raises(ValueError, match="model.caption_width = 0"):
+        evaluators.make(config, method, workdir)
+
+
 def test_prompts_of_other_tasks(run_of):
     """A task that reads no prompt refuses one."""
     workdir, config, _ = run_of("digits_captions")
@@ -345,7 +391,7 @@ def test_every_task_and_metric_is_tested():
     for method, here in evaluated.items():
         tasks = methods.FAMILIES[method].tasks.keys()
         rows = evaluators.EVALUATORS.items()
-        own = {x for x, y in rows if y.needs <= tasks and not y.excludes & tasks}
+        own = {metric for metric, row in rows if row.fits(tasks)}
         assert here - {"modes"} == own - {"modes"}  # modes: of any family on grid25
 
 
@@ -364,10 +410,14 @@ def test_metric(name, metric, run_of):
         config.eval.classifier = str(classifier)
         if "classifier_b" in config.eval:
             config.eval.classifier_b = str(classifier)
+    expected = METRICS[metric]
+    if "scorer" in config.eval and metric == "retrieval":
+        config.eval.scorer = str(run_of("contrastive")[0])
+        expected = METRICS["retrieval of samples"]
     evaluate(config, workdir)
     record = last_line(workdir)
-    expected = METRICS[metric]
-    if name in CONDITIONAL or (name, metric) == ("dalle", "samples"):
+    conditional = name in CONDITIONAL or name == "dalle"
+    if metric == "samples" and conditional:
         conditional = "conditional_accuracy"
         expected = [*expected, conditional, f"{conditional}, shuffled"]
     expected = [key.replace("NAME", "digits_classifier_tiny") for key in expected]

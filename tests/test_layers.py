@@ -14,14 +14,14 @@ OTHERS = [*ROOT.glob("examples/*.py"), *ROOT.glob("benchmarks/*.py")]
 FILES = [*PACKAGE, *sorted(ROOT.glob("configs/*.py")), *sorted(OTHERS)]
 
 # main -> train, sample, evaluate, trained -> evaluators -> outputs, task_runner
-#      -> inference, runs, run_config, run_data -> methods, renames
+#      -> scorers -> inference, runs, run_config, run_data -> methods, renames
 #      -> models, diffusion, objectives, data, training, metrics
 #      -> prng, lookup, paths, special_tokens, strict_json
 ANYONE = {"prng", "lookup", "paths", "special_tokens", "strict_json"}
 LEAVES = set("models diffusion decoding objectives data training metrics".split())
 BELOW_RUNS = LEAVES | ANYONE | {"methods", "renames"}
 RUNS = {"inference", "runs", "run_config", "run_data"}
-COMMAND = BELOW_RUNS | RUNS | {"task_runner", "outputs", "evaluators"}
+COMMAND = BELOW_RUNS | RUNS | {"scorers", "task_runner", "outputs", "evaluators"}
 WITHIN = {
     "main": COMMAND | {"train", "sample", "evaluate", "command_line"},
     "command_line": {"renames", "run_config", "training"} | ANYONE,
@@ -30,7 +30,8 @@ WITHIN = {
     "evaluate": COMMAND,
     "evaluators": COMMAND - {"evaluators"},
     "outputs": {"data", "training"} | ANYONE,
-    "task_runner": BELOW_RUNS | RUNS,
+    "scorers": BELOW_RUNS | RUNS,
+    "task_runner": BELOW_RUNS | RUNS | {"scorers"},
     "trained": BELOW_RUNS | RUNS | {"task_runner"},
     "runs": BELOW_RUNS | {"run_config"},
     "run_config": BELOW_RUNS,
@@ -67,7 +68,8 @@ OUTSIDE = {
     "examples": MATHEMATICS | {"flax", "optax", "matplotlib"},
     "benchmarks": MATHEMATICS | BENCHMARKS,
     **dict.fromkeys("main command_line train sample evaluate".split(), FLAGS),
-    **dict.fromkeys("evaluators task_runner trained inference runs".split(), FLAGS),
+    **dict.fromkeys("evaluators scorers task_runner trained".split(), FLAGS),
+    **dict.fromkeys("inference runs".split(), FLAGS),
     **dict.fromkeys("run_config run_data".split(), FLAGS),
 }
 # Slow to import and needed by few: inside the function that needs them.

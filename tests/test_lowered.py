@@ -3,6 +3,7 @@
 Fused attention is in none of them, since JAX traces it only where there is a GPU.
 """
 
+import dataclasses
 import functools
 import re
 
@@ -39,6 +40,7 @@ PROGRAMS = {
     "wgan_gp": ("grid25_gan", {}, POINTS, "sample"),
     "cyclegan": ("digits_cyclegan", {}, TWO, "translate"),
     "classifier": ("digits_classifier", {}, ONE, "classify"),
+    "contrastive": ("digits_contrastive", {}, CAPTIONED, "embed"),
 }
 BFLOAT16 = {"model__dtype": "bfloat16"}
 LARGE = {
@@ -65,6 +67,8 @@ def texts(name, dtype):
         changes = changes | BFLOAT16
     config = load(config_name, **changes)
     method = methods.make(config, fields)
+    if name == "contrastive":
+        method = dataclasses.replace(method, axis=None)  # one device
     state = trace_initial(method).out_info
     batch = {
         key: jax.ShapeDtypeStruct((8, *field.shape), field.dtype)

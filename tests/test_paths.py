@@ -7,6 +7,7 @@ from smoke import load
 
 from diffusion_jax import paths, run_data
 from diffusion_jax.evaluators.feature_extractors import open_feature_extractor
+from diffusion_jax.scorers import open_scorer
 from diffusion_jax.train import train
 
 URLS = [
@@ -66,6 +67,7 @@ PLACES = {  # (path, home folder) -> what opens the path
     "paired": lambda path, _: open_source(f"paired:digits|folder:{path}"),
     "train.init_from": train_from,
     "eval.classifier": lambda path, _: open_feature_extractor(path, "x", (8, 8, 1)),
+    "eval.scorer": lambda path, _: open_scorer(path, "x", None, None, "eval.scorer"),
     # TFDS itself reads buckets.
     "data.data_dir": lambda path, _: open_source("tfds:mnist", data_dir=path),
 }

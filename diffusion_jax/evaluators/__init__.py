@@ -15,6 +15,7 @@ from diffusion_jax.evaluators import (
     accuracy,
     autoencoder,
     likelihood,
+    retrieval,
     samples,
     text,
     translation,
@@ -42,11 +43,7 @@ def make(
 def check_name(config: ConfigDict) -> None:
     """Raises ValueError if the family has metrics, but not the one of eval.metric."""
     tasks = methods.FAMILIES[config.method].tasks.keys()
-    known = {
-        name: row
-        for name, row in EVALUATORS.items()
-        if row.needs <= tasks and not row.excludes & tasks
-    }
+    known = {name: row for name, row in EVALUATORS.items() if row.fits(tasks)}
     if known:
         lookup(known, config.eval.metric, f"eval.metric of a {config.method}")
 
@@ -58,14 +55,22 @@ class Row(NamedTuple):
       needs: tasks that the family must have.
       make: (config, method, workdir) -> evaluator.
       excludes: tasks that the family must not have.
+      one_of: it must have one of these tasks, if there are any.
     """
 
     needs: set[str]
     make: Callable[[ConfigDict, methods.Method, pathlib.Path], Evaluator]
     excludes: Set[str] = frozenset()
+    one_of: Set[str] = frozenset()
+
+    def fits(self, tasks: Set[str]) -> bool:
+        """Returns whether a family with these tasks has the metric."""
+        one = not self.one_of or bool(self.one_of & tasks)
+        return one and self.needs <= tasks and not self.excludes & tasks
 
 
 TEXT = {"nats", "target_nats"}  # samples of text have no distances
+LATENT = {"manifold"}  # samples of latents have no captions
 EVALUATORS = {
     "vlb": Row({"vlb"}, likelihood.make_vlb),
     "rate_distortion": Row({"vlb"}, likelihood.make_rate_distortion),
@@ -75,6 +80,12 @@ EVALUATORS = {
     "codes": Row({"codes"}, autoencoder.make_codes),
     "translation": Row({"translate"}, translation.make_translation),
     "accuracy": Row({"classify"}, accuracy.make_accuracy),
+    "retrieval": Row(
+        set(),
+        retrieval.make_retrieval,
+        excludes=TEXT | LATENT,
+        one_of={"embed", "sample"},
+    ),
     "bits_per_character": Row({"nats"}, text.make_bits_per_character),
     "perplexity": Row({"target_nats"}, text.make_perplexity),
     "token_nats": Row({"token_nats"}, text.make_token_nats),

@@ -14,6 +14,10 @@ from diffusion_jax.training.state import Variables
 LOGGER = logging.getLogger(__name__)
 
 MAX_VALUES = 4096  # per example, in metrics that compute a covariance matrix
+IRRELEVANT = (  # keys of group sample that do not affect samples
+    "checkpoint task num_examples batch_size animation num_frames strength "
+    "num_resamplings"
+).split()
 MAX_DUPLICATES = 0.02  # share of held-out examples that may equal training examples
 
 
@@ -49,6 +53,17 @@ def over_held_out(
     batch_size = min(config.eval.batch_size, len(source))
     stream = inference.make_stream(task, batch_size, config.eval.seed)
     return lambda variables: stream(variables, source, len(source))
+
+
+def sampling_settings(config: ConfigDict) -> dict[str, Any]:
+    """Returns the settings that samples depend on."""
+    diffusion = dict(config.diffusion) if "diffusion" in config else {}
+    sampling = {
+        key: value
+        for key, value in config.sample.items()
+        if key not in IRRELEVANT and value not in (None, "")  # no prompt, no scorer
+    }
+    return diffusion | sampling
 
 
 def check_held_out(config: ConfigDict) -> None:

@@ -1,11 +1,9 @@
 """Feature extractors: trained classifiers, applied to samples of other models."""
 
 import logging
-import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from diffusion_jax import inference, methods, paths, run_config, runs
@@ -87,13 +85,10 @@ def open_feature_extractor(
         rows = stream(run.variables, source, len(images))
         return inference.collect(rows, *task.outputs)
 
-    number = 0
-    for array in jax.tree.leaves(run.variables):
-        number = zlib.crc32(np.ascontiguousarray(array), number)
     return FeatureExtractor(
         config.name,
         extract,
         config.model.num_classes,
-        f"{number:08x}",
+        run.id,
         tuple(run.method.classes),
     )

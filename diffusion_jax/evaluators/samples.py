@@ -19,6 +19,7 @@ from diffusion_jax.evaluators.base import (
     Evaluator,
     Record,
     check_held_out,
+    sampling_settings,
 )
 from diffusion_jax.evaluators.feature_extractors import (
     FeatureExtractor,
@@ -34,10 +35,6 @@ MAX_REAL = 20_000  # real images, drawn from both splits if there are more
 MIN_SAMPLES = 6  # metrics use up to five nearest neighbours
 NUM_BASELINES = 5  # random splits; the median is reported
 CONFIDENT = 0.9
-IRRELEVANT = (  # keys of group sample that do not affect samples
-    "checkpoint task num_examples batch_size animation num_frames strength "
-    "num_resamplings"
-).split()
 
 
 class Real(NamedTuple):
@@ -108,7 +105,7 @@ def make_samples(
             settings = {
                 "num_samples": num,
                 **real.settings,
-                **_sampling_settings(variant),
+                **sampling_settings(variant),
             }
             seconds = round(time.monotonic() - start, 1)
             yield Record(metrics, settings, real.details | {"seconds": seconds})
@@ -126,17 +123,6 @@ def _swept(config: ConfigDict) -> Iterator[ConfigDict]:
         variant = config.copy_and_resolve_references()
         variant.sample.update(dict(zip(sweep, values, strict=True)))
         yield variant
-
-
-def _sampling_settings(config: ConfigDict) -> dict[str, Any]:
-    """Settings that samples depend on."""
-    diffusion = dict(config.diffusion) if "diffusion" in config else {}
-    sampling = {
-        key: value
-        for key, value in config.sample.items()
-        if key not in IRRELEVANT and value is not None  # such as no prompt
-    }
-    return diffusion | sampling
 
 
 def _features(
@@ -274,7 +260,7 @@ def make_modes(
             "share_within_3_sigma": counts.share_within,
             "histogram": counts.histogram,
         }
-        settings = {"num_samples": len(samples), **_sampling_settings(config)}
+        settings = {"num_samples": len(samples), **sampling_settings(config)}
         yield Record(metrics, settings)
 
     return evaluate

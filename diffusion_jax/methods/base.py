@@ -41,8 +41,8 @@ class Method(abc.ABC):
     phases: tuple[Phase, ...]
 
     @property
-    def batch_statistics(self) -> bool:
-        """Whether a network normalises by its batch, which couples the examples."""
+    def couples_examples(self) -> bool:
+        """Whether an example's loss depends on the others, as with batch norm."""
         return False
 
     @abc.abstractmethod
@@ -198,6 +198,24 @@ def data_field(fields: Fields, kinds: Sequence[str] = DATA_KINDS) -> tuple[str, 
             f"one of kind {' or '.join(kinds)}. Choose another data.source."
         )
     return found[0], fields[found[0]]
+
+
+def caption_field(fields: Fields, source: str) -> Field:
+    """Returns the field of the captions.
+
+    Args:
+      fields: of the data.
+      source: data.source, for the message.
+
+    Raises:
+      ValueError: there are no captions.
+    """
+    if "caption" not in fields:
+        raise ValueError(
+            f"{source} has no captions: choose another data.source, such as "
+            f"captions:{source}."
+        )
+    return fields["caption"]
 
 
 def with_axis(field: Field, size: int, axis: str) -> Field:

@@ -109,6 +109,16 @@ def defaults(method: str, data: ConfigDict | None = None) -> ConfigDict:
     return config
 
 
+def add_caption_options(config: ConfigDict) -> None:
+    """Adds the options of families that draw images of captions."""
+    config.sample.update(
+        prompt=config_dict.placeholder(str),  # captions, with | between; None: eval's
+        num_candidates=1,  # samples per caption, of which scorer's best one is kept
+        scorer="",  # workdir of a trained contrastive model; none: ""
+    )
+    config.eval.scorer = ""  # the same, for metric retrieval
+
+
 def decay_over_second_half(config: ConfigDict) -> None:
     """Makes the learning rate decay to 0 over the second half of train.num_steps."""
     num_steps = config.train.get_oneway_ref("num_steps")

@@ -266,8 +266,8 @@ def defaults() -> ConfigDict:
     config.dvae_model = autoencoder.model  # as in the run of train.init_from
     config.dvae = autoencoder.dvae
     config.optim.update(clip="global")
+    common.add_caption_options(config)
     config.sample.update(
-        prompt=config_dict.placeholder(str),  # captions, with | between; None: eval's
         temperature=1.0,  # at least 0; 0: the most likely code
         top_k=0,  # draw among the k most likely codes; 0: all
         top_p=1.0,  # and among the fewest that have this probability, in (0, 1]
@@ -289,16 +289,12 @@ def tiny(config: ConfigDict) -> None:
 
 def make(config: ConfigDict, fields: base.Fields) -> DALLE:
     """Builds a DALL-E from the groups model, dalle, dvae_model, dvae and optim."""
-    if "caption" not in fields:
-        raise ValueError(
-            f"{config.data.source} has no captions: choose another data.source, such "
-            f"as captions:{config.data.source}."
-        )
+    caption = base.caption_field(fields, config.data.source)
     first_stage = ConfigDict(
         {"model": config.dvae_model, "dvae": config.dvae, "optim": config.optim}
     )
     autoencoder = dvae.make(first_stage, fields)
-    caption, frozen = fields["caption"], autoencoder.network
+    frozen = autoencoder.network
     network = base.make_network(
         {"gpt": GPT},
         config,

@@ -73,7 +73,7 @@ class GAN(Method):
         return ("label",) if self.num_classes else ()
 
     @property
-    def batch_statistics(self) -> bool:
+    def couples_examples(self) -> bool:
         """Whether one of the networks has batch norm."""
         return bool(jax.eval_shape(self.init, jax.random.key(0))[0].state)
 

@@ -245,6 +245,7 @@ RANGES: dict[str, Range] = {
     "sample.seed": SEED,
     "sample.cond_noise": Range(0, 1),
     "sample.label": _count(-1, 2**20),
+    "sample.num_candidates": _count(1, 2**20),
     "sample.num_steps": _count(1, 10**6),
     "sample.eta": Range(0, 1),
     "sample.churn": Range(0, samplers.MAX_CHURN),
@@ -269,6 +270,7 @@ OF_FAMILY: dict[str, dict[str, Range]] = {  # where a family needs another range
     "ddpm": {"model.base_channels": _count(4, 2**20)},  # of the timestep's embedding
     "cascade": {"model.base_channels": _count(4, 2**20)},
     "classifier": {"model.num_classes": _count(2, 2**20)},
+    "contrastive": {"model.caption_width": SIZE},
 }
 OPTIONAL = ("data.image_width", "optim.decay_start", "optim.decay_end")  # may be None
 MIN_LENGTHS = {  # of the keys with several numbers, beside those of eval.sweep

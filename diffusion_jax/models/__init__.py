@@ -1,6 +1,7 @@
 """Networks: Flax Linen modules, in tables by model.name."""
 
 from diffusion_jax.models.classifier import ConvClassifier
+from diffusion_jax.models.contrastive import CLIP
 from diffusion_jax.models.convolutional import ConvAutoencoder
 from diffusion_jax.models.dcgan import dcgan
 from diffusion_jax.models.dense import DenseAutoencoder, mlp_gan
@@ -17,5 +18,6 @@ DISCRETE_AUTOENCODERS = {"gumbel": GumbelAutoencoder, "vq": VQAutoencoder}
 GANS = {"mlp": mlp_gan, "dcgan": dcgan}  # -> (generator, discriminator)
 IMAGE_TO_IMAGE = {"resnet": ResNetGenerator, "unet": UNetGenerator}
 CLASSIFIERS = {"conv": ConvClassifier}
+CONTRASTIVE = {"clip": CLIP}
 LANGUAGE_MODELS = {"recurrent": RecurrentLM, "gpt": GPT}
 SEQ2SEQ = {"recurrent": RecurrentSeq2Seq, "transformer": Transformer}

@@ -37,11 +37,11 @@ def check_batch(method: Any, batch_size: int, accumulate: int) -> None:
     Raises:
       ValueError: it cannot.
     """
-    if accumulate > 1 and method.batch_statistics:
+    if accumulate > 1 and method.couples_examples:
         raise ValueError(
-            f"train.accumulate = {accumulate} splits a batch into slices, and these "
-            "networks normalise by the moments of the whole batch: set "
-            "train.accumulate=1, or choose networks without batch norm."
+            f"train.accumulate = {accumulate} splits a batch into slices, and this "
+            "loss couples all examples of a batch, as batch norm and contrastive "
+            "losses do: set train.accumulate=1, or choose networks without batch norm."
         )
     parts = accumulate * max(
         (phase.batch_slice[1] for phase in method.phases), default=1

@@ -29,6 +29,7 @@ FAMILIES = {
     "classifier": "digits_classifier",
     "dvae": "digits_dvae",
     "dalle": "digits_dalle",
+    "contrastive": "digits_contrastive",
     "captions": "digits_captions",
     "cascade": "digits_cascade",
     "seq2seq": "reverse_attention",

@@ -194,4 +194,4 @@ def test_what_cannot_be_sliced_is_refused():
     with pytest.raises(ValueError, match="train.accumulate = 2 .* batch norm"):
         check_batch(dcgan, 16, 2)
     for family in (vae, critic):
-        assert not family.batch_statistics
+        assert not family.couples_examples

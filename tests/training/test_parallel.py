@@ -195,6 +195,7 @@ ON_DEVICES = {
     "dalle": ("digits_dalle", {"dalle.cond_dropout": 0.5, "optim.eps": 1e-4}, 8),
     "captions": ("digits_captions", {"model.dropout": 0.3}, 8),
     "cascade": ("digits_cascade", {"upsampler.model.dropout": 0.3}, 8),
+    "contrastive": ("digits_contrastive", {}, 8),
     "dcgan": ("digits_dcgan", {}, 16),
     "dcgan_unsynchronised": ("digits_dcgan", {"gan.sync_statistics": False}, 16),
     "wgan_gp": ("digits_gan", CRITIC | {"gan.critic_steps": 2}, 8),
@@ -220,7 +221,7 @@ def family_of(name):
         "cyclegan": Unpaired(a, b),
         "language_model": lines(),
         "seq2seq": pairs(),
-        **dict.fromkeys(("dalle", "captions", "cascade"), captioned(a)),
+        **dict.fromkeys(("dalle", "captions", "cascade", "contrastive"), captioned(a)),
     }
     source = special.get(name, a)
     method = methods.make(config, source.fields)

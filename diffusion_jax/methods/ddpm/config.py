@@ -63,6 +63,7 @@ def defaults() -> ConfigDict:
         ema_decay=0.9999,
         ema_warmup=False,
     )
+    common.add_caption_options(config)
     config.sample.update(
         sampler="ancestral",  # a name in samplers.SAMPLERS
         num_steps=1000,  # 1..num_timesteps
@@ -74,7 +75,6 @@ def defaults() -> ConfigDict:
         guidance_interval=(),  # (lowest, highest) log-SNR; (): everywhere
         cond_noise=0.0,  # level of noise added to cond_image
         label=-1,  # the class to draw; -1: all in turn
-        prompt=config_dict.placeholder(str),  # captions, with | between; None: eval's
         num_frames=0,  # predictions of x_0 to keep along the way
         strength=0.5,  # of img2img and interpolate: share of T, in (0, 1]
         num_resamplings=5,  # of inpaint: times each step is repeated
