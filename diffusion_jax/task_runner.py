@@ -96,7 +96,7 @@ def _open_scorer(
             "sample.scorer chooses among several samples, and sample.num_candidates = 1"
             ": increase it, or leave sample.scorer empty."
         )
-    if "caption" not in task.prompts:
+    if "caption" not in task.outputs:
         raise ValueError(
             "sample.scorer has no effect on this task, which draws no images of "
             "captions: leave it empty, and set sample.num_candidates=1."
