@@ -104,7 +104,7 @@ def make_samples(
             settings = {
                 "num_samples": num,
                 **real.settings,
-                **_sampling_settings(variant),
+                **sampling_settings(variant),
             }
             seconds = round(time.monotonic() - start, 1)
             yield Record(metrics, settings, real.details | {"seconds": seconds})
@@ -124,7 +124,7 @@ def _swept(config: ConfigDict) -> Iterator[ConfigDict]:
         yield variant
 
 
-def _sampling_settings(config: ConfigDict) -> dict[str, Any]:
+def sampling_settings(config: ConfigDict) -> dict[str, Any]:
     """Settings that samples depend on."""
     diffusion = dict(config.diffusion) if "diffusion" in config else {}
     sampling = {
@@ -135,7 +135,7 @@ def _sampling_settings(config: ConfigDict) -> dict[str, Any]:
     return diffusion | sampling
 
 
-def _features(
+def extract_features(
     images: np.ndarray, extractor: FeatureExtractor | None
 ) -> dict[str, np.ndarray]:
     """Features of images f32[N, H, W, C] by name, and the "probabilities"."""
@@ -163,7 +163,7 @@ def _real(
     for source, rows, first in ((train, is_train, 0), (test, ~is_train, len(train))):
         batch = loader.to_batch(source, order[rows] - first)
         images[rows], labels[rows] = batch[name], batch["label"]
-    features = _features(images, extractor)
+    features = extract_features(images, extractor)
     settings: dict[str, Any] = {
         "num_real": len(images),
         "num_baseline": min(num, len(images) // 2),
@@ -197,7 +197,7 @@ def _compare(
     samples: Arrays, name: str, real: Real, extractor: FeatureExtractor | None
 ) -> dict[str, Any]:
     """All metrics of samples; FD of the extractor's features comes first."""
-    features = _features(np.clip(samples[name], -1, 1), extractor)
+    features = extract_features(np.clip(samples[name], -1, 1), extractor)
     metrics: dict[str, Any] = {}
     for feature_set, vectors in real.features.items():
         distance = frechet.frechet_distance(features[feature_set], vectors)
@@ -258,7 +258,7 @@ def make_modes(
             "share_within_3_sigma": counts.share_within,
             "histogram": counts.histogram,
         }
-        settings = {"num_samples": len(samples), **_sampling_settings(config)}
+        settings = {"num_samples": len(samples), **sampling_settings(config)}
         yield Record(metrics, settings)
 
     return evaluate

@@ -15,6 +15,7 @@ from diffusion_jax.methods import (
     dvae,
     gan,
     language_model,
+    pix2pix,
     seq2seq,
 )
 from diffusion_jax.methods.base import Fields, Method, Task
@@ -78,6 +79,7 @@ FAMILIES = {
     "dvae": dvae.FAMILY,
     "gan": gan.FAMILY,
     "cyclegan": cyclegan.FAMILY,
+    "pix2pix": pix2pix.FAMILY,
     "classifier": classifier.FAMILY,
     "language_model": language_model.FAMILY,
     "seq2seq": seq2seq.FAMILY,
