@@ -38,6 +38,8 @@ def fields_of(config):
         return {"tokens": tokens_field(data.context + 1, vocabulary)}
     image = image_field((data.image_size, data.image_size, data.num_channels))
     fields = {"image": image, "label": label_field(10)}
+    if config.method == "pix2pix":
+        return fields | {"cond_image": image}
     if "source_b" not in data:
         return fields
     return {f"{name}_{x}": field for name, field in fields.items() for x in "ab"}
