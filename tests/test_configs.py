@@ -25,6 +25,7 @@ OWN_GROUP = {
     "dalle": ["dalle", "dvae_model", "dvae"],
     "gan": ["gan"],
     "cyclegan": ["cyclegan"],
+    "pix2pix": ["pix2pix"],
     "classifier": [],
     "language_model": [],
     "seq2seq": ["seq2seq"],
@@ -196,6 +197,8 @@ def make(config):
     else:
         fields = run_config.stored_fields(config, pathlib.Path("nosuch"))
         fields["caption"] = tokens_field(6, letters)
+        if config.method == "pix2pix":
+            fields["cond_image"] = fields["image"]
     return methods.make(config, fields)
 
 

@@ -32,6 +32,7 @@ RUNS = {
     "dcgan": "digits_dcgan",
     "points": "grid25_gan",
     "cyclegan": "digits_cyclegan",
+    "pix2pix": "digits_pix2pix",
     "classifier": "digits_classifier",
     "language_model": "python_docs_gru",
     "seq2seq": "reverse_attention",
@@ -45,6 +46,7 @@ COLUMNS = {  # images in a row
     "traverse": BETWEEN,
     "manifold": 20,
     "translate": 6,
+    ("pix2pix", "translate"): 3,
 }
 # The metrics of a record: the score first. "NAME" is the classifier's.
 OF_SAMPLES = [
@@ -53,6 +55,7 @@ OF_SAMPLES = [
     *("recall", "density", "coverage", "nearest_distance"),
 ]
 BASELINES = "uniform", "unigram", *(f"{n}-gram" for n in range(2, 6))
+CONTROLS = "", ", real", ", condition"
 METRICS = {
     "bits_per_character": [
         "bits_per_character",
@@ -72,6 +75,11 @@ METRICS = {
     "histogram".split(),
     "translation": "class_lost distance_to_pair cycle class_kept_to_a class_kept_to_b "
     "distance_to_pair_a distance_to_pair_b cycle_a cycle_b".split(),
+    "paired": [
+        *[f"FD of {x}{y}" for x in ("NAME", "pixels") for y in CONTROLS],
+        *["absolute_error", "absolute_error, condition", "psnr", "psnr, condition"],
+        *[f"accuracy{x}" for x in CONTROLS],
+    ],
     "accuracy": ["error", "accuracy"],
     "samples": OF_SAMPLES,
 }
@@ -82,6 +90,7 @@ EVALUATED = [
     *[("dalle", "samples"), ("digits_captions", "samples")],
     *[("conv", "reconstruction"), ("gan", "samples"), ("dcgan", "samples")],
     *[("points", "modes"), ("cyclegan", "translation")],
+    *[("pix2pix", "paired"), ("pix2pix", "samples")],
     ("classifier", "accuracy"),
     *[("language_model", "bits_per_character"), ("seq2seq", "exact_match")],
     *[("seq2seq", "bleu"), ("seq2seq", "perplexity")],
@@ -92,7 +101,7 @@ TASKS = [
     *[("dvae", "reconstruct"), ("vqvae", "reconstruct")],
     *[("dcgan", "sample"), ("dcgan", "interpolate")],
     *[("conv", "reconstruct"), ("gan", "sample"), ("points", "sample")],
-    ("cyclegan", "translate"),
+    *[("cyclegan", "translate"), ("pix2pix", "sample"), ("pix2pix", "translate")],
 ]
 ARRAYS = [  # tasks without images or text
     *[("vae", "elbo"), ("classifier", "classify"), ("language_model", "nats")],
@@ -181,20 +190,20 @@ def test_task(name, task, run_of):
         assert arrays["points"].dtype == np.float32
         Image.open(workdir / f"{task}.png").verify()
     else:
-        rows = task in COLUMNS
-        images = arrays["rows" if rows else "image"]
+        columns = COLUMNS.get((name, task), COLUMNS.get(task))
+        images = arrays["rows" if columns else "image"]
         labels = {"label"} if name == "dcgan" else set()
-        assert arrays.keys() == {"rows" if rows else "image"} | labels
-        shape = (4, COLUMNS[task], 8, 8, 1) if rows else (4, 8, 8, 1)
+        assert arrays.keys() == {"rows" if columns else "image"} | labels
+        shape = (4, columns, 8, 8, 1) if columns else (4, 8, 8, 1)
         assert images.shape == shape and images.dtype == np.uint8
         size = Image.open(workdir / f"{task}.png").size
-        assert size == ((34 * COLUMNS[task], 34 * 4) if rows else (68, 68))
+        assert size == ((34 * columns, 34 * 4) if columns else (68, 68))
     if (name, task) == ("dcgan", "sample"):
         assert arrays["label"].tolist() == [0, 1, 2, 3]  # in turn
     assert (workdir / f"{task}.gif").exists() == animation
     if animation:  # GIF drops a frame that equals the one before
         frames = Image.open(workdir / f"{task}.gif").n_frames
-        assert 1 < frames <= COLUMNS[task]
+        assert 1 < frames <= columns
 
 
 @pytest.mark.parametrize("name, task", TEXTS)
@@ -421,7 +430,9 @@ def test_classifier_of_another_shape(run_of, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "gan", "cyclegan", "classifier"])
+@pytest.mark.parametrize(
+    "name", ["autoencoder", "gan", "cyclegan", "pix2pix", "classifier"]
+)
 def test_unknown_metric_of_a_family(name, run_of):
     """The metric of another family is refused with those that this one has."""
     workdir, config, _ = run_of(name)
@@ -489,7 +500,10 @@ REFUSED = [
     # batches
     *[
         (name, {"data.batch_size": 12}, "data.batch_size = 12.*8 devices")
-        for name in ("digits_vae", "digits_gan", "digits_cyclegan", "digits_classifier")
+        for name in (
+            *("digits_vae", "digits_gan", "digits_cyclegan", "digits_pix2pix"),
+            "digits_classifier",
+        )
     ],
     ("digits_gan", {"gan.critic_steps": 2}, "batch_size = 8.*in 2 parts"),
     # values
@@ -552,6 +566,11 @@ REFUSED = [
     ("digits_cyclegan", {"cyclegan.pool_size": -1}, "cyclegan.pool_size"),
     ("digits_cyclegan", {"cyclegan.loss": "nosuch"}, "nosuch.*least_squares"),
     ("digits_cyclegan", {"sample.task": "sample"}, "sample.*Known: translate"),
+    ("digits_pix2pix", {"data.source": "digits"}, "with a condition.*low_res:FACTOR"),
+    ("digits_pix2pix", {"pix2pix.l1_weight": -1.0}, "pix2pix.l1_weight.*-1"),
+    ("digits_pix2pix", {"pix2pix.loss": "nosuch"}, "nosuch.*least_squares"),
+    ("digits_pix2pix", {"model.num_levels": 4}, "U-Net.*multiple of 16.*it is 8"),
+    ("digits_vae", {"data.source": "masked:digits"}, "image, label, cond_image.*one"),
     ("digits_classifier", {"model.num_classes": 1}, "num_classes"),
     ("digits_classifier", {"optim.ema_decay": 1.0}, "ema_decay"),
     # text
