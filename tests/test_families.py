@@ -285,7 +285,7 @@ def test_prompts_of_other_tasks(run_of):
         sample(config, workdir)
 
 
-@pytest.mark.parametrize("name", ["dcgan", "vae", "points", *OF_TEXT])
+@pytest.mark.parametrize("name", ["dcgan", "vae", "points", "pix2pix", *OF_TEXT])
 def test_samples_from_python(name, run_of):
     """`load` and `sample` give what --mode=sample writes for the same options."""
     workdir, config, _ = run_of(name)
