@@ -289,7 +289,7 @@ def test_prompts_of_other_tasks(run_of):
 def test_samples_from_python(name, run_of):
     """`load` and `sample` give what --mode=sample writes for the same options."""
     workdir, config, _ = run_of(name)
-    config.sample.update(num_examples=3, batch_size=2, seed=5)
+    config.sample.update(task="sample", num_examples=3, batch_size=2, seed=5)
     sample(config, workdir)
     found = dj.load(workdir).sample(3, batch_size=2, seed=5)
     with np.load(workdir / "sample.npz", allow_pickle=False) as arrays:
