@@ -4,9 +4,9 @@ r"""pix2pix from inverted digits to digits, the pairs that CycleGAN has to find.
     python -m diffusion_jax.main --config=configs/digits_pix2pix.py
 
 Isola et al. 2017, arXiv:1611.07004, scaled down.
-Result: of 359 held-out digits, digits_classifier gets 98.1, 97.2 and 97.8 % right (seeds
-0, 1, 2; of the real ones 98.1 %); absolute error 0.036, 0.035, 0.034. CycleGAN, without
-the pairs: 97.8, 96.7, 97.5 %. Expect a warning that the discriminator has won.
+Result: of 359 held-out digits, digits_classifier gets 98.1, 97.2 and 97.8 % right
+(seeds 0, 1, 2; of the real ones 98.1 %); absolute error 0.036, 0.035, 0.034. CycleGAN,
+without the pairs: 97.8, 96.7, 97.5 %. Expect a warning that the discriminator has won.
 Other data, such as --config.data.source=low_res:2:digits: see docs/families.md.
 Time: one minute of CPU time.
 """
