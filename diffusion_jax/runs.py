@@ -60,7 +60,8 @@ def read_groups(template: TrainState, init_from: str) -> Variables:
 
     Args:
       template: the shapes of the run's state.
-      init_from: "GROUP=WORKDIR,...": averaged parameters and statistics of these.
+      init_from: "GROUP=WORKDIR,...", or "GROUP:THEIRS=WORKDIR" if the group has
+        another name there; the averaged parameters and the statistics are read.
 
     Returns:
       The parameters and statistics of the groups; others are absent.
@@ -76,13 +77,16 @@ def read_groups(template: TrainState, init_from: str) -> Variables:
             raise ValueError(
                 f"train.init_from={init_from} must be written GROUP=WORKDIR,..."
             )
+        group, _, theirs = group.partition(":")
+        theirs = theirs or group
         params = lookup(template.params, group, "group in train.init_from")
-        stats = {g: x for g, x in template.model_state.items() if g == group}
+        stats = template.model_state.get(group)
         directory = paths.local(workdir) / run_config.CHECKPOINTS
         checkpoints = Checkpoints(directory, read_only=True)
         try:
             step, found = checkpoints.restore_variables(
-                Variables({group: params}, stats), "last"
+                Variables({theirs: params}, {} if stats is None else {theirs: stats}),
+                "last",
             )
         except MismatchError as error:
             error.add_note(
@@ -92,7 +96,9 @@ def read_groups(template: TrainState, init_from: str) -> Variables:
             )
             raise
         LOGGER.info("Read %s from %s, step %d.", group, workdir, step)
-        groups = Variables(groups.params | found.params, groups.state | found.state)
+        groups.params[group] = found.params[theirs]
+        if stats is not None:
+            groups.state[group] = found.state[theirs]
     return groups
 
 

@@ -113,6 +113,8 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
         source = _with_prompts(source, prompts, number)
     if not any(name.startswith("partner_") for name in task.inputs):
         return source
+    if prompts:  # the partner has the next prompt
+        return Pairs(source, max(1, number // len(next(iter(prompts.values())))))
     # With a multiple of the split's length as offset, examples would meet themselves.
     wraps = reads_data and number % len(source) == 0
     return Pairs(source, 1 if wraps else number)

@@ -19,6 +19,7 @@ from diffusion_jax.train import train
 GROUPS = ["data", "model", "optim", "train", "sample", "eval"]
 OWN_GROUP = {
     "ddpm": ["diffusion"],
+    "cascade": ["diffusion", "upsampler", "cascade"],
     "autoencoder": ["autoencoder"],
     "vae": ["vae"],
     "dvae": ["dvae"],

@@ -34,6 +34,8 @@ RUNS = {
     "cyclegan": "digits_cyclegan",
     "pix2pix": "digits_pix2pix",
     "classifier": "digits_classifier",
+    "cascade": "digits_cascade",
+    "upsampler": "digits_upsampler",
     "language_model": "python_docs_gru",
     "seq2seq": "reverse_attention",
 }
@@ -46,7 +48,9 @@ COLUMNS = {  # images in a row
     "traverse": BETWEEN,
     "manifold": 20,
     "translate": 6,
-    ("pix2pix", "translate"): 3,
+    "stages": 2,
+    "guidance": 5,
+    "mix": 7,
 }
 # The metrics of a record: the score first. "NAME" is the classifier's.
 OF_SAMPLES = [
@@ -91,7 +95,7 @@ EVALUATED = [
     *[("conv", "reconstruction"), ("gan", "samples"), ("dcgan", "samples")],
     *[("points", "modes"), ("cyclegan", "translation")],
     *[("pix2pix", "paired"), ("pix2pix", "samples")],
-    ("classifier", "accuracy"),
+    *[("classifier", "accuracy"), ("cascade", "samples"), ("upsampler", "samples")],
     *[("language_model", "bits_per_character"), ("seq2seq", "exact_match")],
     *[("seq2seq", "bleu"), ("seq2seq", "perplexity")],
 ]
@@ -101,7 +105,10 @@ TASKS = [
     *[("dvae", "reconstruct"), ("vqvae", "reconstruct")],
     *[("dcgan", "sample"), ("dcgan", "interpolate")],
     *[("conv", "reconstruct"), ("gan", "sample"), ("points", "sample")],
-    *[("cyclegan", "translate"), ("pix2pix", "sample"), ("pix2pix", "translate")],
+    *[("cyclegan", "translate"), ("upsampler", "translate")],
+    *[("pix2pix", "sample"), ("pix2pix", "translate")],
+    *[("cascade", "stages"), ("cascade", "translate")],
+    *[("digits_captions", "guidance"), ("digits_captions", "mix")],
 ]
 ARRAYS = [  # tasks without images or text
     *[("vae", "elbo"), ("classifier", "classify"), ("language_model", "nats")],
@@ -110,8 +117,9 @@ ARRAYS = [  # tasks without images or text
 ]
 TEXTS = [("language_model", "sample")]
 PAIRS = [("seq2seq", "sample"), ("seq2seq", "align")]
-CAPTIONED = [("dalle", "sample"), ("digits_captions", "sample")]
+CAPTIONED = [(x, "sample") for x in ("dalle", "digits_captions", "cascade")]
 OF_TEXT = "language_model", "seq2seq"
+CONDITIONAL = "dcgan", "cascade", "digits_captions"
 
 
 @pytest.fixture(scope="module")
@@ -190,20 +198,20 @@ def test_task(name, task, run_of):
         assert arrays["points"].dtype == np.float32
         Image.open(workdir / f"{task}.png").verify()
     else:
-        columns = COLUMNS.get((name, task), COLUMNS.get(task))
-        images = arrays["rows" if columns else "image"]
-        labels = {"label"} if name == "dcgan" else set()
-        assert arrays.keys() == {"rows" if columns else "image"} | labels
-        shape = (4, columns, 8, 8, 1) if columns else (4, 8, 8, 1)
+        rows = task in COLUMNS
+        images = arrays["rows" if rows else "image"]
+        labels = {"label"} if name in CONDITIONAL else set()
+        assert arrays.keys() == {"rows" if rows else "image"} | labels
+        shape = (4, COLUMNS[task], 8, 8, 1) if rows else (4, 8, 8, 1)
         assert images.shape == shape and images.dtype == np.uint8
         size = Image.open(workdir / f"{task}.png").size
-        assert size == ((34 * columns, 34 * 4) if columns else (68, 68))
+        assert size == ((34 * COLUMNS[task], 34 * 4) if rows else (68, 68))
     if (name, task) == ("dcgan", "sample"):
         assert arrays["label"].tolist() == [0, 1, 2, 3]  # in turn
     assert (workdir / f"{task}.gif").exists() == animation
     if animation:  # GIF drops a frame that equals the one before
         frames = Image.open(workdir / f"{task}.gif").n_frames
-        assert 1 < frames <= columns
+        assert 1 < frames <= COLUMNS[task]
 
 
 @pytest.mark.parametrize("name, task", TEXTS)
@@ -269,7 +277,8 @@ def test_task_of_captions(name, task, run_of, capsys):
     config.sample.prompt = "a seven|The digit two."
     sample(config, workdir)
     with np.load(workdir / f"{task}.npz", allow_pickle=False) as arrays:
-        assert arrays.keys() == {"image", "caption"}
+        of_stages = {"base_image"} if name == "cascade" else set()
+        assert arrays.keys() == {"image", "caption"} | of_stages
         texts = [field.vocabulary.decode(row) for row in arrays["caption"]]
     assert texts == ["a seven"] * 3 + ["the digit two"] * 3
     config.sample.num_examples = 1
@@ -367,7 +376,7 @@ def test_metric(name, metric, run_of):
     evaluate(config, workdir)
     record = last_line(workdir)
     expected = METRICS[metric]
-    if name in ("dcgan", "digits_captions") or (name, metric) == ("dalle", "samples"):
+    if name in CONDITIONAL or (name, metric) == ("dalle", "samples"):
         conditional = "conditional_accuracy"
         expected = [*expected, conditional, f"{conditional}, shuffled"]
     expected = [key.replace("NAME", "digits_classifier_tiny") for key in expected]

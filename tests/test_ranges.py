@@ -19,11 +19,12 @@ from diffusion_jax.train import train
 
 # One config of each family, and of each network with numbers of its own.
 NAMES = """digits digits_autoencoder fashion_mnist_autoencoder digits_vae digits_dvae
-    digits_dalle digits_gan digits_dcgan digits_cyclegan digits_pix2pix
+    digits_dalle digits_cascade digits_gan digits_dcgan digits_cyclegan digits_pix2pix
     digits_classifier shakespeare_gpt""".split()
 # Where 0 is a value, by the comments in the defaults: "0: none", "in [0, 1)", "step".
 ZERO = """seed sample.seed eval.seed data.held_out model.dropout model.num_classes
     model.num_blocks model.num_downsamplings model.disc_layers diffusion.cond_dropout
+    diffusion.cond_noise sample.cond_noise
     model.caption_width model.caption_layers dalle.cond_dropout
     dvae_model.num_downsamplings dvae_model.num_blocks
     vae.beta dvae.decay dvae.kl_weight dvae.commitment gan.gradient_penalty gan.r1

@@ -91,13 +91,28 @@ def encode_prompts(field: base.Field, text: str | Sequence[str]) -> np.ndarray:
 
     Args:
       field: of the captions.
-      text: the prompts, with "|" between them, or a sequence of prompts.
+      text: the prompts, with "|" between them, or a sequence of prompts, or "@PATH": a
+        file with a prompt on each line; empty lines are skipped.
 
     Raises:
-      ValueError: see `encode`.
+      FileNotFoundError: there is no such file.
+      ValueError: see `encode` and `texts.read`.
     """
-    prompts = text.split("|") if isinstance(text, str) else text
+    if isinstance(text, str) and text.startswith("@"):
+        prompts = _read_prompts(paths.local(text.removeprefix("@")))
+    else:
+        prompts = text.split("|") if isinstance(text, str) else text
     return np.stack([encode(field, prompt, "sample.prompt") for prompt in prompts])
+
+
+def _read_prompts(path: pathlib.Path) -> list[str]:
+    """Returns the lines of a file that are not empty."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"sample.prompt names the file {path}, which is not there: correct the "
+            "path after the @."
+        )
+    return [line for line in texts.read(path).splitlines() if line.strip()]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -74,8 +74,10 @@ EVALUATORS = {
     "elbo": Row({"elbo"}, autoencoder.make_elbo),
     "reconstruction": Row({"reconstruct", "traverse"}, autoencoder.make_reconstruction),
     "codes": Row({"codes"}, autoencoder.make_codes),
-    "translation": Row({"translate"}, translation.make_translation, {"sample"}),
-    "paired": Row({"sample", "translate"}, paired.make_paired),
+    "translation": Row(
+        {"translate"}, translation.make_translation, excludes={"sample"}
+    ),
+    "paired": Row({"sample", "translate"}, paired.make_paired, excludes={"stages"}),
     "accuracy": Row({"classify"}, accuracy.make_accuracy),
     "bits_per_character": Row({"nats"}, text.make_bits_per_character),
     "perplexity": Row({"target_nats"}, text.make_perplexity),

@@ -11,8 +11,7 @@ from diffusion_jax.data import loader
 from diffusion_jax.evaluators.base import Evaluator, Record, check_held_out
 from diffusion_jax.evaluators.feature_extractors import open_feature_extractor
 from diffusion_jax.evaluators.samples import extract_features, sampling_settings
-from diffusion_jax.methods import paired
-from diffusion_jax.methods.base import check_range
+from diffusion_jax.methods.base import COND_IMAGE, as_image, check_range
 from diffusion_jax.metrics import frechet
 from diffusion_jax.metrics.images import absolute_error, psnr
 from diffusion_jax.training.state import Variables
@@ -41,7 +40,7 @@ def make_paired(
     """
     field = method.field
     inputs = methods.make_task(config, method, "sample").inputs
-    if "cond_image" not in inputs:
+    if COND_IMAGE not in inputs:
         raise ValueError(
             "eval.metric 'paired' needs a model that is conditioned on images; choose "
             "another one, such as samples."
@@ -67,9 +66,9 @@ def make_paired(
     def evaluate(variables: Variables) -> Iterator[Record]:
         batch = loader.to_batch(held_out, np.arange(num))
         order = np.random.default_rng(0).permutation(len(train))[:num]
-        others = loader.to_batch(train, order)["image"]
+        others = loader.to_batch(train, order)[method.data]
         targets, label, condition = (
-            batch.get(name) for name in ("image", "label", "cond_image")
+            batch.get(name) for name in (method.data, "label", COND_IMAGE)
         )
         features = extract_features(targets, extractor)
 
@@ -81,12 +80,12 @@ def make_paired(
                 **_accuracy(found, label),
             }
 
-        samples = compare(runner.run(variables)["image"])
+        samples = compare(runner.run(variables)[method.data])
         real = _distances(extract_features(others, extractor), features)
         controls = {"real": real | _accuracy(features, label), "condition": {}}
         if condition.shape[-1] in (1, field.shape[-1]):
-            resized = paired.as_target(condition, field, "cubic")
-            controls["condition"] = compare(np.asarray(resized))
+            resized = np.asarray(as_image(condition, field.shape))
+            controls["condition"] = compare(resized)
         metrics = {}
         for name, value in samples.items():
             metrics[name] = value

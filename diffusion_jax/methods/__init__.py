@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import (
     autoencoder,
+    cascade,
     classifier,
     cyclegan,
     dalle,
@@ -74,6 +75,7 @@ def make_task(config: ConfigDict, method: Method, name: str, **options: Any) -> 
 
 FAMILIES = {
     "ddpm": ddpm.FAMILY,
+    "cascade": cascade.FAMILY,
     "autoencoder": autoencoder.AUTOENCODER_FAMILY,
     "vae": autoencoder.VAE_FAMILY,
     "dvae": dvae.FAMILY,

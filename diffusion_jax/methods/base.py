@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -20,6 +21,7 @@ GROUP = "net"  # the phase and the parameter group of a family with one network
 OTHER_METRIC = "choose another eval.metric, such as modes for grid25"  # a remedy
 DTYPES = dict.fromkeys(("float32", "bfloat16", "float16"))  # of activations
 DATA_KINDS = ("image", "points", "signal")
+COND_IMAGE = "cond_image"  # the field of the image that an example is conditioned on
 PyTree = Any
 Fields = Mapping[str, Field]
 # "index" i32[B], the examples' global indices, and an array [B, ...] for each field.
@@ -176,6 +178,8 @@ class Family(NamedTuple):
 def data_field(fields: Fields, kinds: Sequence[str] = DATA_KINDS) -> tuple[str, Field]:
     """Returns the name and the field of the data to be modelled.
 
+    The image that paired data are conditioned on is not among them.
+
     Args:
       fields: of the data.
       kinds: that the model accepts.
@@ -183,7 +187,11 @@ def data_field(fields: Fields, kinds: Sequence[str] = DATA_KINDS) -> tuple[str, 
     Raises:
       ValueError: there is no such field, or there are several.
     """
-    found = [name for name, field in fields.items() if field.kind in kinds]
+    found = [
+        name
+        for name, field in fields.items()
+        if field.kind in kinds and name != COND_IMAGE
+    ]
     if len(found) != 1:
         raise ValueError(
             f"The data have the fields {', '.join(fields)}: this model needs exactly "
@@ -201,6 +209,16 @@ def with_axis(field: Field, size: int, axis: str) -> Field:
       axis: the new leading axis: "column" or "frame".
     """
     return field._replace(shape=(size, *field.shape), axes=(axis, *field.axes))
+
+
+def as_image(x: Array, shape: tuple[int, ...]) -> Array:
+    """Resizes images [B, h, w, c] bicubically and converts them to a shape [H, W, C].
+
+    A single channel is repeated; in other cases the channels are averaged.
+    """
+    if x.shape[3] != shape[2]:
+        x = jnp.mean(x, axis=3, keepdims=True).repeat(shape[2], axis=3)
+    return jax.image.resize(x, (len(x), *shape), "cubic")
 
 
 def rows_task(

@@ -5,14 +5,14 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from ml_collections import ConfigDict, config_dict
 
 from diffusion_jax.data.base import Field
 from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import config as common
-from diffusion_jax.methods import paired
 from diffusion_jax.methods.base import (
+    COND_IMAGE,
     Batch,
     Family,
     Fields,
@@ -20,8 +20,10 @@ from diffusion_jax.methods.base import (
     NoOptions,
     PyTree,
     Task,
+    as_image,
     check_range,
     make_network,
+    rows_task,
 )
 from diffusion_jax.methods.gan import discriminator_metrics
 from diffusion_jax.models import IMAGE_TO_IMAGE
@@ -31,6 +33,7 @@ from diffusion_jax.training import optimizers
 from diffusion_jax.training.state import Loss, Phase, Variables
 
 GEN, DISC = "gen", "disc"  # phases and parameter groups
+NUM_SAMPLES = 4  # per condition, in the task translate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +81,18 @@ class Pix2Pix(Method):
 
     def generate(self, variables: Variables, batch: Batch, key: Array) -> Array:
         """Generates images [B, H, W, C] of cond_image [B, h, w, c]."""
-        condition = paired.resize(batch["cond_image"], self.field.shape[:2])
         return self.generator.apply(
             {"params": variables.params[GEN]},
-            condition,
+            self._condition(batch),
             batch["index"],
             rngs={"dropout": key},
         )
+
+    def _condition(self, batch: Batch) -> Array:
+        """Returns the conditions in the size of the images, [B, H, W, c]."""
+        x = batch[COND_IMAGE]
+        shape = (len(x), *self.field.shape[:2], x.shape[-1])
+        return jax.image.resize(x, shape, "bilinear")
 
     def loss(
         self,
@@ -105,8 +113,7 @@ class Pix2Pix(Method):
 
         Source: Isola et al. 2017, equation 4 and section 3.3, arXiv:1611.07004.
         """
-        target = batch["image"]
-        condition = paired.resize(batch["cond_image"], self.field.shape[:2])
+        target, condition = batch["image"], self._condition(batch)
         generated = self.generate(variables, batch, key)
 
         def scores(image: Array) -> Array:
@@ -130,12 +137,20 @@ def make_sample(method: Pix2Pix, options: NoOptions) -> Task:
     def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         return {"image": method.generate(variables, batch, key)}
 
-    return Task(run, ("cond_image",), {"image": method.field})
+    return Task(run, (COND_IMAGE,), {"image": method.field})
 
 
 def make_translate(method: Pix2Pix, options: NoOptions) -> Task:
-    """Puts the condition, a generated image and the target side by side."""
-    return paired.make_translate(make_sample(method, options), method.field)
+    """Generates images for conditions: rows of one, 4 samples, the target."""
+
+    def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
+        shown = as_image(batch[COND_IMAGE], method.field.shape)
+        keys = jax.random.split(key, NUM_SAMPLES)
+        draws = lax.map(lambda k: method.generate(variables, batch, k), keys)
+        return [shown, *draws, batch["image"]]
+
+    inputs = (COND_IMAGE, "image")
+    return rows_task(rows, inputs, method.field, 2 + NUM_SAMPLES)
 
 
 def defaults() -> ConfigDict:
@@ -176,7 +191,7 @@ def make(config: ConfigDict, fields: Fields) -> Pix2Pix:
         num_layers=model.pop("disc_layers"),
         dtype=model.get("dtype", "float32"),
     )
-    if not {"image", "cond_image"} <= fields.keys():
+    if not {"image", COND_IMAGE} <= fields.keys():
         raise ValueError(
             "pix2pix needs images with a condition: set data.source to "
             "low_res:FACTOR:SOURCE, grey:SOURCE, masked:SOURCE or "
@@ -193,7 +208,7 @@ def make(config: ConfigDict, fields: Fields) -> Pix2Pix:
         ),
         discriminator=discriminator,
         field=field,
-        condition=fields["cond_image"],
+        condition=fields[COND_IMAGE],
         gan_loss=lookup(GAN_LOSSES, options.loss, "pix2pix.loss"),
         l1_weight=options.l1_weight,
     )

@@ -194,6 +194,7 @@ RANGES: dict[str, Range] = {
     "model.caption_heads": _count(1, 1024),
     "diffusion.num_timesteps": _count(2, 10**6),
     "diffusion.cond_dropout": SHARE,
+    "diffusion.cond_noise": Range(0, 1),
     "autoencoder.noise_scale": POSITIVE,
     "vae.noise_scale": POSITIVE,
     "vae.beta": NOT_NEGATIVE,
@@ -216,6 +217,7 @@ RANGES: dict[str, Range] = {
     "dvae_model.num_downsamplings": _count(0, 20),
     "dvae_model.num_blocks": _count(0, 1024),
     "seq2seq.label_smoothing": SHARE,
+    "cascade.factor": _count(2, 1024),
     "cyclegan.cycle_weight": NOT_NEGATIVE,
     "cyclegan.identity_weight": NOT_NEGATIVE,
     "cyclegan.pool_size": _count(0, 2**20),
@@ -242,6 +244,7 @@ RANGES: dict[str, Range] = {
     "sample.num_examples": _count(1),
     "sample.batch_size": SIZE,
     "sample.seed": SEED,
+    "sample.cond_noise": Range(0, 1),
     "sample.label": _count(-1, 2**20),
     "sample.num_steps": _count(1, 10**6),
     "sample.eta": Range(0, 1),
@@ -265,6 +268,7 @@ RANGES: dict[str, Range] = {
 }
 OF_FAMILY: dict[str, dict[str, Range]] = {  # where a family needs another range
     "ddpm": {"model.base_channels": _count(4, 2**20)},  # of the timestep's embedding
+    "cascade": {"model.base_channels": _count(4, 2**20)},
     "classifier": {"model.num_classes": _count(2, 2**20)},
 }
 OPTIONAL = ("data.image_width", "optim.decay_start", "optim.decay_end")  # may be None

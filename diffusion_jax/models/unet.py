@@ -177,6 +177,7 @@ class UNet(nn.Module):
       caption_heads: heads of its attention and of the cross-attention to captions,
         which follows every self-attention.
       vocabulary_size: number of token ids in captions.
+      cond_image: whether an image is one of the conditions.
 
     Source: Ho et al. 2020, appendix B, arXiv:2006.11239.
     """
@@ -194,6 +195,7 @@ class UNet(nn.Module):
     caption_layers: int = 0
     caption_heads: int = 1
     vocabulary_size: int = 0
+    cond_image: bool = False
 
     @nn.compact
     def __call__(
@@ -212,7 +214,10 @@ class UNet(nn.Module):
             means "no class". Its embedding is added to that of the timestep (Dhariwal
             and Nichol 2021, arXiv:2105.05233). If caption_width > 0, "caption" i32[B,
             L], where only padding means "no caption". The mean of its encoded tokens is
-            added as well (Saharia et al. 2022, appendix D.1, arXiv:2205.11487).
+            added as well (Saharia et al. 2022, appendix D.1, arXiv:2205.11487). If
+            cond_image, "cond_image" [B, h, w, c] of any size, which is resized and
+            stacked on x, and "cond_noise" [B] in [0, 1], its level of noise, which is
+            embedded as a timestep (Ho et al. 2022, section 4.2, arXiv:2106.15282).
           dropout_index: i32[B], the examples' global indices, activates dropout, which
             needs the rng "dropout"; an example's masks depend on its index.
 
@@ -239,6 +244,14 @@ class UNet(nn.Module):
                 embedding_init=nn.initializers.normal(1.0),
                 name="label",
             )(cond["label"])
+        if self.cond_image:
+            image = cond["cond_image"]
+            shape = (*x.shape[:3], image.shape[3])
+            image = jax.image.resize(image, shape, "bilinear")
+            x = jnp.concatenate([x, image], axis=-1)
+            noise = time_embedding(1000 * cond["cond_noise"], self.base_channels)
+            noise = _dense(width, self.dtype, "cond_noise1")(noise)
+            time += _dense(width, self.dtype, "cond_noise2")(nn.swish(noise))
         text = None
         if self.caption_width:
             text = TextEncoder(

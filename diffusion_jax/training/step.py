@@ -43,7 +43,9 @@ def check_batch(method: Any, batch_size: int, accumulate: int) -> None:
             "networks normalise by the moments of the whole batch: set "
             "train.accumulate=1, or choose networks without batch norm."
         )
-    parts = accumulate * max(phase.batch_slice[1] for phase in method.phases)
+    parts = accumulate * max(
+        (phase.batch_slice[1] for phase in method.phases), default=1
+    )
     reason = f" (train.accumulate = {accumulate})" if accumulate > 1 else ""
     parallel.check_batch_size(batch_size, "data.batch_size", parts, reason)
 

@@ -346,3 +346,19 @@ def test_vocabulary_is_stored(tmp_path):
     with Compiled() as names, pytest.raises(ValueError, match="vocabulary of captions"):
         train(config, tmp_path / "run")
     assert not names
+
+
+def test_prompts_from_a_file(tmp_path):
+    """A file gives a prompt a line, as the same prompts with | between them; a missing
+    or empty one is refused."""
+    field = captions.caption_field(["a red ball", "a cat"])
+    path = tmp_path / "prompts.txt"
+    path.write_text("\ufeffA cat.\n\n a ball\n", encoding="utf-8")
+    expected = captions.encode_prompts(field, "a cat|a ball")
+    found = captions.encode_prompts(field, f"@{path}")
+    np.testing.assert_array_equal(found, expected)
+    path.write_text("\n")
+    with pytest.raises(ValueError, match="is empty; choose a file"):
+        captions.encode_prompts(field, f"@{path}")
+    with pytest.raises(FileNotFoundError, match="correct the path after the @"):
+        captions.encode_prompts(field, f"@{tmp_path}/nosuch.txt")

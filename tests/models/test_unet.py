@@ -418,3 +418,25 @@ def test_unknown_remat_is_refused():
     net = UNet(**TINY, remat="some")
     with pytest.raises(ValueError, match="model.remat 'some'.*none, elementwise, bl"):
         jax.eval_shape(net.init, jax.random.key(0), *arguments(1, 8, 8, 3))
+
+
+def test_conditioning_image_is_enlarged_and_stacked():
+    """A small image conditions as its bilinear enlargement does; the output depends on
+    the image, and on the level of its noise."""
+    net = UNet(**SMALL, cond_image=True)
+    x, t = example(2, 8)
+    small = example(2, 4)[0]
+    large = jax.image.resize(small, x.shape, "bilinear")
+
+    def cond(image, level=0.0):
+        return {"cond_image": image, "cond_noise": jnp.full(2, level)}
+
+    params = net.init(jax.random.key(0), x, t, cond(small))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    leaves = [jax.random.normal(k, v.shape) / 4 for k, v in zip(keys, leaves)]
+    apply = jax.jit(lambda c: net.apply(tree.unflatten(leaves), x, t, c))
+    expected = apply(cond(large))
+    np.testing.assert_allclose(apply(cond(small)), expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(apply(cond(large[::-1])) - expected).max() > 1e-2
+    assert np.abs(apply(cond(large, 0.3)) - expected).max() > 1e-2

@@ -31,6 +31,7 @@ FAMILIES = {
     "dvae": "digits_dvae",
     "dalle": "digits_dalle",
     "captions": "digits_captions",
+    "cascade": "digits_cascade",
     "seq2seq": "reverse_attention",
     "language_model": "python_docs_gru",
 }

@@ -194,6 +194,7 @@ ON_DEVICES = {
     "vqvae": ("digits_dvae", {"model.name": "vq"}, 8),
     "dalle": ("digits_dalle", {"dalle.cond_dropout": 0.5, "optim.eps": 1e-4}, 8),
     "captions": ("digits_captions", {"model.dropout": 0.3}, 8),
+    "cascade": ("digits_cascade", {"upsampler.model.dropout": 0.3}, 8),
     "dcgan": ("digits_dcgan", {}, 16),
     "dcgan_unsynchronised": ("digits_dcgan", {"gan.sync_statistics": False}, 16),
     "wgan_gp": ("digits_gan", CRITIC | {"gan.critic_steps": 2}, 8),
@@ -221,7 +222,7 @@ def family_of(name):
         "pix2pix": paired.join(a, b, "pairs"),
         "language_model": lines(),
         "seq2seq": pairs(),
-        **dict.fromkeys(("dalle", "captions"), captioned(a)),
+        **dict.fromkeys(("dalle", "captions", "cascade"), captioned(a)),
     }
     source = special.get(name, a)
     method = methods.make(config, source.fields)
@@ -237,7 +238,7 @@ def test_the_number_of_devices_changes_no_family(name):
     to float32 rounding; on one device nothing is averaged."""
     method, batches = family_of(name)
     initial = initial_state(method)
-    if name == "captions":  # a fresh U-Net gives its encoder no gradient
+    if name in ("captions", "cascade"):  # a fresh U-Net gives its encoder no gradient
         params = jax.tree.map(spread, initial.params)
         initial = initial.replace(params=params, ema=jax.tree.map(jnp.copy, params))
     one, expected = run_on(1, method, initial, batches)

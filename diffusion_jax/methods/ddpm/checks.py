@@ -128,6 +128,11 @@ def check_sampling(
             "(and model.num_classes or model.caption_width), or set the scale to 1.",
         ),
         (
+            options.cond_noise > method.cond_noise,
+            f"sample.cond_noise = {options.cond_noise} is more than the network was "
+            f"trained with (diffusion.cond_noise = {method.cond_noise}): lower it.",
+        ),
+        (
             bool(interval) and (len(interval) != 2 or not interval[0] < interval[-1]),
             f"sample.guidance_interval = {interval} must be two log-SNRs, the smaller "
             "one first, or () to guide everywhere.",

@@ -4,6 +4,7 @@ A condition is an entry of the batch, in training and in sampling alike. Droppin
 training gives classifier-free guidance its unconditional model.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,15 +14,17 @@ from jax import Array
 from diffusion_jax import prng
 from diffusion_jax.data.base import Field
 from diffusion_jax.diffusion.process import align
+from diffusion_jax.methods.base import COND_IMAGE
 
 Cond = dict[str, Array]  # a batch's conditions by name
+NOISE = "cond_noise"  # f32[B], the level of the noise in it
 
 
 class Condition(NamedTuple):
     """A field of the batch that the network is conditioned on.
 
     Attributes:
-      name: the field's name: "label", "caption", "low_res", ...
+      name: the field's name: "label", "caption" or "cond_image".
       field: its shape and dtype.
       dropout: probability that training replaces it by `null`, in [0, 1). Conditions of
         equal rate are dropped together, so that guidance has an unconditional model.
@@ -60,4 +63,30 @@ def drop_all(conditions: Sequence[Condition], cond: Cond) -> Cond:
     """Replaces every condition that training drops by its null value."""
     return cond | {
         c.name: jnp.full_like(cond[c.name], c.null) for c in conditions if c.dropout
+    }
+
+
+def add_noise(cond: Cond, level: Array, keys: Array) -> Cond:
+    """Adds noise to the conditioning image, and tells the network how much.
+
+        c <- cos(pi/2 level) c + sin(pi/2 level) eps
+
+    Images that another model has generated are not quite like real ones. Noise hides
+    the differences.
+
+    Args:
+      cond: [B, ...] by name; without a conditioning image nothing is done.
+      level: f32[B], in [0, 1]; 0 is no noise.
+      keys: [B], one per example.
+
+    Source: Ho et al. 2022, section 4.2, arXiv:2106.15282.
+    """
+    if COND_IMAGE not in cond:
+        return cond
+    image = cond[COND_IMAGE]
+    eps = prng.normal(keys, image.shape[1:])
+    angle = align(math.pi / 2 * level, image)
+    return cond | {
+        COND_IMAGE: jnp.cos(angle) * image + jnp.sin(angle) * eps,
+        NOISE: level,
     }

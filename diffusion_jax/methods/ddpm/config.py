@@ -9,13 +9,14 @@ from diffusion_jax.diffusion import guidance, losses, process, schedules, time_s
 from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import config as common
 from diffusion_jax.methods.base import (
+    COND_IMAGE,
     Family,
     Fields,
     data_field,
     make_network,
     single_phase,
 )
-from diffusion_jax.methods.ddpm import checks, tasks
+from diffusion_jax.methods.ddpm import checks, prompt_tasks, tasks
 from diffusion_jax.methods.ddpm.conditions import Condition
 from diffusion_jax.methods.ddpm.method import DDPM
 from diffusion_jax.models import MODELS
@@ -40,6 +41,7 @@ def defaults() -> ConfigDict:
         caption_width=0,  # width of the caption encoder; 0: no captions
         caption_layers=2,  # layers of the caption encoder
         caption_heads=4,  # heads of its attention and of the cross-attention
+        cond_image=False,  # condition on the field cond_image of the data
     )
     config.diffusion = config_dict.create(
         schedule="linear",  # a name in schedules.SCHEDULES or CURVES
@@ -50,6 +52,7 @@ def defaults() -> ConfigDict:
         variance="fixedlarge",  # fixedsmall, fixedlarge, learned, learned_range
         timestep_sampler="uniform",  # a name in time_samplers.TIMESTEP_SAMPLERS
         cond_dropout=0.0,  # rate of training without class and caption, in [0, 1)
+        cond_noise=0.0,  # highest level of noise added to cond_image, in [0, 1]
         self_condition=False,  # on the previous prediction of x_0
     )
     config.optim.update(
@@ -69,6 +72,7 @@ def defaults() -> ConfigDict:
         thresholding="static",  # none, static, dynamic
         guidance_scale=1.0,  # 1: none
         guidance_interval=(),  # (lowest, highest) log-SNR; (): everywhere
+        cond_noise=0.0,  # level of noise added to cond_image
         label=-1,  # the class to draw; -1: all in turn
         prompt=config_dict.placeholder(str),  # captions, with | between; None: eval's
         num_frames=0,  # predictions of x_0 to keep along the way
@@ -80,7 +84,7 @@ def defaults() -> ConfigDict:
         num_terms=20,  # of vlb: terms per example, 1..num_timesteps - 1
         num_probes=1,  # of ode_likelihood; 0: exact trace
         sweep=config_dict.create(
-            sampler=(), num_steps=(), spacing=(), guidance_scale=()
+            sampler=(), num_steps=(), spacing=(), guidance_scale=(), cond_noise=()
         ),
     )
     return config
@@ -92,6 +96,8 @@ def tiny(config: ConfigDict) -> None:
     if config.model.get("caption_width"):
         config.data.source = "captions:digits"
         config.model.update(caption_width=8, caption_heads=2)
+    if config.model.get("cond_image"):
+        config.data.source = f"low_res:2:{config.data.source}"
     config.model.update(base_channels=8, channel_multipliers=(1, 2), num_blocks=1)
     config.diffusion.num_timesteps = 20
     config.optim.warmup_steps = 2
@@ -129,6 +135,12 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
             "model.num_classes = 0 and model.caption_width = 0: set one of them, or "
             "set cond_dropout to 0."
         )
+    if diffusion.cond_noise and not config.model.cond_image:
+        raise ValueError(
+            f"diffusion.cond_noise = {diffusion.cond_noise} adds noise to the image "
+            "that the model is conditioned on, and there is none: set "
+            "model.cond_image=True, or set cond_noise to 0."
+        )
     if diffusion.loss == "continuous" and diffusion.timestep_sampler == "lognormal":
         raise ValueError(
             "diffusion.loss 'continuous' is an integral over uniform times, and "
@@ -157,6 +169,7 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
         variance=diffusion.variance,
         timestep_sampler=timestep_sampler,
         conditions=conditions,
+        cond_noise=diffusion.cond_noise,
         self_condition=diffusion.self_condition,
         thresholding=thresholding,
     )
@@ -168,7 +181,7 @@ def _conditions(config: ConfigDict, fields: Fields) -> tuple[Condition, ...]:
     """Returns what the network is conditioned on.
 
     Raises:
-      ValueError: the data have no captions.
+      ValueError: the data lack a field.
     """
     rate, num_classes = config.diffusion.cond_dropout, config.model.num_classes
     found = []
@@ -183,7 +196,15 @@ def _conditions(config: ConfigDict, fields: Fields) -> tuple[Condition, ...]:
                 f"such as captions:{config.data.source}, or set it to 0."
             )
         found.append(Condition("caption", fields["caption"], rate, null=PAD))
+    if config.model.get("cond_image"):
+        if COND_IMAGE not in fields:
+            raise ValueError(
+                f"model.cond_image is True, but {config.data.source} has no field "
+                f"{COND_IMAGE}: choose a paired data.source, such as "
+                f"low_res:2:{config.data.source}, or set it to False."
+            )
+        found.append(Condition(COND_IMAGE, fields[COND_IMAGE]))
     return tuple(found)
 
 
-FAMILY = Family(make, defaults, tasks.TASKS)
+FAMILY = Family(make, defaults, tasks.TASKS | prompt_tasks.TASKS)

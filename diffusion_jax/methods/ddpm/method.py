@@ -11,7 +11,7 @@ from diffusion_jax.diffusion import denoiser, guidance, losses, process
 from diffusion_jax.diffusion.denoiser import Denoiser
 from diffusion_jax.diffusion.schedules import Schedule
 from diffusion_jax.diffusion.time_samplers import TimestepSampler
-from diffusion_jax.methods.base import GROUP, Batch, PyTree, SingleNetwork
+from diffusion_jax.methods.base import COND_IMAGE, GROUP, Batch, PyTree, SingleNetwork
 from diffusion_jax.methods.ddpm import conditions
 from diffusion_jax.methods.ddpm.conditions import Cond, Condition
 from diffusion_jax.training.state import Loss, Variables
@@ -34,6 +34,8 @@ class DDPM(SingleNetwork):
       variance: a name in process.VARIANCES or process.LEARNED_VARIANCES.
       timestep_sampler: how training draws timesteps.
       conditions: the fields that the network is conditioned on.
+      cond_noise: highest level of the noise that training adds to the conditioning
+        image, in [0, 1]; see `conditions.add_noise`.
       self_condition: whether the network also receives its previous prediction of x_0.
       thresholding: thresholding of that prediction in training, a name in
         guidance.THRESHOLDING.
@@ -45,6 +47,7 @@ class DDPM(SingleNetwork):
     variance: str
     timestep_sampler: TimestepSampler
     conditions: tuple[Condition, ...] = ()
+    cond_noise: float = 0.0
     self_condition: bool = False
     thresholding: str = "none"
 
@@ -67,11 +70,12 @@ class DDPM(SingleNetwork):
         """Initialises the network; aux is the timestep sampler's state."""
         *axes, channels = self.field.shape
         x = jnp.zeros((1, *axes, channels * (1 + self.self_condition)))
-        cond = {
+        batch = {
             c.name: jnp.zeros((1, *c.field.shape), c.field.dtype)
             for c in self.conditions
         }
-        params = self.network.init(key, x, jnp.zeros(1, jnp.int32), cond)["params"]
+        t, cond = jnp.zeros(1, jnp.int32), self.cond_of(batch)
+        params = self.network.init(key, x, t, cond)["params"]
         aux = self.timestep_sampler.init(self.num_timesteps)
         return Variables({GROUP: params}, {}), aux
 
@@ -94,6 +98,9 @@ class DDPM(SingleNetwork):
 
         cond_keys = prng.example_keys(cond_key, index)
         cond = conditions.drop(self.conditions, self.cond_of(batch), cond_keys)
+        if self.cond_noise:
+            level = self.cond_noise * prng.uniform(prng.fold_in(cond_keys, 0))
+            cond = conditions.add_noise(cond, level, prng.fold_in(cond_keys, 1))
         self_cond = self._self_cond(variables, x_t, t, cond, self_key)
         prediction = process.PREDICTIONS[self.prediction]
         output = self._apply(
@@ -133,8 +140,11 @@ class DDPM(SingleNetwork):
         return variables.state, aux
 
     def cond_of(self, batch: Batch) -> Cond:
-        """Returns the conditions in a batch by name."""
-        return {name: batch[name] for name in self.inputs}
+        """Returns the conditions in a batch by name, without noise."""
+        cond = {name: batch[name] for name in self.inputs}
+        if COND_IMAGE in cond:
+            cond[conditions.NOISE] = jnp.zeros(len(cond[COND_IMAGE]))
+        return cond
 
     def denoiser(self, variables: Variables, cond: Cond) -> Denoiser:
         """Returns the network as a denoiser, without thresholding or guidance."""

@@ -29,9 +29,11 @@ from diffusion_jax.diffusion import (
 )
 from diffusion_jax.diffusion.denoiser import Denoiser
 from diffusion_jax.methods.base import (
+    COND_IMAGE,
     OTHER_METRIC,
     Batch,
     Task,
+    as_image,
     check_at_least,
     check_range,
     rows_task,
@@ -45,6 +47,7 @@ from diffusion_jax.training.state import Variables
 
 WEIGHTS = np.linspace(0, 1, 7, dtype=np.float32)  # weights of the partner
 NUM_SAMPLES = 4  # per image, in img2img and inpaint
+COND_NOISE = 2**31 - 1  # the key of this noise; those of the steps count from 0
 MAX_EXACT_TRACE = 4096  # values per example
 
 
@@ -63,6 +66,8 @@ class SampleOptions:
       guidance_interval: (lowest, highest) log-SNR at which guidance is applied; ():
         everywhere.
       num_frames: intermediate predictions of x_0 to keep.
+      cond_noise: level of the noise added to the conditioning image; see
+        `conditions.add_noise`.
     """
 
     sampler: str
@@ -74,6 +79,7 @@ class SampleOptions:
     guidance_scale: float = 1.0
     guidance_interval: tuple[float, ...] = ()
     num_frames: int = 0
+    cond_noise: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +145,8 @@ def make_sample(method: DDPM, options: SampleOptions) -> Task:
 
     Returns:
       A task whose outputs are the data's field; with num_frames = k > 0 "frames"
-      [B, k, ...], intermediate predictions of x_0; and the "caption", if there is one.
+      [B, k, ...], intermediate predictions of x_0; and the conditions "caption" and
+      "cond_image" (without noise), if the model has them.
 
     Raises:
       ValueError: the options are invalid for the method.
@@ -151,21 +158,60 @@ def make_sample(method: DDPM, options: SampleOptions) -> Task:
     def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         keys = prng.example_keys(key, batch["index"])
         x_T = prng.normal(prng.fold_in(keys, 0), method.field.shape)
-        loop = chain.loop(variables, method.cond_of(batch))
+        loop = chain.loop(variables, method.cond_of(batch), keys)
         x_0, frames = sampling.sample(
             *loop, x_T, keys, options.num_frames, method.self_condition
         )
         found = {method.data: x_0} | ({"frames": frames} if options.num_frames else {})
-        return found | {name: batch[name] for name in captions}
+        return found | {name: batch[name] for name in shown}
 
     outputs = {method.data: method.field}
     if options.num_frames:
         outputs["frames"] = with_axis(method.field, options.num_frames, "frame")
-    captions = {c.name: c.field for c in method.conditions if c.name == "caption"}
-    prompts = {
-        name: functools.partial(encode_prompts, x) for name, x in captions.items()
+    shown = ("caption", COND_IMAGE)
+    shown = {c.name: c.field for c in method.conditions if c.name in shown}
+    return Task(run, method.inputs, outputs | shown, caption_prompts(method))
+
+
+def caption_prompts(method: DDPM) -> dict[str, Callable[[str], np.ndarray]]:
+    """Returns `Task.prompts` of a model's captions, if it has any."""
+    return {
+        c.name: functools.partial(encode_prompts, c.field)
+        for c in method.conditions
+        if c.name == "caption"
     }
-    return Task(run, method.inputs, outputs | captions, prompts)
+
+
+def make_translate(method: DDPM, options: SampleOptions) -> Task:
+    """Samples from conditioning images: rows of one, 4 samples, the example itself.
+
+    Raises:
+      ValueError: the model is not conditioned on an image, or the options are invalid.
+
+    Source: Saharia et al. 2022, figure 1, arXiv:2111.05826.
+    """
+    if COND_IMAGE not in method.inputs:
+        raise ValueError(
+            "The task translate needs a model that is conditioned on images: train "
+            "with model.cond_image=True, or choose another sample.task."
+        )
+    chain = Chain(method, options)
+
+    def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
+        cond, index = method.cond_of(batch), batch["index"]
+
+        def draw(draw_key: Array) -> Array:
+            keys = prng.example_keys(draw_key, index)
+            x_T = prng.normal(prng.fold_in(keys, 0), method.field.shape)
+            loop = chain.loop(variables, cond, keys)
+            rest = x_T, keys, 0, method.self_condition
+            return sampling.sample(*loop, *rest)[0]
+
+        shown = as_image(cond[COND_IMAGE], method.field.shape)
+        draws = lax.map(draw, jax.random.split(key, NUM_SAMPLES))
+        return [shown, *draws, batch[method.data]]
+
+    return rows_task(rows, _inputs(method), method.field, 2 + NUM_SAMPLES)
 
 
 def make_reconstruct(method: DDPM, options: ODEOptions) -> Task:
@@ -228,7 +274,7 @@ def make_interpolate(method: DDPM, options: Img2ImgOptions) -> Task:
         keys = prng.example_keys(key, batch["index"])
 
         def draw(weight: Array) -> Array:
-            loop = chain.loop(variables, _mixed_cond(method, batch, weight))
+            loop = chain.loop(variables, _mixed_cond(method, batch, weight), keys)
             rest = partner, weight, keys, method.self_condition
             return editing.interpolate(*loop, x_0, *rest)
 
@@ -248,10 +294,11 @@ def make_img2img(method: DDPM, options: Img2ImgOptions) -> Task:
 
     def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
         x_0, index = batch[method.data], batch["index"]
-        loop = chain.loop(variables, method.cond_of(batch))
+        cond = method.cond_of(batch)
 
         def draw(draw_key: Array) -> Array:
             keys = prng.example_keys(draw_key, index)
+            loop = chain.loop(variables, cond, keys)
             return editing.img2img(*loop, x_0, keys, method.self_condition)
 
         return [x_0, *lax.map(draw, jax.random.split(key, NUM_SAMPLES))]
@@ -275,10 +322,11 @@ def make_inpaint(method: DDPM, options: InpaintOptions) -> Task:
         mask = (jnp.arange(width) < width // 2)[:, None]
         mask = mask.reshape((1,) * (x_0.ndim - 2) + mask.shape)
         left = jnp.where(mask, x_0, 0.0)
-        loop = chain.loop(variables, method.cond_of(batch))
+        cond = method.cond_of(batch)
 
         def draw(draw_key: Array) -> Array:
             keys = prng.example_keys(draw_key, index)
+            loop = chain.loop(variables, cond, keys)
             rest = keys, options.num_resamplings, 0, method.self_condition
             return editing.inpaint(*loop, left, mask, *rest)[0]
 
@@ -438,20 +486,36 @@ class Chain:
                 "sample.num_steps."
             )
 
-    def loop(self, variables: Variables, cond: Cond) -> tuple:
+    def loop(
+        self,
+        variables: Variables,
+        cond: Cond,
+        keys: Array,
+        guidance_scale: float | Array | None = None,
+    ) -> tuple:
         """Returns (sampler, denoiser, schedule, timesteps) for the sampling loop.
 
         The denoiser applies guidance, then thresholding.
+
+        Args:
+          variables: of the model.
+          cond: the conditions, whose image gets noise at the options' level.
+          keys: [B], one per example.
+          guidance_scale: None for that of the options.
         """
         method, options = self._method, self._options
+        scale = options.guidance_scale if guidance_scale is None else guidance_scale
+        if options.cond_noise:
+            level = jnp.full(len(keys), options.cond_noise)
+            cond = conditions.add_noise(cond, level, prng.fold_in(keys, COND_NOISE))
         denoise = method.denoiser(variables, cond)
-        if options.guidance_scale != 1.0:
+        if guidance_scale is not None or scale != 1.0:
             denoise = guidance.classifier_free(
                 denoise,
                 method.denoiser(
                     variables, conditions.drop_all(method.conditions, cond)
                 ),
-                options.guidance_scale,
+                scale,
                 method.schedule,
                 tuple(options.guidance_interval) or guidance.EVERYWHERE,
             )
@@ -466,10 +530,11 @@ def _decode(method: DDPM, denoise: Denoiser, times, x_T: Array, keys: Array) -> 
 
 def _mixed_cond(method: DDPM, batch: Batch, weight: Array) -> Cond:
     """Returns the partners' conditions if weight > 0.5, otherwise the examples'."""
-    return {
+    mixed = {
         name: jnp.where(weight > 0.5, batch[f"partner_{name}"], batch[name])
         for name in method.inputs
     }
+    return method.cond_of(mixed)
 
 
 def _inputs(method: DDPM) -> tuple[str, ...]:
@@ -479,6 +544,7 @@ def _inputs(method: DDPM) -> tuple[str, ...]:
 
 TASKS: dict[str, tuple[type, Callable[..., Task]]] = {
     "sample": (SampleOptions, make_sample),
+    "translate": (SampleOptions, make_translate),
     "reconstruct": (ODEOptions, make_reconstruct),
     "interpolate": (Img2ImgOptions, make_interpolate),
     "slerp": (ODEOptions, make_slerp),

@@ -1,0 +1,24 @@
+"""dVAE of composed pictures of digits, 24x24 pixels: 6x6 codes out of 128.
+
+    python -m diffusion_jax.main --config=configs/composed_dvae.py
+
+The autoencoder of configs/composed_dalle.py.
+"""
+
+from ml_collections import ConfigDict
+
+from diffusion_jax.methods import dvae
+from diffusion_jax.methods.config import decay_over_second_half, select
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the config; the variant "tiny" is a smoke test that takes seconds."""
+    config = dvae.defaults()
+    config.name = "composed_dvae"
+    config.data.update(source="composed:digits", image_size=24, batch_size=64)
+    config.model.update(num_codes=128, num_features=32, width=64, num_downsamplings=2)
+    config.dvae.update(likelihood="gaussian", noise_scale=0.2)
+    config.dvae.update(temperature_steps=3000, kl_weight=1.0, kl_warmup_steps=1000)
+    config.train.update(num_steps=4000, evaluate_every=2000, sample_every=4000)
+    decay_over_second_half(config)
+    return select(config, variant, dvae.tiny)

@@ -1,0 +1,289 @@
+"""A cascade: a diffusion model of small images, and others that enlarge them.
+
+Source: Ho et al. 2022, arXiv:2106.15282.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict, config_dict
+
+from diffusion_jax.data.base import Field, image_field, shape_text
+from diffusion_jax.lookup import lookup
+from diffusion_jax.methods import base, ranges
+from diffusion_jax.methods.ddpm import config as ddpm
+from diffusion_jax.methods.ddpm import tasks
+from diffusion_jax.methods.ddpm.method import DDPM
+from diffusion_jax.methods.ddpm.tasks import SampleOptions
+from diffusion_jax.training.state import Loss, Phase, Variables
+
+BASE = "base"  # the first stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Cascade(base.Method):
+    """Stages of growing resolution, each conditioned on the image of the one before.
+
+    Every stage is a `DDPM` with a parameter group of its name, and with a phase of this
+    name if it is trained. In training a stage gets real images, averaged to its size.
+
+    Attributes:
+      phases: of the stages that are trained.
+      stages: the diffusion models, by name; the last one has the size of the data.
+      data: name of the images' field.
+      field: of the last stage's images.
+    """
+
+    phases: tuple[Phase, ...]
+    stages: Mapping[str, DDPM]
+    data: str
+    field: Field
+
+    def init(self, key: Array) -> tuple[Variables, base.PyTree]:
+        """Initialises every stage; aux has the timestep samplers' states by stage."""
+        params, aux = {}, {}
+        keys = jax.random.split(key, len(self.stages))
+        for (name, stage), stage_key in zip(self.stages.items(), keys, strict=True):
+            variables, aux[name] = stage.init(stage_key)
+            params[name] = variables.params[base.GROUP]
+        return Variables(params, {}), aux
+
+    def loss(
+        self,
+        phase: str,
+        variables: Variables,
+        aux: base.PyTree,
+        batch: base.Batch,
+        key: Array,
+        step: Array,
+    ) -> Loss:
+        """The loss of one stage."""
+        loss = self.stages[phase].loss(
+            base.GROUP,
+            self.stage_variables(variables, phase),
+            aux[phase],
+            self.stage_batch(batch, phase),
+            key,
+            step,
+        )
+        return loss._replace(observed={phase: loss.observed})
+
+    def after_step(
+        self, variables: Variables, aux: base.PyTree, observed: base.PyTree
+    ) -> tuple[dict[str, base.PyTree], base.PyTree]:
+        """Updates the timestep sampler of the stage that was trained."""
+        ((name, of_stage),) = observed.items()
+        _, updated = self.stages[name].after_step(variables, aux[name], of_stage)
+        return variables.state, aux | {name: updated}
+
+    def stage_variables(self, variables: Variables, name: str) -> Variables:
+        """Returns the variables of a stage, as its `DDPM` expects them."""
+        return Variables({base.GROUP: variables.params[name]}, {})
+
+    def stage_batch(self, batch: base.Batch, name: str) -> base.Batch:
+        """Returns a batch with images of a stage's size, and of the one before."""
+        stage, image = self.stages[name], batch[self.data]
+        found = batch | {self.data: average(image, stage.field.shape)}
+        if name != BASE:
+            field = next(c.field for c in stage.conditions if c.name == base.COND_IMAGE)
+            found[base.COND_IMAGE] = average(image, field.shape)
+        return found
+
+
+def average(images: Array, shape: tuple[int, ...]) -> Array:
+    """Averages blocks of pixels: [B, H, W, C] -> [B, *shape], whose sides divide H, W.
+
+    The average of all pixels stays the same.
+    """
+    height, width, channels = shape
+    rows, columns = images.shape[1] // height, images.shape[2] // width
+    blocks = images.reshape(-1, height, rows, width, columns, channels)
+    return jnp.mean(blocks, axis=(2, 4))
+
+
+def make_sample(method: Cascade, options: SampleOptions) -> base.Task:
+    """Draws images through all stages.
+
+    sample.cond_noise is added before every upsampler. Guidance and thresholding apply
+    in all stages; upsamplers that were trained without dropping have no guidance.
+
+    Returns:
+      A task with the outputs of the last stage's task, and "STAGE_image" of the others.
+
+    Raises:
+      ValueError: the options are invalid.
+    """
+    *earlier, last = method.stages
+    of_stage = {
+        name: tasks.make_sample(stage, _stage_options(stage, options, name == last))
+        for name, stage in method.stages.items()
+    }
+
+    def run(variables: Variables, batch: base.Batch, key: Array) -> dict[str, Array]:
+        images: dict[str, Array] = {}
+        for number, (name, task) in enumerate(of_stage.items()):
+            stage_key = jax.random.fold_in(key, number)
+            stage_variables = method.stage_variables(variables, name)
+            found = task.run(stage_variables, batch, stage_key)
+            if name != last:
+                images[f"{name}_{method.data}"] = found[method.data]
+            # What an upsampler has learned from are real images, in [-1, 1].
+            batch = batch | {base.COND_IMAGE: jnp.clip(found[method.data], -1, 1)}
+        del found[base.COND_IMAGE]
+        return found | images
+
+    outputs = dict(of_stage[last].outputs)
+    del outputs[base.COND_IMAGE]
+    outputs |= {f"{name}_{method.data}": method.stages[name].field for name in earlier}
+    inputs = {
+        x: None
+        for task in of_stage.values()
+        for x in task.inputs
+        if x != base.COND_IMAGE
+    }
+    prompts = {
+        x: encode for task in of_stage.values() for x, encode in task.prompts.items()
+    }
+    return base.Task(run, tuple(inputs), outputs, prompts)
+
+
+def make_stages(method: Cascade, options: SampleOptions) -> base.Task:
+    """Draws images and shows all stages: "rows" [B, stages, ...], of the last size."""
+    task = make_sample(method, dataclasses.replace(options, num_frames=0))
+    *earlier, _ = method.stages
+
+    def rows(variables: Variables, batch: base.Batch, key: Array) -> list[Array]:
+        found = task.run(variables, batch, key)
+        names = [*(f"{name}_{method.data}" for name in earlier), method.data]
+        return [base.as_image(found[name], method.field.shape) for name in names]
+
+    found = base.rows_task(rows, task.inputs, method.field, len(method.stages))
+    return found._replace(prompts=task.prompts)
+
+
+def make_translate(method: Cascade, options: SampleOptions) -> base.Task:
+    """Enlarges real images with the last stage: see `ddpm.tasks.make_translate`."""
+    *_, (name, stage) = method.stages.items()
+    task = tasks.make_translate(stage, _stage_options(stage, options, True))
+
+    def run(variables: Variables, batch: base.Batch, key: Array) -> dict[str, Array]:
+        return task.run(
+            method.stage_variables(variables, name),
+            method.stage_batch(batch, name),
+            key,
+        )
+
+    inputs = tuple(x for x in task.inputs if x != base.COND_IMAGE)
+    return base.Task(run, inputs, task.outputs)
+
+
+def _stage_options(stage: DDPM, options: SampleOptions, is_last: bool) -> SampleOptions:
+    """Returns what of the options applies to a stage."""
+    if base.COND_IMAGE not in stage.inputs:
+        options = dataclasses.replace(options, cond_noise=0.0)
+    elif not any(condition.dropout for condition in stage.conditions):
+        options = dataclasses.replace(options, guidance_scale=1.0)
+    return options if is_last else dataclasses.replace(options, num_frames=0)
+
+
+def defaults() -> ConfigDict:
+    """Returns the settings of a base and an upsampler.
+
+    The groups model and diffusion are the base's; those of an upsampler are in a group
+    of its name.
+    """
+    config = ddpm.defaults()
+    config.name = config.method = "cascade"
+    upsampler = {"model": ddpm.defaults().model, "diffusion": ddpm.defaults().diffusion}
+    config.upsampler = ConfigDict(upsampler)
+    config.upsampler.model.cond_image = True
+    config.cascade = config_dict.create(
+        upsamplers=("upsampler",),  # the groups of the stages after the base, in order
+        factor=2,  # by which an upsampler enlarges an image, at least 2
+        trained=(BASE, "upsampler"),  # the others keep the weights of train.init_from
+    )
+    config.eval.metric = "samples"
+    del config.eval.num_terms, config.eval.num_probes
+    for name in ("strength", "num_resamplings"):
+        del config.sample[name]
+    return config
+
+
+def tiny(config: ConfigDict) -> None:
+    """Turns a config into a smoke test that takes seconds on a CPU."""
+    config.eval.num_terms = 1  # that ddpm.tiny sets
+    ddpm.tiny(config)
+    del config.eval.num_terms
+    for name in config.cascade.upsamplers:
+        config[name].model.update(
+            base_channels=8, channel_multipliers=(1, 2), num_blocks=1
+        )
+        if config[name].model.caption_width:
+            config[name].model.update(caption_width=8, caption_heads=2)
+        config[name].diffusion.num_timesteps = 20
+    config.cascade.trained = (BASE, *config.cascade.upsamplers)
+    config.train.init_from = ""
+
+
+def make(config: ConfigDict, fields: base.Fields) -> Cascade:
+    """Builds a cascade from the groups model, diffusion, cascade and the upsamplers'.
+
+    Raises:
+      ValueError: the data are no images of a suitable size, or values contradict each
+        other.
+    """
+    names, factor = tuple(config.cascade.upsamplers), config.cascade.factor
+    data, field = base.data_field(fields, ("image",))
+    height, width, channels = field.shape
+    total = factor ** len(names)
+    if height % total or width % total:
+        raise ValueError(
+            f"{len(names)} upsamplers by cascade.factor = {factor} need images whose "
+            f"sides are multiples of {total}, and these have "
+            f"{shape_text(field.shape)}: change data.image_size."
+        )
+    stages, smaller = {}, {}
+    for number, name in enumerate((BASE, *names)):
+        group = _group(config, name)
+        share = factor ** (len(names) - number)
+        image = image_field((height // share, width // share, channels))
+        found = {**fields, data: image, **smaller}
+        try:
+            ranges.check(group)
+            stages[name] = ddpm.make(group, found)
+        except ValueError as error:
+            if name != BASE:
+                error.add_note(f"These keys are in the group {name} of the config.")
+            raise
+        smaller = {base.COND_IMAGE: image}
+    phases = []
+    for name in config.cascade.trained:
+        (phase,) = lookup(stages, name, "stage in cascade.trained").phases
+        phases.append(phase._replace(name=name, trains=(name,)))
+    return Cascade(tuple(phases), stages, data, field)
+
+
+def _group(config: ConfigDict, name: str) -> ConfigDict:
+    """Returns the config of a stage, as that of a diffusion model."""
+    found = {key: config[key] for key in ("model", "diffusion")}
+    if name != BASE:
+        upsampler = lookup(config, name, "group in cascade.upsamplers")
+        found = {key: upsampler[key] for key in ("model", "diffusion")}
+        if not found["model"].cond_image:
+            raise ValueError(
+                f"{name}.model.cond_image is False, but an upsampler is conditioned on "
+                "the image that it enlarges: set it to True."
+            )
+    shared = {key: config[key] for key in ("data", "optim", "sample")}
+    return ConfigDict({"method": "ddpm", **shared, **found})
+
+
+TASKS = {
+    "sample": (SampleOptions, make_sample),
+    "stages": (SampleOptions, make_stages),
+    "translate": (SampleOptions, make_translate),
+}
+FAMILY = base.Family(make, defaults, TASKS)
