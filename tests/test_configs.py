@@ -198,7 +198,7 @@ def make(config):
     else:
         fields = run_config.stored_fields(config, pathlib.Path("nosuch"))
         fields["caption"] = tokens_field(6, letters)
-        if config.method == "pix2pix":
+        if config.data.source.startswith(("low_res:", "paired:")):
             fields["cond_image"] = fields["image"]
     return methods.make(config, fields)
 
