@@ -51,11 +51,16 @@ def make(config: ConfigDict, method: methods.Method, name: str) -> TaskRunner:
     task = methods.make_task(config, method, name)
     source = open_source(config, task)
     stream = inference.make_stream(task, options.batch_size, options.seed)
-    # A captioned example keeps its label, to measure whether its image shows it.
-    conditional = {"label", "caption"} & set(task.inputs)
-    label = source.fields.get("label")
-    labels = {"label": label} if conditional and label and label.size != 1 else {}
-    fields = task.outputs | labels
+    # A captioned example keeps its labels, to measure whether its image shows them.
+    fields = dict(task.outputs)
+    if {"label", "caption"} & set(task.inputs):
+        fields |= {
+            name: field
+            for name, field in source.fields.items()
+            if field.kind == "label"
+            and field.size != 1
+            and not name.startswith("partner_")
+        }
 
     def run(variables: Variables) -> inference.Arrays:
         rows = stream(variables, source, options.num_examples)

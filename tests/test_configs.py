@@ -12,6 +12,7 @@ import pytest
 from smoke import CONFIGS, load
 
 from diffusion_jax import main, methods, run_config
+from diffusion_jax.data.base import label_field
 from diffusion_jax.data.texts import tokens_field
 from diffusion_jax.data.vocabulary import Vocabulary
 from diffusion_jax.train import train
@@ -200,6 +201,8 @@ def make(config):
         fields["caption"] = tokens_field(6, letters)
         if config.data.source.startswith(("low_res:", "paired:")):
             fields["cond_image"] = fields["image"]
+        further = config.model.get("labels", ())[1:]
+        fields |= {label: label_field(3) for label in further}
     return methods.make(config, fields)
 
 

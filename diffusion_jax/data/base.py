@@ -21,6 +21,10 @@ LOGGER = logging.getLogger(__name__)
 
 Example = dict[str, Any]
 MAX_INT32 = 2**31 - 1
+# A label of a second object is called like that of the first one, and SECOND; its class
+# is NONE where there is one object.
+SECOND = "_2"
+NONE = "none"
 
 
 class Field(NamedTuple):

@@ -7,7 +7,7 @@ it has learned.
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +15,29 @@ from PIL import Image
 
 from diffusion_jax.data import base, captions, transforms
 from diffusion_jax.data.splits import hash_of
-from diffusion_jax.lookup import lookup
 
-NUM_PICTURES = {"train": 2**16, "test": 2**11, "unseen": 2**11}
+
+class Split(NamedTuple):
+    """A split of composed pictures.
+
+    Attributes:
+      size: number of pictures.
+      objects: the split of the base set that their objects are from.
+      unseen: whether at least one object has an unseen combination of factors, or none;
+        None: any combinations.
+    """
+
+    size: int
+    objects: str
+    unseen: bool | None
+
+
+SPLITS = {
+    "train": Split(2**16, "train", False),
+    "test": Split(2**11, "test", False),
+    "unseen": Split(2**11, "test", True),
+    "all": Split(2**16, "train", None),
+}
 UNSEEN_SHARE = 0.1  # of the combinations
 SIZES = {"small": 3, "large": 2}  # the canvas has so many times the object's side
 POLARITIES = ("normal", "inverted")
@@ -31,6 +51,7 @@ POSITIONS = {
     "bottom": ((1 / 2, 1), (0, 1)),
 }
 JITTER = 1 / 16  # of the canvas
+FACTORS = ("label", "size", "polarity", "position")  # labels, as in an Object
 PHRASES = {
     "centre": "",
     "left": " on the left",
@@ -124,15 +145,14 @@ def combinations(names: Sequence[str]) -> Iterator[Object]:
 
 
 def draw(
-    random: np.random.RandomState, names: Sequence[str], unseen: bool
+    random: np.random.RandomState, names: Sequence[str], unseen: bool | None
 ) -> tuple[Object, ...]:
     """Draws one object, or two in a relation.
 
     Args:
       random: source of the draws.
       names: of the classes.
-      unseen: whether at least one object has an unseen combination of factors, or none;
-        such a combination of the classes must exist.
+      unseen: see `Split`; such a combination of the classes must exist.
     """
 
     def choice(options: Sequence) -> object:
@@ -146,8 +166,41 @@ def draw(
             Object(choice(names), choice([*SIZES]), choice(POLARITIES), position)
             for position in positions
         )
-        if any(x.is_unseen for x in objects) == unseen:
+        if unseen in (None, any(x.is_unseen for x in objects)):
             return objects
+
+
+def factor_fields(names: tuple[str, ...]) -> dict[str, base.Field]:
+    """Returns the fields of the factors of the objects of a picture.
+
+    label, size, polarity and position are those of the left or upper object of two, and
+    label_2, size_2, polarity_2 and position_2 those of the other one, "none" if there
+    is only one object. The picture does not show which one its caption names first.
+
+    Args:
+      names: of the classes.
+    """
+    values = (names, tuple(SIZES), POLARITIES, tuple(POSITIONS))
+    factors = dict(zip(FACTORS, values, strict=True))
+    of_second = {x + base.SECOND: (*y, base.NONE) for x, y in factors.items()}
+    every = factors | of_second
+    return {x: base.label_field(len(y), y) for x, y in every.items()}
+
+
+def factors_of(
+    objects: Sequence[Object], fields: Mapping[str, base.Field]
+) -> dict[str, int]:
+    """Returns the factors of one object, or of two, as labels.
+
+    Args:
+      objects: in any order.
+      fields: see `factor_fields`.
+    """
+    # In POSITIONS, left comes before right, and top before bottom.
+    first, *others = sorted(objects, key=lambda x: [*POSITIONS].index(x.position))
+    second = others[0] if others else [base.NONE] * len(FACTORS)
+    values = zip(fields, (*first, *second), strict=True)
+    return {name: fields[name].names.index(value) for name, value in values}
 
 
 def place(
@@ -185,22 +238,23 @@ def compose(
     random image of its class, see `place`, on black.
 
     Args:
-      pictures: images in memory, with labels; those of the split 'train' for 'train',
-        and of 'test' for the others.
+      pictures: images in memory, with labels; of the split that the objects of
+        spec.split are from.
       name: of the source, as in data.source.
-      spec: with the split 'train', 'test' (combinations of factors as in training) or
-        'unseen' (at least one object in a combination that never occurs there); the
-        size of the canvas is at least twice that of the images.
+      spec: with the split 'train', 'test' (combinations of factors as in training),
+        'unseen' (at least one object in a combination that never occurs there) or
+        'all' (all combinations, of the objects of 'train'); the size of the canvas is
+        at least twice that of the images.
 
     Returns:
-      A source of images, captions, and labels, the class of the first object.
+      A source of images, captions, and the labels of `factor_fields`.
 
     Raises:
-      ValueError: there is no such split, the images do not fit, their classes have no
-        names, or no combination of theirs belongs to the split.
+      ValueError: the images do not fit, their classes have no names, or no combination
+        of theirs belongs to the split.
     """
-    lookup(NUM_PICTURES, spec.split, f"split of composed:{name}")
-    stream = list(NUM_PICTURES).index(spec.split)
+    split = SPLITS[spec.split]
+    stream = list(SPLITS).index(spec.split)
     images, labels = pictures.arrays["image"], pictures.arrays["label"]
     shape = (*spec.image_size, spec.num_channels)
     side = max(images.shape[1:3])
@@ -216,11 +270,9 @@ def compose(
             f"composed:{name}: the {pictures.fields['label'].size} classes have no "
             f"names; use digits, or an idx:PATH with at most {len(captions.NUMBERS)}."
         )
-    numbers = {text: number for number, text in enumerate(names)}
-    of_class = {text: np.flatnonzero(labels == i) for text, i in numbers.items()}
+    of_class = {text: np.flatnonzero(labels == i) for i, text in enumerate(names)}
     present = [text for text in names if len(of_class[text])]
-    unseen = spec.split == "unseen"
-    if not any(x.is_unseen == unseen for x in combinations(present)):
+    if not any(split.unseen in (None, x.is_unseen) for x in combinations(present)):
         raise ValueError(
             f"composed:{name}: no combination of factors of the classes in the data "
             f"({', '.join(present)}) is in split {spec.split!r}; use data with more "
@@ -233,11 +285,12 @@ def compose(
         for positions in RELATIONS.values()
     ]
     field = captions.caption_field(map(describe, [*((x,) for x in single), *pairs]))
+    factors = factor_fields(names)
 
     def example(i: int) -> base.Example:
         # The draws of RandomState, unlike Generator's, never change.
         random = np.random.RandomState(np.random.Philox([stream, i]))
-        objects = draw(random, present, unseen)
+        objects = draw(random, present, split.unseen)
         canvas = np.zeros(shape, np.uint8)
         for thing in objects:
             chosen = of_class[thing.name][random.randint(len(of_class[thing.name]))]
@@ -245,17 +298,12 @@ def compose(
         return {
             "image": canvas,
             "caption": captions.encode(field, describe(objects)),
-            "label": numbers[objects[0].name],
+            **factors_of(objects, factors),
         }
 
-    size = NUM_PICTURES[spec.split]
-    fields = {
-        "image": base.image_field(shape),
-        "caption": field,
-        "label": base.label_field(len(names), names),
-    }
-    places = [(spec.split, i) for i in range(size)]
+    fields = {"image": base.image_field(shape), "caption": field, **factors}
+    places = [(spec.split, i) for i in range(split.size)]
     identities = base.Identities(places, by_content=False)
     return base.LazySource(
-        size, example, fields, f"composed:{name}", lambda: identities
+        split.size, example, fields, f"composed:{name}", lambda: identities
     )

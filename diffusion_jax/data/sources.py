@@ -162,8 +162,9 @@ def _open_composed(rest: str, spec: base.ImageSpec) -> base.Source:
             f"data.source=composed:{rest} should be written composed:digits or "
             "composed:idx:PATH."
         )
-    split = "train" if spec.split == "train" else "test"
-    return composed.compose(_open(rest, spec._replace(split=split)), rest, spec)
+    split = lookup(composed.SPLITS, spec.split, f"split of composed:{rest}")
+    pictures = _open(rest, spec._replace(split=split.objects))
+    return composed.compose(pictures, rest, spec)
 
 
 def _open_low_res(rest: str, spec: base.ImageSpec) -> base.Source:

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusion_jax import inference, methods, paths, run_config, runs
 from diffusion_jax.data.base import ArraySource
+from diffusion_jax.methods import classifier
 
 BATCH_SIZE = 500
 LOGGER = logging.getLogger(__name__)
@@ -21,15 +22,17 @@ class FeatureExtractor(NamedTuple):
     Attributes:
       name: its config's name; Fréchet distances are named after it.
       extract: images f32[N, H, W, C] in [-1, 1] -> "features" f32[N, F] and
-        "probabilities" f32[N, K].
+        "probabilities" f32[N, K]; `methods.classifier.predictions` reads all labels.
       num_classes: K.
       id: changes with the weights.
+      labels: that it predicts; `label` comes first.
     """
 
     name: str
     extract: Callable[[np.ndarray], dict[str, np.ndarray]]
     num_classes: int
     id: str
+    labels: tuple[str, ...] = ("label",)
 
 
 def open_feature_extractor(
@@ -64,6 +67,7 @@ def open_feature_extractor(
         raise ValueError(
             f"The run in {key} = {workdir} is a {config.method}, not a classifier."
         )
+    config = run_config.complete(config, classifier.defaults(), folder)
     run = runs.load(config, folder, "last")
     if run.method.field.shape != tuple(shape):
         raise ValueError(
@@ -81,11 +85,15 @@ def open_feature_extractor(
     def extract(images: np.ndarray) -> dict[str, np.ndarray]:
         source = ArraySource({name: images}, {name: field}, "samples")
         rows = stream(run.variables, source, len(images))
-        return inference.collect(rows, "features", "probabilities")
+        return inference.collect(rows, *task.outputs)
 
     number = 0
     for array in jax.tree.leaves(run.variables):
         number = zlib.crc32(np.ascontiguousarray(array), number)
     return FeatureExtractor(
-        config.name, extract, config.model.num_classes, f"{number:08x}"
+        config.name,
+        extract,
+        config.model.num_classes,
+        f"{number:08x}",
+        tuple(run.method.classes),
     )

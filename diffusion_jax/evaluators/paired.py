@@ -70,19 +70,19 @@ def make_paired(
         targets, label, condition = (
             batch.get(name) for name in (method.data, "label", COND_IMAGE)
         )
-        features = extract_features(targets, extractor)
+        features, seen = extract_features(targets, extractor)
 
         def compare(images: np.ndarray) -> dict[str, float]:
-            found = extract_features(np.clip(images, -1, 1), extractor)
+            found, predicted = extract_features(np.clip(images, -1, 1), extractor)
             return {
                 **_distances(found, features),
                 **_errors(images, targets),
-                **_accuracy(found, label),
+                **_accuracy(predicted, label),
             }
 
         samples = compare(runner.run(variables)[method.data])
-        real = _distances(extract_features(others, extractor), features)
-        controls = {"real": real | _accuracy(features, label), "condition": {}}
+        real = _distances(extract_features(others, extractor)[0], features)
+        controls = {"real": real | _accuracy(seen, label), "condition": {}}
         if condition.shape[-1] in (1, field.shape[-1]):
             resized = np.asarray(as_image(condition, field.shape))
             controls["condition"] = compare(resized)
@@ -111,7 +111,6 @@ def _distances(
     return {
         f"FD of {name}": frechet.frechet_distance(features[name], vectors)
         for name, vectors in targets.items()
-        if name != "probabilities"
     }
 
 
@@ -125,10 +124,10 @@ def _errors(images: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 
 
 def _accuracy(
-    features: dict[str, np.ndarray], label: np.ndarray | None
+    seen: dict[str, np.ndarray], label: np.ndarray | None
 ) -> dict[str, float]:
     """The share of images of the right class, if there are classes to compare."""
-    if label is None or "probabilities" not in features:
+    if label is None or not seen:
         return {}
-    predicted = features["probabilities"].argmax(axis=1)
+    predicted = seen["probabilities"].argmax(axis=1)
     return {"accuracy": float(np.mean(predicted == label))}

@@ -4,7 +4,7 @@ import itertools
 import math
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import methods, run_data, task_runner
 from diffusion_jax.data import loader, points
+from diffusion_jax.data.base import Field
+from diffusion_jax.evaluators.accuracy import accuracies
 from diffusion_jax.evaluators.base import (
     MAX_VALUES,
     Evaluator,
@@ -23,6 +25,7 @@ from diffusion_jax.evaluators.feature_extractors import (
     open_feature_extractor,
 )
 from diffusion_jax.inference import Arrays
+from diffusion_jax.methods import classifier
 from diffusion_jax.methods.base import OTHER_METRIC, check_range
 from diffusion_jax.metrics import frechet, modes, neighbours
 from diffusion_jax.training.state import Variables
@@ -100,7 +103,8 @@ def make_samples(
     def evaluate(variables: Variables) -> Iterator[Record]:
         for variant, runner in zip(variants, runners, strict=True):
             start = time.monotonic()
-            metrics = _compare(runner.run(variables), method.data, real, extractor)
+            drawn = runner.run(variables)
+            metrics = _compare(drawn, runner.fields, method.data, real, extractor)
             settings = {
                 "num_samples": num,
                 **real.settings,
@@ -137,18 +141,15 @@ def sampling_settings(config: ConfigDict) -> dict[str, Any]:
 
 def extract_features(
     images: np.ndarray, extractor: FeatureExtractor | None
-) -> dict[str, np.ndarray]:
-    """Features of images f32[N, H, W, C] by name, and the "probabilities"."""
-    features = {}
+) -> tuple[Arrays, Arrays]:
+    """Features of images f32[N, H, W, C] by name, and the extractor's other outputs."""
+    features, others = {}, {}
     if extractor:
-        seen = extractor.extract(images)
-        features = {
-            extractor.name: seen["features"],
-            "probabilities": seen["probabilities"],
-        }
+        others = extractor.extract(images)
+        features[extractor.name] = others.pop("features")
     if math.prod(images.shape[1:]) <= MAX_VALUES:
         features["pixels"] = (images.reshape(len(images), -1) + 1) / 2
-    return features
+    return features, others
 
 
 def _real(
@@ -159,11 +160,10 @@ def _real(
     order = np.random.default_rng(0).permutation(len(train) + len(test))[:MAX_REAL]
     is_train = order < len(train)
     images = np.empty((len(order), *train.fields[name].shape), np.float32)
-    labels = np.empty(len(order), np.int32)
-    for source, rows, first in ((train, is_train, 0), (test, ~is_train, len(train))):
-        batch = loader.to_batch(source, order[rows] - first)
-        images[rows], labels[rows] = batch[name], batch["label"]
-    features = extract_features(images, extractor)
+    images[is_train] = loader.to_batch(train, order[is_train])[name]
+    held_out = loader.to_batch(test, order[~is_train] - len(train))
+    images[~is_train] = held_out[name]
+    features, seen = extract_features(images, extractor)
     settings: dict[str, Any] = {
         "num_real": len(images),
         "num_baseline": min(num, len(images) // 2),
@@ -172,11 +172,12 @@ def _real(
     details = {}
     if extractor:
         settings |= {"classifier": extractor.name, "classifier_id": extractor.id}
-        probabilities, vectors = features.pop("probabilities"), features[extractor.name]
-        correct = (probabilities.argmax(axis=1) == labels)[~is_train]
-        confident = probabilities.max(axis=1)[~is_train] > CONFIDENT
-        details = {
-            "accuracy_real": float(correct.mean()),
+        vectors = features[extractor.name]
+        seen = {name: x[~is_train] for name, x in seen.items()}
+        found = _accuracies(seen, held_out, test.fields, extractor)
+        confident = seen["probabilities"].max(axis=1) > CONFIDENT
+        details = {f"accuracy_real{name}": value for name, value in found.items()}
+        details |= {
             "confident_share_real": float(confident.mean()),
             "nearest_distance_real": neighbours.nearest_distance(
                 vectors[~is_train], vectors[is_train]
@@ -193,11 +194,26 @@ def _real(
     return Real(features, baselines, is_train, settings, details)
 
 
+def _accuracies(
+    seen: Arrays,
+    labels: Arrays,
+    fields: Mapping[str, Field],
+    extractor: FeatureExtractor,
+) -> dict[str, float]:
+    """See `accuracies`, of the labels that both the extractor and the data have."""
+    known = [name for name in extractor.labels if name in labels]
+    return accuracies(classifier.predictions(seen, known), labels, fields)
+
+
 def _compare(
-    samples: Arrays, name: str, real: Real, extractor: FeatureExtractor | None
+    samples: Arrays,
+    fields: Mapping[str, Field],
+    name: str,
+    real: Real,
+    extractor: FeatureExtractor | None,
 ) -> dict[str, Any]:
     """All metrics of samples; FD of the extractor's features comes first."""
-    features = extract_features(np.clip(samples[name], -1, 1), extractor)
+    features, seen = extract_features(np.clip(samples[name], -1, 1), extractor)
     metrics: dict[str, Any] = {}
     for feature_set, vectors in real.features.items():
         distance = frechet.frechet_distance(features[feature_set], vectors)
@@ -205,7 +221,7 @@ def _compare(
         metrics[f"FD of {feature_set}, real"] = real.baselines[feature_set]
     if not extractor:
         return metrics
-    vectors, probabilities = features[extractor.name], features["probabilities"]
+    vectors, probabilities = features[extractor.name], seen["probabilities"]
     others = real.features[extractor.name]
     predicted = probabilities.argmax(axis=1)
     counts = modes.histogram(predicted, extractor.num_classes)
@@ -222,13 +238,13 @@ def _compare(
         "coverage": coverage,
         "nearest_distance": neighbours.nearest_distance(vectors, others[real.is_train]),
     }
-    if "label" in samples:
-        labels = samples["label"]
-        shuffled = np.random.default_rng(0).permutation(labels)
-        metrics["conditional_accuracy"] = float(np.mean(predicted == labels))
-        metrics["conditional_accuracy, shuffled"] = float(
-            np.mean(predicted == shuffled)
-        )
+    # Samples against the labels of other ones: what is right by chance.
+    order = np.random.default_rng(0).permutation(len(probabilities))
+    labels = {k: x for k, x in samples.items() if k in extractor.labels}
+    shuffled = {k: x[order] for k, x in labels.items()}
+    for ending, against in (("", labels), (", shuffled", shuffled)):
+        found = _accuracies(seen, against, fields, extractor)
+        metrics |= {f"conditional_accuracy{k}{ending}": x for k, x in found.items()}
     return metrics
 
 

@@ -13,7 +13,7 @@ from diffusion_jax.data import captions, composed, sources
 from diffusion_jax.data.composed import Object
 
 NUMBERS = "zero one two three four five six seven eight nine".split()
-SPLITS = ("train", "test", "unseen")
+SPLITS = ("train", "test", "unseen", "all")
 FACTORS = (composed.SIZES, composed.POLARITIES, composed.POSITIONS)
 
 NAMES = st.sampled_from([*NUMBERS, "ankle boot", "pair of trousers", "t-shirt"])
@@ -85,6 +85,7 @@ def test_unseen_combinations():
     assert {x for scene in found for x in scene} == every - unseen
     for scene in scenes_of(open_digits("test")):
         assert not unseen & {*scene}
+    assert {x for scene in scenes_of(open_digits("all"), 4000) for x in scene} == every
     found = scenes_of(open_digits("unseen"))
     assert all(unseen & {*scene} for scene in found)
     assert {x for scene in found for x in scene} >= unseen
@@ -92,13 +93,21 @@ def test_unseen_combinations():
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_labels_and_lengths(split):
-    """The label is the class of the first object; one and two objects are as likely."""
+    """The labels of every picture are the factors in its caption: first those of the
+    left or upper object, then those of the other one, or "none"; one and two objects
+    are as likely."""
     source = open_digits(split)
     found = scenes_of(source)
-    names = source.fields["label"].names
-    labels = source.read(np.arange(len(found)))["label"]
-    assert [scene[0].name for scene in found] == [names[i] for i in labels]
-    assert set(labels.tolist()) == set(range(10))
+    batch = source.read(np.arange(len(found)))
+    factors = ("label", "size", "polarity", "position")
+    names = [*factors, *(f"{name}_2" for name in factors)]
+    values = [[source.fields[x].names[i] for i in batch[x]] for x in names]
+    for scene, row in zip(found, zip(*values, strict=True), strict=True):
+        if scene[0].position in ("right", "bottom") and len(scene) == 2:
+            scene = scene[::-1]
+        expected = [value for thing in scene for value in thing]
+        assert [*row] == expected + ["none"] * (8 - len(expected))
+    assert set(batch["label"].tolist()) == set(range(10))
     counts = collections.Counter(map(len, found))
     # In `unseen` a pair has two chances of being kept.
     low, high = (0.25, 0.45) if split == "unseen" else (0.45, 0.62)
@@ -115,9 +124,9 @@ def test_pictures_are_functions_of_the_index():
             np.testing.assert_array_equal(batch[name][i], value)
     test = open_digits("test").read(index)
     assert (batch["image"] != test["image"]).any(axis=(1, 2, 3)).all()
-    assert one.fields == open_digits("test").fields == open_digits("unseen").fields
+    assert all(open_digits(split).fields == one.fields for split in SPLITS)
     names = [set(open_digits(split).identities().values) for split in SPLITS]
-    assert not names[0] & names[1] and not names[1] & names[2]
+    assert all(not x & y for x, y in itertools.combinations(names, 2))
 
 
 @pytest.mark.parametrize("size", [(16, 16), (25, 25), (24, 33)])
@@ -130,7 +139,7 @@ def test_pictures_show_their_captions(tmp_path, split, size):
         images = np.arange(first, first + 10, dtype=np.uint8)[:, None, None]
         images, labels = np.tile(images, (1, 8, 8)), np.arange(10, dtype=np.uint8)
         write_idx(tmp_path, stem, images, labels, False)
-    first = 20 if split == "train" else 60
+    first = 20 if split in ("train", "all") else 60
     source = sources.make(f"composed:idx:{tmp_path}", split, size, 1)
     height, width = size
     batch = source.read(np.arange(300))
@@ -161,7 +170,7 @@ def test_pictures_show_their_captions(tmp_path, split, size):
 def test_refusals(tmp_path):
     """Other splits, small canvases and other sources are refused with what to do."""
     for name, split, size, words in (
-        ("digits", "all", 24, "split of composed:digits 'all'. Known: train, test"),
+        ("digits", "half", 24, "split of composed:digits 'half'. Known: train, test"),
         ("digits", "train", 15, "data.image_size to at least 16, better 24"),
         ("grid25", "train", 24, "composed:digits or composed:idx:PATH"),
         ("nosuch", "train", 24, "composed:digits or composed:idx:PATH"),

@@ -6,15 +6,17 @@ import pathlib
 import runpy
 import types
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from diffusion_jax import evaluators, methods
 from diffusion_jax.data import loader, points, sources
-from diffusion_jax.data.base import Field, image_field
-from diffusion_jax.evaluators import autoencoder, samples, translation
+from diffusion_jax.data.base import Field, image_field, label_field
+from diffusion_jax.evaluators import accuracy, autoencoder, samples, translation
 from diffusion_jax.evaluators.feature_extractors import FeatureExtractor
 from diffusion_jax.metrics import frechet, latents
 from diffusion_jax.training.state import Variables
@@ -47,6 +49,7 @@ class Stub:
     field: Field = IMAGE
     data: str = "image"
     num_latents: int = 3
+    classes: tuple = ("label",)
 
 
 def drawing(drawn):
@@ -141,6 +144,69 @@ def test_metrics_of_a_classifier(records, monkeypatch):
     assert record.settings["classifier"] == "nearest"
     assert record.settings["classifier_id"] == "0"
     assert record.details["confident_share_real"] == 1.0
+
+
+def test_metrics_of_several_labels(records, monkeypatch):
+    """By a classifier that knows every held-out picture: pictures that show their
+    captions are right in every label, and by chance against captions in random order;
+    with one more object, only "all labels" is wrong, since the labels of an object that
+    is not in the caption have no share."""
+    names = "label size polarity position".split()
+    names = *names, *(f"{name}_2" for name in names)
+    source = sources.make("composed:digits", "test", 24, 1)
+    batch = loader.to_batch(source, np.arange(len(source)))
+    index = {x.tobytes(): i for i, x in enumerate(batch["image"])}
+
+    def extract(images):
+        rows = [index.get(x.tobytes(), 0) for x in images]
+        outputs = {"features": images[:, ::8, ::8, 0].reshape(len(images), -1)}
+        for name in names:
+            classes = np.eye(source.fields[name].size)[batch[name][rows]]
+            suffix = "" if name == "label" else f"_{name}"
+            outputs[f"probabilities{suffix}"] = classes
+        return outputs
+
+    extractor = FeatureExtractor("known", extract, 10, "0", names)
+    monkeypatch.setattr(samples, "open_feature_extractor", lambda *_: extractor)
+    monkeypatch.setattr(samples, "MAX_REAL", 3000)
+    config = load(
+        "digits_captions",
+        data__source="composed:digits",
+        data__image_size=24,
+        eval__classifier="known",
+        sample__num_examples=2048,
+        sample__batch_size=2048,
+    )
+    stub = Stub(source.fields["image"])
+    drawn = drawing({"image": batch["image"]})
+    (record,) = records(config, drawn, stub, ("caption",))
+    found, prefix = record.metrics, "conditional_accuracy"
+    endings = ["", *(f" of {name}" for name in names[1:]), " of all labels"]
+    endings += [f" of {name}, both objects" for name in names[:4]]
+    for ending in endings:
+        assert found[prefix + ending] == record.details["accuracy_real" + ending] == 1
+    # Independent draws agree with the sum of p^2; a second object is in half of them.
+    for name in names:
+        ending = "" if name == "label" else f" of {name}"
+        share = np.bincount(batch[name]) / 2048
+        chance = np.sum(share[: 10 if name == "label" else None] ** 2)
+        if name.endswith("_2"):
+            chance = np.sum(share[:-1] ** 2) / (1 - share[-1])
+        assert found[f"{prefix}{ending}, shuffled"] == pytest.approx(chance, abs=0.04)
+    assert found[f"{prefix} of all labels, shuffled"] < 0.02
+
+    # Each caption of one object gets a picture of two that begins like it.
+    first = [tuple(x) for x in np.stack([batch[x] for x in names[:4]], axis=1)]
+    is_pair = batch["label_2"] < 10
+    pairs = {x: i for i, x in enumerate(first) if is_pair[i]}
+    rows = [pairs.get(x, i) if not is_pair[i] else i for i, x in enumerate(first)]
+    drawn = drawing({"image": batch["image"][rows]})
+    (record,) = records(config, drawn, stub, ("caption",))
+    changed = np.mean(rows != np.arange(2048))
+    assert changed > 0.1
+    for ending in endings:
+        right = 1 - changed if ending == " of all labels" else 1
+        assert record.metrics[prefix + ending] == pytest.approx(right)
 
 
 def test_sweep_of_samples(records):
@@ -368,3 +434,48 @@ def test_accuracy(records):
     assert found["error"] == pytest.approx(np.mean(labels != 3))
     assert next(iter(found)) == "error"  # the score: lower is better
     assert record.settings == {"split": "test", "num_examples": 359}
+
+
+NAMES = ("label", "size", "label_2", "size_2")
+LABELS = {
+    "label": label_field(3),
+    "size": label_field(2, ("none", "large")),  # the name of a class like any other
+    "label_2": label_field(4, ("a", "b", "c", "none")),
+    "size_2": label_field(3, ("small", "large", "none")),
+}
+
+
+@hypothesis.given(st.integers(1, 30), st.integers(0, 2**32 - 1))
+def test_accuracies_count_objects_that_are_there(num, seed):
+    """The accuracies of several labels, counted example by example."""
+    random = np.random.default_rng(seed)
+    predicted, labels = (
+        {name: random.integers(0, LABELS[name].size, num) for name in NAMES}
+        for _ in range(2)
+    )
+    none = {"label_2": 3, "size_2": 2}
+    right = {
+        name: [
+            x == y
+            for x, y in zip(predicted[name], labels[name], strict=True)
+            if y != none.get(name, -1)
+        ]
+        for name in NAMES
+    }
+    right = {
+        "": right["label"],
+        " of size": right["size"],
+        " of label_2": right["label_2"],
+        " of size_2": right["size_2"],
+        " of label, both objects": right["label"] + right["label_2"],
+        " of size, both objects": right["size"] + right["size_2"],
+        " of all labels": [
+            all(predicted[name][i] == labels[name][i] for name in NAMES)
+            for i in range(num)
+        ],
+    }
+    expected = {name: sum(x) / len(x) for name, x in right.items() if x}
+    assert accuracy.accuracies(predicted, labels, LABELS) == pytest.approx(expected)
+    only = {"label": predicted["label"]}
+    of_label = accuracy.accuracies(only, labels, LABELS)
+    assert of_label == pytest.approx({"": expected[""]})

@@ -37,7 +37,8 @@ def fields_of(config):
         vocabulary = build("characters", ["abcdef"])
         return {"tokens": tokens_field(data.context + 1, vocabulary)}
     image = image_field((data.image_size, data.image_size, data.num_channels))
-    fields = {"image": image, "label": label_field(10)}
+    labels = {"label": 10} | {x: 3 for x in config.model.get("labels", ())[1:]}
+    fields = {"image": image, **{x: label_field(n) for x, n in labels.items()}}
     if config.method == "pix2pix":
         return fields | {"cond_image": image}
     if "source_b" not in data:

@@ -17,6 +17,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax import methods, renames, run_config, runs, task_runner
 from diffusion_jax.data.transforms import to_uint8
+from diffusion_jax.evaluators.feature_extractors import open_feature_extractor
 from diffusion_jax.train import train
 from diffusion_jax.training.checkpoints import Checkpoints
 from diffusion_jax.training.state import trace_initial
@@ -93,6 +94,17 @@ def check_tasks(name, workdir, views=None):
         for key in [key for key in expected if key.startswith(f"{view}/")]:
             found = outputs[today[key.split("/")[1]]].reshape(expected[key].shape)
             np.testing.assert_allclose(found, expected[key], atol=2e-4, err_msg=key)
+
+
+def test_classifiers_go_on_measuring_samples(folder):
+    """A run of that time, which predicts one label, serves as eval.classifier."""
+    workdir = folder / "digits_classifier"
+    extractor = open_feature_extractor(str(workdir), "digits", (8, 8, 1))
+    assert (extractor.labels, extractor.num_classes) == (("label",), 10)
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 1)).astype(np.float32)
+    outputs = extractor.extract(images)
+    assert outputs.keys() == {"features", "probabilities"}
+    assert outputs["probabilities"].shape == (3, 10)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
