@@ -27,6 +27,7 @@ OWN_GROUP = {
     "dalle": ["dalle", "dvae_model", "dvae"],
     "gan": ["gan"],
     "cyclegan": ["cyclegan"],
+    "pix2pix": ["pix2pix"],
     "classifier": [],
     "contrastive": [],
     "language_model": [],
@@ -199,6 +200,8 @@ def make(config):
     else:
         fields = run_config.stored_fields(config, pathlib.Path("nosuch"))
         fields["caption"] = tokens_field(6, letters)
+        if config.data.source.startswith(("low_res:", "paired:")):
+            fields["cond_image"] = fields["image"]
         further = config.model.get("labels", ())[1:]
         fields |= {label: label_field(3) for label in further}
     return methods.make(config, fields)

@@ -23,6 +23,7 @@ PLATFORMS = ("cuda", "tpu")
 IMAGE, LABEL = image_field((8, 8, 1)), label_field(10)
 ONE = {"image": IMAGE, "label": LABEL}
 TWO = {"image_a": IMAGE, "image_b": IMAGE}
+PAIR = ONE | {"cond_image": IMAGE}
 POINTS = {"points": Field((2,), np.float32, "points")}
 CAPTIONED = ONE | {"caption": tokens_field(5, build("characters", ["abcdef"]))}
 UNET = {"model__attention_resolutions": (4,), "model__dropout": 0.1}
@@ -39,6 +40,7 @@ PROGRAMS = {
     "dcgan": ("digits_dcgan", {"gan__sync_statistics": False}, ONE, "sample"),
     "wgan_gp": ("grid25_gan", {}, POINTS, "sample"),
     "cyclegan": ("digits_cyclegan", {}, TWO, "translate"),
+    "pix2pix": ("digits_pix2pix", {}, PAIR, "sample"),
     "classifier": ("digits_classifier", {}, ONE, "classify"),
     "contrastive": ("digits_contrastive", {}, CAPTIONED, "embed"),
 }

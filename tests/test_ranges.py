@@ -19,7 +19,7 @@ from diffusion_jax.train import train
 
 # One config of each family, and of each network with numbers of its own.
 NAMES = """digits digits_autoencoder fashion_mnist_autoencoder digits_vae digits_dvae
-    digits_dalle digits_cascade digits_gan digits_dcgan digits_cyclegan
+    digits_dalle digits_cascade digits_gan digits_dcgan digits_cyclegan digits_pix2pix
     digits_classifier digits_contrastive shakespeare_gpt""".split()
 # Where 0 is a value, by the comments in the defaults: "0: none", "in [0, 1)", "step".
 ZERO = """seed sample.seed eval.seed data.held_out model.dropout model.num_classes
@@ -29,6 +29,7 @@ ZERO = """seed sample.seed eval.seed data.held_out model.dropout model.num_class
     dvae_model.num_downsamplings dvae_model.num_blocks
     vae.beta dvae.decay dvae.kl_weight dvae.commitment gan.gradient_penalty gan.r1
     cyclegan.cycle_weight cyclegan.identity_weight cyclegan.pool_size
+    pix2pix.l1_weight
     optim.warmup_steps optim.decay_start optim.decay_to optim.weight_decay optim.b1
     optim.b2 optim.ema_decay train.log_every train.save_every train.evaluate_every
     train.sample_every sample.label sample.eta sample.churn sample.guidance_scale
@@ -72,6 +73,8 @@ def make(config):
     """Makes the method of a config as training does."""
     methods.check_training(config)
     fields = run_config.stored_fields(config, pathlib.Path("nosuch"))
+    if config.method == "pix2pix":
+        fields["cond_image"] = fields["image"]
     return methods.make(config, fields)
 
 

@@ -15,6 +15,7 @@ from diffusion_jax.evaluators import (
     accuracy,
     autoencoder,
     likelihood,
+    paired,
     retrieval,
     samples,
     text,
@@ -70,7 +71,7 @@ class Row(NamedTuple):
 
 
 TEXT = {"nats", "target_nats"}  # samples of text have no distances
-LATENT = {"manifold"}  # samples of latents have no captions
+CAPTIONED = {"embed", "token_nats", "guidance", "stages"}  # of families with captions
 EVALUATORS = {
     "vlb": Row({"vlb"}, likelihood.make_vlb),
     "rate_distortion": Row({"vlb"}, likelihood.make_rate_distortion),
@@ -78,14 +79,12 @@ EVALUATORS = {
     "elbo": Row({"elbo"}, autoencoder.make_elbo),
     "reconstruction": Row({"reconstruct", "traverse"}, autoencoder.make_reconstruction),
     "codes": Row({"codes"}, autoencoder.make_codes),
-    "translation": Row({"translate"}, translation.make_translation),
-    "accuracy": Row({"classify"}, accuracy.make_accuracy),
-    "retrieval": Row(
-        set(),
-        retrieval.make_retrieval,
-        excludes=TEXT | LATENT,
-        one_of={"embed", "sample"},
+    "translation": Row(
+        {"translate"}, translation.make_translation, excludes={"sample"}
     ),
+    "paired": Row({"sample", "translate"}, paired.make_paired, excludes={"stages"}),
+    "accuracy": Row({"classify"}, accuracy.make_accuracy),
+    "retrieval": Row(set(), retrieval.make_retrieval, one_of=CAPTIONED),
     "bits_per_character": Row({"nats"}, text.make_bits_per_character),
     "perplexity": Row({"target_nats"}, text.make_perplexity),
     "token_nats": Row({"token_nats"}, text.make_token_nats),

@@ -125,7 +125,7 @@ def _swept(config: ConfigDict) -> Iterator[ConfigDict]:
         yield variant
 
 
-def _features(
+def extract_features(
     images: np.ndarray, extractor: FeatureExtractor | None
 ) -> tuple[Arrays, Arrays]:
     """Features of images f32[N, H, W, C] by name, and the extractor's other outputs."""
@@ -149,7 +149,7 @@ def _real(
     images[is_train] = loader.to_batch(train, order[is_train])[name]
     held_out = loader.to_batch(test, order[~is_train] - len(train))
     images[~is_train] = held_out[name]
-    features, seen = _features(images, extractor)
+    features, seen = extract_features(images, extractor)
     settings: dict[str, Any] = {
         "num_real": len(images),
         "num_baseline": min(num, len(images) // 2),
@@ -199,7 +199,7 @@ def _compare(
     extractor: FeatureExtractor | None,
 ) -> dict[str, Any]:
     """All metrics of samples; FD of the extractor's features comes first."""
-    features, seen = _features(np.clip(samples[name], -1, 1), extractor)
+    features, seen = extract_features(np.clip(samples[name], -1, 1), extractor)
     metrics: dict[str, Any] = {}
     for feature_set, vectors in real.features.items():
         distance = frechet.frechet_distance(features[feature_set], vectors)

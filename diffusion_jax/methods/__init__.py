@@ -17,6 +17,7 @@ from diffusion_jax.methods import (
     dvae,
     gan,
     language_model,
+    pix2pix,
     seq2seq,
 )
 from diffusion_jax.methods.base import Fields, Method, Task
@@ -81,6 +82,7 @@ FAMILIES = {
     "dvae": dvae.FAMILY,
     "gan": gan.FAMILY,
     "cyclegan": cyclegan.FAMILY,
+    "pix2pix": pix2pix.FAMILY,
     "classifier": classifier.FAMILY,
     "contrastive": contrastive.FAMILY,
     "language_model": language_model.FAMILY,

@@ -221,6 +221,7 @@ RANGES: dict[str, Range] = {
     "cyclegan.cycle_weight": NOT_NEGATIVE,
     "cyclegan.identity_weight": NOT_NEGATIVE,
     "cyclegan.pool_size": _count(0, 2**20),
+    "pix2pix.l1_weight": NOT_NEGATIVE,
     "optim.learning_rate": POSITIVE,
     "optim.disc_learning_rate": POSITIVE,
     "optim.warmup_steps": _count(0),

@@ -8,9 +8,11 @@ from jax.typing import DTypeLike
 from diffusion_jax.models.conv_transpose import ConvTranspose2x
 from diffusion_jax.models.dcgan import WEIGHT_INIT, conv_down
 from diffusion_jax.models.dense import LEAK
+from diffusion_jax.models.dropout import ExampleDropout
 from diffusion_jax.models.precision import at_least_float32
 
 MAX_MULTIPLIER = 8  # of base_channels, in the U-Net and in PatchGAN
+NUM_DROPPED = 3  # layers of the U-Net's decoder with dropout, from the lowest on
 
 
 def _conv(
@@ -58,16 +60,19 @@ class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with reflection padding and instance norm, plus a skip.
 
     Attributes:
+      dropout: rate after the first convolution, in [0, 1).
       dtype: of activations; None: that of the input and the parameters.
     """
 
+    dropout: float = 0.0
     dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Applies the block to x [B, H, W, C]."""
+    def __call__(self, x: Array, index: Array | None = None) -> Array:
+        """Applies the block to x [B, H, W, C]; index: see `ExampleDropout`."""
         h = _conv(x.shape[-1], 3, 0, self.dtype, "conv1")(_reflect_pad(x, 1))
         h = nn.relu(instance_norm(h))
+        h = ExampleDropout(self.dropout, name="dropout")(h, index)
         h = _conv(x.shape[-1], 3, 0, self.dtype, "conv2")(_reflect_pad(h, 1))
         return x + instance_norm(h)
 
@@ -83,6 +88,7 @@ class ResNetGenerator(nn.Module):
       base_channels: channels at full resolution; each downsampling doubles them.
       num_blocks: residual blocks at the lowest resolution; 6 for 128 pixels, 9 for 256.
       num_downsamplings: number of convolutions that halve the resolution.
+      dropout: rate in the residual blocks, in [0, 1), as pix2pix may have it.
       dtype: of activations; None: that of the input and the parameters, which stay
         float32. Moments and the output are in float32 or wider.
 
@@ -93,11 +99,16 @@ class ResNetGenerator(nn.Module):
     base_channels: int = 64
     num_blocks: int = 9
     num_downsamplings: int = 2
+    dropout: float = 0.0
     dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, index: Array | None = None) -> Array:
         """Translates x [B, H, W, C] to [B, H, W, out_channels] in [-1, 1].
+
+        Args:
+          x: images.
+          index: i32[B] if dropout is active; see `ExampleDropout`.
 
         Raises:
           ValueError: see `check_resnet_size`.
@@ -110,7 +121,7 @@ class ResNetGenerator(nn.Module):
             h = _conv(2 * h.shape[-1], 3, 1, self.dtype, f"down{i}", strides=2)(h)
             h = nn.relu(instance_norm(h))
         for i in range(self.num_blocks):
-            h = ResidualBlock(self.dtype, name=f"block{i}")(h)
+            h = ResidualBlock(self.dropout, self.dtype, name=f"block{i}")(h, index)
         for i in reversed(range(self.num_downsamplings)):
             h = _conv_up(h.shape[-1] // 2, 3, self.dtype, f"up{i}")(h)
             h = nn.relu(instance_norm(h))
@@ -123,12 +134,13 @@ class UNetGenerator(nn.Module):
 
     Channels double up to 8 times base_channels. LeakyReLU in the encoder and ReLU in
     the decoder; instance norm in all layers but the outermost and the bottleneck; a
-    tanh at the end. No dropout.
+    tanh at the end. Dropout in the three lowest layers of the decoder.
 
     Attributes:
       out_channels: C.
       base_channels: channels at half the resolution.
       num_levels: how often the resolution is halved; 8 for 256 pixels, 7 for 128.
+      dropout: rate, in [0, 1); 0.5 in the paper.
       dtype: of activations; None: that of the input and the parameters, which stay
         float32. Moments and the output are in float32 or wider.
 
@@ -139,11 +151,16 @@ class UNetGenerator(nn.Module):
     out_channels: int
     base_channels: int = 64
     num_levels: int = 8
+    dropout: float = 0.0
     dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, index: Array | None = None) -> Array:
         """Translates x [B, H, W, C] to [B, H, W, out_channels] in [-1, 1].
+
+        Args:
+          x: images.
+          index: i32[B] if dropout is active; see `ExampleDropout`.
 
         Raises:
           ValueError: see `check_unet_size`.
@@ -164,7 +181,10 @@ class UNetGenerator(nn.Module):
         h = skips.pop()
         for level in reversed(range(1, self.num_levels)):
             h = _conv_up(features[level - 1], 4, self.dtype, f"up{level}")(nn.relu(h))
-            h = jnp.concatenate([skips.pop(), instance_norm(h)], axis=-1)
+            h = instance_norm(h)
+            if level >= self.num_levels - NUM_DROPPED:
+                h = ExampleDropout(self.dropout, name=f"dropout{level}")(h, index)
+            h = jnp.concatenate([skips.pop(), h], axis=-1)
         h = _conv_up(self.out_channels, 4, self.dtype, "up0")(nn.relu(h))
         return jnp.tanh(at_least_float32(h))
 

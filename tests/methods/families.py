@@ -39,6 +39,8 @@ def fields_of(config):
     image = image_field((data.image_size, data.image_size, data.num_channels))
     labels = {"label": 10} | {x: 3 for x in config.model.get("labels", ())[1:]}
     fields = {"image": image, **{x: label_field(n) for x, n in labels.items()}}
+    if config.method == "pix2pix":
+        return fields | {"cond_image": image}
     if "source_b" not in data:
         return fields
     return {f"{name}_{x}": field for name, field in fields.items() for x in "ab"}

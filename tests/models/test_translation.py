@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax.models.dropout import ExampleDropout
 from diffusion_jax.models.translation import (
     PatchDiscriminator,
     ResNetGenerator,
@@ -160,6 +161,50 @@ def test_resnet_ignores_contrast_and_brightness():
     output = apply(params, x)
     np.testing.assert_allclose(apply(params, 2.0 * x + 5.0), output, atol=1e-3)
     assert np.std(output) > 0.1
+
+
+def dropped(net, size):
+    """Where the masks of dropout are drawn: {name of the module: features}."""
+    found = {}
+
+    def spy(following, args, kwargs, context):
+        if isinstance(context.module, ExampleDropout):
+            found["/".join(context.module.path)] = args[0].shape
+        return following(*args, **kwargs)
+
+    with nn.intercept_methods(spy):
+        init_shapes(net, 1, size, size, 1)
+    return found
+
+
+def test_layers_with_dropout():
+    """Isola et al. 2017, appendix 6.1.1: of the decoder CD512-CD512-CD512-C512-C256-
+    C128-C64 of eight levels the first three layers; in the ResNet each block."""
+    shapes = dropped(UNetGenerator(3), 256)
+    assert list(shapes.values()) == [(1, n, n, 512) for n in (2, 4, 8)]
+    assert len(dropped(UNetGenerator(3, num_levels=2), 8)) == 1
+    blocks = dropped(ResNetGenerator(3, 4, num_blocks=3), 8)
+    assert list(blocks) == [f"block{i}/dropout" for i in range(3)]
+
+
+@pytest.mark.parametrize("name", ["resnet", "unet"])
+def test_dropout(name):
+    """Dropout adds no parameters, acts where examples have an index, and on each
+    example by its index alone; its rate 0 changes nothing."""
+    net, x = SMALL[name].clone(dropout=0.5), draw(3, 16, 16, 1)
+    params = random_params(SMALL[name], *x.shape)
+    shapes = jax.tree.map(jnp.shape, init_shapes(net, *x.shape))
+    assert shapes == jax.tree.map(jnp.shape, params)
+    key, index = {"dropout": jax.random.key(3)}, np.arange(3)
+    apply = jax.jit(
+        lambda net, *args: net.apply(params, *args, rngs=key), static_argnums=0
+    )
+    plain, noisy = apply(net, x), apply(net, x, index)
+    np.testing.assert_array_equal(plain, apply(SMALL[name], x))
+    np.testing.assert_array_equal(plain, apply(SMALL[name], x, index))
+    assert np.all(np.abs(noisy - plain).max(axis=(1, 2, 3)) > 0.01)
+    backwards = apply(net, x[::-1], index[::-1])
+    np.testing.assert_allclose(backwards[::-1], noisy, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["resnet", "unet"])

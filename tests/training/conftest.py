@@ -26,6 +26,7 @@ FAMILIES = {
     "dcgan": "digits_dcgan",
     "wgan_gp": "grid25_gan",
     "cyclegan": "horse2zebra_cyclegan",  # with the identity term
+    "pix2pix": "digits_pix2pix",
     "classifier": "digits_classifier",
     "dvae": "digits_dvae",
     "dalle": "digits_dalle",

@@ -22,6 +22,7 @@ from diffusion_jax.training.step import check_batch, make_train_step
 NUM_STEPS, BATCH_SIZE = 2, 8
 IMAGE = image_field((8, 8, 1))
 ONE, TWO = {"image": IMAGE}, {"image_a": IMAGE, "image_b": IMAGE}
+PAIR = ONE | {"cond_image": IMAGE}
 POINTS = {"points": Field((2,), np.float32, "points")}
 VOCABULARY = build("characters", ["abcdef"])
 TEXT = {"tokens": tokens_field(12, VOCABULARY)}
@@ -39,6 +40,7 @@ FAMILIES = {
     "cascade": ("digits_cascade", {}, CAPTIONED),
     "wgan_gp": ("grid25_gan", {"gan__critic_steps": 2}, POINTS),  # slices of a slice
     "cyclegan": ("digits_cyclegan", {"cyclegan__cycle_weight": 1.0}, TWO),
+    "pix2pix": ("digits_pix2pix", {"pix2pix__l1_weight": 1.0}, PAIR),
     "language_model": ("python_docs_gru", {"model__dropout": 0.3}, TEXT),
 }
 

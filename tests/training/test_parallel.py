@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from diffusion_jax import methods
-from diffusion_jax.data import transforms
+from diffusion_jax.data import paired, transforms
 from diffusion_jax.data.base import ArraySource, Unpaired, image_field
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.data.texts import padded
@@ -200,6 +200,7 @@ ON_DEVICES = {
     "dcgan_unsynchronised": ("digits_dcgan", {"gan.sync_statistics": False}, 16),
     "wgan_gp": ("digits_gan", CRITIC | {"gan.critic_steps": 2}, 8),
     "cyclegan": ("digits_cyclegan", BALANCED, 8),
+    "pix2pix": ("digits_pix2pix", {"pix2pix.l1_weight": 1.0}, 8),
     "language_model": ("python_docs_gru", {"model.dropout": 0.3}, 8),
     "seq2seq": ("reverse_attention", {"model.dropout": 0.3}, 8),
 }
@@ -219,6 +220,7 @@ def family_of(name):
     a, b = noise(20, size)
     special = {
         "cyclegan": Unpaired(a, b),
+        "pix2pix": paired.join(a, b, "pairs"),
         "language_model": lines(),
         "seq2seq": pairs(),
         **dict.fromkeys(("dalle", "captions", "cascade", "contrastive"), captioned(a)),
