@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax.data.base import Field
+from diffusion_jax.data.captions import encode_prompts
 from diffusion_jax.lookup import lookup
 from diffusion_jax.training import optimizers
 from diffusion_jax.training.state import Loss, Phase, Variables
@@ -258,6 +260,23 @@ def rows_task(
         return {"rows": jnp.stack(columns(variables, batch, key), axis=1)}
 
     return Task(run, inputs, {"rows": with_axis(field, num_columns, "column")})
+
+
+def with_captions(task: Task, caption: Field | None) -> Task:
+    """Returns a task that also outputs its captions, which sample.prompt can replace.
+
+    Args:
+      task: "caption" is among its inputs.
+      caption: the field; None: the model has no captions, and the task stays as it is.
+    """
+    if caption is None:
+        return task
+
+    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+        return task.run(variables, batch, key) | {"caption": batch["caption"]}
+
+    prompts = {"caption": functools.partial(encode_prompts, caption)}
+    return Task(run, task.inputs, task.outputs | {"caption": caption}, prompts)
 
 
 def scalar_fields(*names: str) -> dict[str, Field]:

@@ -88,8 +88,8 @@ class Cascade(base.Method):
         stage, image = self.stages[name], batch[self.data]
         found = batch | {self.data: average(image, stage.field.shape)}
         if name != BASE:
-            field = next(c.field for c in stage.conditions if c.name == base.COND_IMAGE)
-            found[base.COND_IMAGE] = average(image, field.shape)
+            smaller = stage.condition(base.COND_IMAGE).shape
+            found[base.COND_IMAGE] = average(image, smaller)
         return found
 
 
@@ -132,22 +132,22 @@ def make_sample(method: Cascade, options: SampleOptions) -> base.Task:
                 images[f"{name}_{method.data}"] = found[method.data]
             # What an upsampler has learned from are real images, in [-1, 1].
             batch = batch | {base.COND_IMAGE: jnp.clip(found[method.data], -1, 1)}
-        del found[base.COND_IMAGE]
-        return found | images
+        return {name: found[name] for name in own} | images
 
-    outputs = dict(of_stage[last].outputs)
-    del outputs[base.COND_IMAGE]
-    outputs |= {f"{name}_{method.data}": method.stages[name].field for name in earlier}
+    own = {
+        name: field
+        for name, field in of_stage[last].outputs.items()
+        if name not in (base.COND_IMAGE, "caption")
+    }
+    others = {f"{name}_{method.data}": method.stages[name].field for name in earlier}
     inputs = {
         x: None
         for task in of_stage.values()
         for x in task.inputs
         if x != base.COND_IMAGE
     }
-    prompts = {
-        x: encode for task in of_stage.values() for x, encode in task.prompts.items()
-    }
-    return base.Task(run, tuple(inputs), outputs, prompts)
+    task = base.Task(run, tuple(inputs), own | others)
+    return base.with_captions(task, _caption(method))
 
 
 def make_stages(method: Cascade, options: SampleOptions) -> base.Task:
@@ -161,7 +161,7 @@ def make_stages(method: Cascade, options: SampleOptions) -> base.Task:
         return [base.as_image(found[name], method.field.shape) for name in names]
 
     found = base.rows_task(rows, task.inputs, method.field, len(method.stages))
-    return found._replace(prompts=task.prompts)
+    return base.with_captions(found, _caption(method))
 
 
 def make_translate(method: Cascade, options: SampleOptions) -> base.Task:
@@ -177,7 +177,13 @@ def make_translate(method: Cascade, options: SampleOptions) -> base.Task:
         )
 
     inputs = tuple(x for x in task.inputs if x != base.COND_IMAGE)
-    return base.Task(run, inputs, task.outputs)
+    return base.Task(run, inputs, task.outputs, task.prompts)
+
+
+def _caption(method: Cascade) -> Field | None:
+    """Returns the field of the captions that some stage is conditioned on, or None."""
+    fields = (stage.condition("caption") for stage in method.stages.values())
+    return next((field for field in fields if field is not None), None)
 
 
 def _stage_options(stage: DDPM, options: SampleOptions, is_last: bool) -> SampleOptions:

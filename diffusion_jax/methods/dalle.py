@@ -1,7 +1,6 @@
 """DALL-E: a Transformer over the tokens of a caption and the codes of its image."""
 
 import dataclasses
-import functools
 import math
 
 import jax
@@ -12,7 +11,6 @@ from ml_collections import ConfigDict, config_dict
 
 from diffusion_jax import prng
 from diffusion_jax.data.base import Field
-from diffusion_jax.data.captions import encode_prompts
 from diffusion_jax.decoding import token_samplers
 from diffusion_jax.decoding.generation import Decoder, classifier_free, generate
 from diffusion_jax.methods import base, dvae
@@ -217,12 +215,10 @@ def make_sample(method: DALLE, options: SampleOptions) -> base.Task:
         ids = generate(decoder, prompt, method.num_codes, choose, keys)
         codes = ids[:, -method.num_codes :] - method.num_words - method.num_text
         codes = codes.reshape(-1, *method.dvae.network.grid)
-        images = method.dvae.images(variables, codes)
-        return {method.data: images, "caption": caption}
+        return {method.data: method.dvae.images(variables, codes)}
 
-    outputs = {method.data: method.field, "caption": method.caption}
-    prompts = {"caption": functools.partial(encode_prompts, method.caption)}
-    return base.Task(run, ("caption",), outputs, prompts)
+    task = base.Task(run, ("caption",), {method.data: method.field})
+    return base.with_captions(task, method.caption)
 
 
 def make_token_nats(method: DALLE, options: base.NoOptions) -> base.Task:

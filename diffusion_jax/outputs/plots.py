@@ -115,12 +115,16 @@ def save_alignments(
 
 
 def save_captioned(
-    path: pathlib.Path, images: np.ndarray, captions: Sequence[str]
+    path: pathlib.Path,
+    images: np.ndarray,
+    captions: Sequence[str],
+    columns: int | None = None,
 ) -> bool:
     """Writes images with their captions above them, at most MAX_CAPTIONED of them.
 
     If each caption has several images, one after the other, they begin a row of their
-    own, of which only the first image has the caption; all captions are shown.
+    own, of which only the first image has the caption; all captions are shown. The same
+    holds for rows of a fixed length.
 
     Without matplotlib a warning is logged and nothing is written.
 
@@ -128,20 +132,24 @@ def save_captioned(
       path: path of the PNG.
       images: u8[N, H, W, C], C = 1 or 3.
       captions: N texts.
+      columns: of rows that belong together, each with one caption; None: rows are made
+        of equal captions.
 
     Returns:
       Whether the PNG was written.
     """
-    groups = [
-        list(x) for _, x in itertools.groupby(range(len(images)), captions.__getitem__)
-    ]
-    shared = min(map(len, groups)) > 1
-    if shared:
+    key = captions.__getitem__ if columns is None else lambda i: i // columns
+    groups = [list(x) for _, x in itertools.groupby(range(len(images)), key)]
+    shared = columns is not None or min(map(len, groups)) > 1
+    if columns is not None:
+        groups = groups[: max(1, MAX_CAPTIONED // columns)]
+    elif shared:
         share = max(1, MAX_CAPTIONED // len(groups))
         groups = [group[:share] for group in groups]
     else:
         groups = [[i] for i in range(min(len(images), MAX_CAPTIONED))]
-    columns = min(max(map(len, groups)) if shared else len(groups), MAX_COLUMNS)
+    longest = max(map(len, groups)) if shared else len(groups)
+    columns = columns or min(longest, MAX_COLUMNS)
     cells: list[int | None] = []
     for group in groups:
         cells += [*group, *([None] * (-len(group) % columns if shared else 0))]

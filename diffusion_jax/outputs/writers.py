@@ -155,12 +155,14 @@ def write_csv(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
 
 def _save_grid(path: pathlib.Path, name: str, outputs: Arrays, fields: Fields) -> None:
     x = outputs[name]
-    if "caption" in outputs and not fields[name].axes:
+    columns = x.shape[1] if fields[name].axes else None
+    if "caption" in outputs:
         decode = fields["caption"].vocabulary.decode
         captions = [decode(row) for row in outputs["caption"]]
-        if plots.save_captioned(path, transforms.to_uint8(x), captions):
+        captions = np.repeat(captions, columns or 1).tolist()
+        flat = transforms.to_uint8(x.reshape(-1, *x.shape[-3:]))
+        if plots.save_captioned(path, flat, captions, columns):
             return
-    columns = x.shape[1] if fields[name].axes else None
     shown = x[: max(1, GRID_IMAGES // (columns or 1))].reshape(-1, *x.shape[-3:])
     images.save_grid(path, transforms.to_uint8(shown), columns)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from diffusion_jax import prng
+from diffusion_jax.data.base import Field
 from diffusion_jax.diffusion import denoiser, guidance, losses, process
 from diffusion_jax.diffusion.denoiser import Denoiser
 from diffusion_jax.diffusion.schedules import Schedule
@@ -65,6 +66,10 @@ class DDPM(SingleNetwork):
     def inputs(self) -> tuple[str, ...]:
         """Names of the conditions."""
         return tuple(condition.name for condition in self.conditions)
+
+    def condition(self, name: str) -> Field | None:
+        """Returns the field of a condition, or None if the network has no such one."""
+        return next((c.field for c in self.conditions if c.name == name), None)
 
     def init(self, key: Array) -> tuple[Variables, PyTree]:
         """Initialises the network; aux is the timestep sampler's state."""

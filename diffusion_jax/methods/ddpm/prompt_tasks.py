@@ -7,13 +7,12 @@ from jax import Array, lax
 
 from diffusion_jax import prng
 from diffusion_jax.diffusion import guidance, sampling
-from diffusion_jax.methods.base import Batch, Task, rows_task
+from diffusion_jax.methods.base import Batch, Task, rows_task, with_captions
 from diffusion_jax.methods.ddpm.method import DDPM
 from diffusion_jax.methods.ddpm.tasks import (
     WEIGHTS,
     Chain,
     SampleOptions,
-    caption_prompts,
 )
 from diffusion_jax.training.state import Variables
 
@@ -45,7 +44,7 @@ def make_guidance(method: DDPM, options: SampleOptions) -> Task:
         return list(lax.map(draw, jnp.array(SCALES)))
 
     task = rows_task(rows, method.inputs, method.field, len(SCALES))
-    return task._replace(prompts=caption_prompts(method))
+    return with_captions(task, method.condition("caption"))
 
 
 def make_mix(method: DDPM, options: SampleOptions) -> Task:
@@ -84,7 +83,7 @@ def make_mix(method: DDPM, options: SampleOptions) -> Task:
 
     inputs = (*method.inputs, *(f"partner_{name}" for name in method.inputs))
     task = rows_task(rows, inputs, method.field, len(WEIGHTS))
-    return task._replace(prompts=caption_prompts(method))
+    return with_captions(task, method.condition("caption"))
 
 
 TASKS = {"guidance": (SampleOptions, make_guidance), "mix": (SampleOptions, make_mix)}

@@ -5,7 +5,6 @@ network without thresholding and guidance; sampling and the other edits use both
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 
@@ -16,7 +15,6 @@ from jax import Array, lax
 
 from diffusion_jax import prng
 from diffusion_jax.data.base import Field
-from diffusion_jax.data.captions import encode_prompts
 from diffusion_jax.diffusion import (
     editing,
     guidance,
@@ -39,6 +37,7 @@ from diffusion_jax.methods.base import (
     rows_task,
     scalar_fields,
     with_axis,
+    with_captions,
 )
 from diffusion_jax.methods.ddpm import checks, conditions
 from diffusion_jax.methods.ddpm.conditions import Cond
@@ -163,23 +162,17 @@ def make_sample(method: DDPM, options: SampleOptions) -> Task:
             *loop, x_T, keys, options.num_frames, method.self_condition
         )
         found = {method.data: x_0} | ({"frames": frames} if options.num_frames else {})
-        return found | {name: batch[name] for name in shown}
+        if COND_IMAGE in method.inputs:
+            found[COND_IMAGE] = batch[COND_IMAGE]
+        return found
 
     outputs = {method.data: method.field}
     if options.num_frames:
         outputs["frames"] = with_axis(method.field, options.num_frames, "frame")
-    shown = ("caption", COND_IMAGE)
-    shown = {c.name: c.field for c in method.conditions if c.name in shown}
-    return Task(run, method.inputs, outputs | shown, caption_prompts(method))
-
-
-def caption_prompts(method: DDPM) -> dict[str, Callable[[str], np.ndarray]]:
-    """Returns `Task.prompts` of a model's captions, if it has any."""
-    return {
-        c.name: functools.partial(encode_prompts, c.field)
-        for c in method.conditions
-        if c.name == "caption"
-    }
+    if COND_IMAGE in method.inputs:
+        outputs[COND_IMAGE] = method.condition(COND_IMAGE)
+    task = Task(run, method.inputs, outputs)
+    return with_captions(task, method.condition("caption"))
 
 
 def make_translate(method: DDPM, options: SampleOptions) -> Task:
@@ -211,7 +204,8 @@ def make_translate(method: DDPM, options: SampleOptions) -> Task:
         draws = lax.map(draw, jax.random.split(key, NUM_SAMPLES))
         return [shown, *draws, batch[method.data]]
 
-    return rows_task(rows, _inputs(method), method.field, 2 + NUM_SAMPLES)
+    task = rows_task(rows, _inputs(method), method.field, 2 + NUM_SAMPLES)
+    return with_captions(task, method.condition("caption"))
 
 
 def make_reconstruct(method: DDPM, options: ODEOptions) -> Task:
