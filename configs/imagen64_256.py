@@ -21,7 +21,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update(
         source="captions:folder:PATH", image_size=256, num_channels=3, batch_size=2048
     )
-    captions = {"caption_width": 1024, "caption_layers": 12, "caption_heads": 16}
     config.model.update(  # as in imagen64
         base_channels=512,
         channel_multipliers=(1, 2, 3, 4),
@@ -29,21 +28,19 @@ def get_config(variant: str = "") -> ConfigDict:
         attention_resolutions=(32, 16, 8),
         dtype="bfloat16",
         remat="blocks",
-        **captions,
     )
+    config.model.update(caption_width=1024, caption_layers=12, caption_heads=16)
     config.diffusion.update(schedule="cosine", cond_dropout=0.1)
     config.upsampler.model.update(
-        base_channels=128,
         channel_multipliers=(1, 2, 4, 8),
-        num_blocks=2,
         attention_resolutions=(),  # the middle attends, at 32 pixels
         dtype="bfloat16",
         remat="blocks",
-        **captions,
+        caption_width=1024,
+        caption_layers=12,
+        caption_heads=16,
     )
-    config.upsampler.diffusion.update(
-        schedule="cosine", cond_dropout=0.1, cond_noise=1.0
-    )
+    config.upsampler.diffusion.update(schedule="cosine", cond_dropout=0.1, cond_noise=1)
     config.cascade.update(factor=4, trained=("upsampler",))
     config.optim.update(learning_rate=1e-4, warmup_steps=10_000)
     config.train.update(num_steps=1_000_000, save_every=10_000, sample_every=10_000)

@@ -132,7 +132,7 @@ def test_every_number_has_a_range():
     configs += [load(name, variant) for name in CONFIGS for variant in ("", "tiny")]
     there = [leaves(config) for config in configs]
     for values in there:
-        numeric = {key for key, value in values.items() if is_numeric(value)}
+        numeric = {ranges.row_key(x) for x, y in values.items() if is_numeric(y)}
         assert numeric <= RANGES.keys()
         of_images = set() if "data.image_size" in values else {"data.image_width"}
         assert values.keys() >= set(ranges.OPTIONAL) - of_images

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_dict
 
 from diffusion_jax.data.base import Field, image_field, shape_text
 from diffusion_jax.lookup import lookup
-from diffusion_jax.methods import base, ranges
+from diffusion_jax.methods import base
 from diffusion_jax.methods.ddpm import config as ddpm
 from diffusion_jax.methods.ddpm import tasks
 from diffusion_jax.methods.ddpm.method import DDPM
@@ -258,7 +258,6 @@ def make(config: ConfigDict, fields: base.Fields) -> Cascade:
         image = image_field((height // share, width // share, channels))
         found = {**fields, data: image, **smaller}
         try:
-            ranges.check(group)
             stages[name] = ddpm.make(group, found)
         except ValueError as error:
             if name != BASE:

@@ -76,11 +76,21 @@ def check(config: ConfigDict) -> None:
         for key, row in rows.items()
         if key.startswith("sample.")
     }
-    for key in (key for key in values if key in rows):
+    for key in (key for key in values if row_key(key) in rows):
         for number in _numbers(key, values[key]):
-            problem = rows[key].problem(number)
+            problem = rows[row_key(key)].problem(number)
             if problem:
                 raise ValueError(f"{key} must {problem}, not {values[key]!r}.")
+
+
+def row_key(key: str) -> str:
+    """Returns the key of the row in RANGES of a dotted key.
+
+    Of a cascade's stage, as upsampler.model.width, it is that of a model: model.width.
+    """
+    group, *rest = key.split(".")
+    is_stage = len(rest) == 2 and rest[0] in ("model", "diffusion")
+    return ".".join(rest) if is_stage else key
 
 
 def check_training(config: ConfigDict) -> None:
@@ -137,12 +147,12 @@ def _numbers(key: str, value: Any) -> tuple:
     if value is None and key in OPTIONAL:
         return ()
     is_sequence = isinstance(value, tuple | list)
-    if is_sequence != (key in MIN_LENGTHS or key.startswith("eval.sweep.")):
+    if is_sequence != (row_key(key) in MIN_LENGTHS or key.startswith("eval.sweep.")):
         form = "one number" if is_sequence else "a tuple of numbers"
         raise ValueError(f"{key} must be {form}, not {value!r}.")
     if not is_sequence:
         return (value,)
-    if len(value) < MIN_LENGTHS.get(key, 0):
+    if len(value) < MIN_LENGTHS.get(row_key(key), 0):
         raise ValueError(f"{key} must have at least one value, not none.")
     return tuple(value)
 
