@@ -1,4 +1,4 @@
-r"""Super-resolution of emoji, 16x16 to 32x32 pixels, conditioned on their names.
+r"""Super-resolution of emoji, 16x16 to 32x32 pixels: emoji_cascade's second stage.
 
     python -m diffusion_jax.main --config=configs/emoji_upsampler.py
     python -m diffusion_jax.main --config=configs/emoji_upsampler.py --mode=sample \

@@ -7,6 +7,7 @@ import numpy as np
 
 from diffusion_jax import inference, methods, paths, run_config, runs
 from diffusion_jax.data.base import ArraySource, Field, shape_text
+from diffusion_jax.methods import contrastive
 from diffusion_jax.methods.base import NoOptions
 from diffusion_jax.methods.contrastive import Contrastive, make_embed
 from diffusion_jax.special_tokens import END, PAD
@@ -64,6 +65,7 @@ def open_scorer(
             f"The run in {key} = {workdir} is a {config.method}, not a contrastive "
             "model: correct the path."
         )
+    config = run_config.complete(config, contrastive.defaults(), folder)
     fields = run_config.stored_fields(config, folder)
     trained = methods.make(config, fields).field.shape
     if trained != image.shape:

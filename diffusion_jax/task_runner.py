@@ -1,6 +1,6 @@
 """Runs sample.task: opens the examples that it reads and collects its outputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -96,9 +96,9 @@ def _open_scorer(
             "sample.scorer chooses among several samples, and sample.num_candidates = 1"
             ": increase it, or leave sample.scorer empty."
         )
-    if "caption" not in task.outputs:
+    if not {method.data, "caption"} <= task.outputs.keys():
         raise ValueError(
-            "sample.scorer has no effect on this task, which draws no images of "
+            "sample.scorer has no effect on this task, which draws no single images of "
             "captions: leave it empty, and set sample.num_candidates=1."
         )
     image, caption = task.outputs[method.data], task.outputs["caption"]
@@ -139,6 +139,11 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
     inputs = {name.removeprefix("partner_") for name in task.inputs} - prompts.keys()
     reads_data = not inputs <= {"index", "label"}
     if reads_data:
+        if label >= 0:
+            raise ValueError(
+                "sample.label has no effect on this task, which takes its examples "
+                "from eval.split: leave it at -1."
+            )
         source = run_data.open_held_out(config)
     elif "label" in inputs:
         if prompts and label < 0:
@@ -151,29 +156,34 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
         source = ArraySource(arrays, {"label": label_field(num_classes)}, "labels")
     else:
         source = Range(number)
-    if prompts:
-        source = _with_prompts(source, prompts, number)
-    if not any(name.startswith("partner_") for name in task.inputs):
-        return source
-    if prompts:  # the partner has the next prompt
-        return Pairs(source, max(1, number // len(next(iter(prompts.values())))))
-    # With a multiple of the split's length as offset, examples would meet themselves.
-    wraps = reads_data and number % len(source) == 0
-    return Pairs(source, 1 if wraps else number)
+    if any(name.startswith("partner_") for name in task.inputs):
+        # With a multiple of the length as offset, examples would meet themselves; but
+        # a new index is another example where the index is an input.
+        wraps = "partner_index" not in task.inputs and number % len(source) == 0
+        source = Pairs(source, 1 if wraps else number)
+    return _with_prompts(source, prompts, number, task.inputs) if prompts else source
 
 
 def _with_prompts(
-    source: Source, prompts: Mapping[str, np.ndarray], number: int
+    source: Source,
+    prompts: Mapping[str, np.ndarray],
+    number: int,
+    inputs: Collection[str],
 ) -> Source:
     """Gives each example one of k prompts; those of a prompt follow each other.
 
+    A partner has the next prompt, and that of the last one is the first.
+
     Args:
-      source: the examples, which keep their other fields.
+      source: the examples.
       prompts: tokens i32[k, P] by name.
       number: of examples that will be read.
+      inputs: of the task; other fields are left out, since they may contradict a
+        prompt.
 
     Raises:
-      ValueError: there are fewer examples than prompts.
+      ValueError: there are fewer examples than prompts, or a partner needs a second
+        one.
     """
     num_prompts = len(next(iter(prompts.values())))
     if number < num_prompts:
@@ -181,10 +191,20 @@ def _with_prompts(
             f"sample.prompt has {num_prompts} prompts, and sample.num_examples is only "
             f"{number}: increase it."
         )
-    fields = {x: Field(y.shape[1:], np.int32, "tokens") for x, y in prompts.items()}
+    rows = {x: tokens for x, tokens in prompts.items() if x in inputs}
+    partners = {x: prompts[x] for x in prompts if f"partner_{x}" in inputs}
+    if partners and num_prompts == 1:
+        raise ValueError(
+            "This task goes from one prompt to the next: give sample.prompt at least "
+            "two, with | between them."
+        )
+    rows |= {f"partner_{x}": np.roll(y, -1, axis=0) for x, y in partners.items()}
+    tokens = {x: Field(y.shape[1:], np.int32, "tokens") for x, y in rows.items()}
+    fields = {x: y for x, y in source.fields.items() if x in inputs} | tokens
 
     def example(i: int) -> Example:
-        mine = {x: rows[i * len(rows) // number] for x, rows in prompts.items()}
-        return source[i % len(source)] | mine
+        drawn = {x: y[i * num_prompts // number] for x, y in rows.items()}
+        found = source[i % len(source)] | drawn
+        return {x: found[x] for x in fields}
 
-    return LazySource(number, example, {**source.fields, **fields}, "sample.prompt")
+    return LazySource(number, example, fields, "sample.prompt")

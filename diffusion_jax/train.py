@@ -166,7 +166,9 @@ def warn_of_random_groups(
     for group in sorted(state.params.keys() - trained - groups.params.keys()):
         LOGGER.warning(
             "The weights of %s are random and will stay so: set train.init_from=%s="
-            "WORKDIR, the folder of a run that trained them.",
+            "WORKDIR, the folder of a run that trained them (%s:net=WORKDIR for a run "
+            "of a diffusion model, whose group is net).",
+            group,
             group,
             group,
         )

@@ -21,8 +21,8 @@ LOGGER = logging.getLogger(__name__)
 
 Example = dict[str, Any]
 MAX_INT32 = 2**31 - 1
-# A label of a second object is called like that of the first one, and SECOND; its class
-# is NONE where there is one object.
+# Labels of the second object have the suffix SECOND; their class is NONE if an image
+# has only one object.
 SECOND = "_2"
 NONE = "none"
 

@@ -102,6 +102,8 @@ def encode_prompts(field: base.Field, text: str | Sequence[str]) -> np.ndarray:
         prompts = _read_prompts(paths.local(text.removeprefix("@")))
     else:
         prompts = text.split("|") if isinstance(text, str) else text
+    if not len(prompts):
+        raise ValueError("sample.prompt has no prompts: give at least one.")
     return np.stack([encode(field, prompt, "sample.prompt") for prompt in prompts])
 
 

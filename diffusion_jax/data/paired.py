@@ -176,9 +176,10 @@ def _add(
 def _shape(source: base.Source, name: str) -> tuple[int, int, int]:
     """Returns the shape of the images, of which each example must have just one."""
     if "image" not in source.fields or "cond_image" in source.fields:
-        what = "two images" if "image" in source.fields else "no images"
+        what = "two images" if "image" in source.fields else "no image"
         raise ValueError(
-            f"{name}: a source inside has {what} per example; choose one with one."
+            f"{name}: each source inside must have one image per example, and one of "
+            f"them has {what}; choose another source."
         )
     return source.fields["image"].shape
 

@@ -82,6 +82,29 @@ def classifier_free(
     return guided
 
 
+def mixed(first: Denoiser, second: Denoiser, weight: float | Array) -> Denoiser:
+    """Averages the predictions of two denoisers, such as under two conditions.
+
+        x_0 = (1 - w) x_0(first) + w x_0(second),  the same of model_var_values
+
+    Args:
+      first: at weight 0.
+      second: at weight 1.
+      weight: w.
+
+    Source: Liu et al. 2022, section 3.2, arXiv:2206.01714, with weights of sum 1.
+    """
+
+    def denoise(x_t: Array, t: Array, self_cond: Array | None) -> Denoised:
+        return jax.tree.map(
+            lambda a, b: (1 - weight) * a + weight * b,
+            first(x_t, t, self_cond),
+            second(x_t, t, self_cond),
+        )
+
+    return denoise
+
+
 def classifier_guided(
     denoise: Denoiser,
     log_probability: Callable[[Array, Array], Array],

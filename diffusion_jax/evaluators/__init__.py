@@ -56,7 +56,7 @@ class Row(NamedTuple):
       needs: tasks that the family must have.
       make: (config, method, workdir) -> evaluator.
       excludes: tasks that the family must not have.
-      one_of: it must have one of these tasks, if there are any.
+      one_of: tasks of which the family must have at least one; empty: no condition.
     """
 
     needs: set[str]

@@ -56,13 +56,22 @@ def over_held_out(
 
 
 def sampling_settings(config: ConfigDict) -> dict[str, Any]:
-    """Returns the settings that samples depend on."""
+    """Returns the settings that samples depend on.
+
+    Those of a cascade's upsamplers have the names of the stages in front.
+    """
     diffusion = dict(config.diffusion) if "diffusion" in config else {}
+    for stage in config.cascade.upsamplers if "cascade" in config else ():
+        for key, value in config[stage].diffusion.items():
+            diffusion[f"{stage}.{key}"] = value
     sampling = {
         key: value
         for key, value in config.sample.items()
         if key not in IRRELEVANT and value not in (None, "")  # no prompt, no scorer
     }
+    if "cond_noise" in diffusion:
+        # Sampling has a level of its own.
+        diffusion["trained_cond_noise"] = diffusion.pop("cond_noise")
     return diffusion | sampling
 
 

@@ -1,6 +1,7 @@
 """Feature extractors: trained classifiers, applied to samples of other models."""
 
 import logging
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,6 +9,8 @@ import numpy as np
 
 from diffusion_jax import inference, methods, paths, run_config, runs
 from diffusion_jax.data.base import ArraySource
+from diffusion_jax.evaluators.base import MAX_VALUES
+from diffusion_jax.inference import Arrays
 from diffusion_jax.methods import classifier
 
 BATCH_SIZE = 500
@@ -92,3 +95,23 @@ def open_feature_extractor(
         run.id,
         tuple(run.method.classes),
     )
+
+
+def extract_features(
+    images: np.ndarray, extractor: FeatureExtractor | None
+) -> tuple[Arrays, Arrays]:
+    """Returns features by name, [N, F], and the extractor's other outputs.
+
+    Pixels in [0, 1] are the features "pixels" of small images.
+
+    Args:
+      images: f32[N, H, W, C] in [-1, 1].
+      extractor: None for the pixels only.
+    """
+    features, others = {}, {}
+    if extractor:
+        others = extractor.extract(images)
+        features[extractor.name] = others.pop("features")
+    if math.prod(images.shape[1:]) <= MAX_VALUES:
+        features["pixels"] = (images.reshape(len(images), -1) + 1) / 2
+    return features, others

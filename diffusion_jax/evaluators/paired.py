@@ -14,8 +14,10 @@ from diffusion_jax.evaluators.base import (
     check_held_out,
     sampling_settings,
 )
-from diffusion_jax.evaluators.feature_extractors import open_feature_extractor
-from diffusion_jax.evaluators.samples import extract_features
+from diffusion_jax.evaluators.feature_extractors import (
+    extract_features,
+    open_feature_extractor,
+)
 from diffusion_jax.methods.base import COND_IMAGE, as_image, check_range
 from diffusion_jax.metrics import frechet
 from diffusion_jax.metrics.images import absolute_error, psnr
@@ -27,10 +29,11 @@ def make_paired(
 ) -> Evaluator:
     """Makes an evaluator of the task sample against the targets of eval.split.
 
-    Of the first sample.num_examples examples, or all if there are fewer, it computes
+    On the first sample.num_examples examples, at most the whole split, it computes
 
     * the Fréchet distances between samples and targets, as the metric samples has them;
-      ", real" is the distance between as many training images and the targets;
+      ", real" is the distance between the targets and as many training images, or all
+      of them if there are fewer;
     * the mean absolute error in [0, 1] and the PSNR, each example with its target;
     * with a classifier, the share of samples that it assigns to the target's class;
       "accuracy, real" is that of the targets themselves.
@@ -49,6 +52,11 @@ def make_paired(
         raise ValueError(
             "eval.metric 'paired' needs a model that is conditioned on images; choose "
             "another one, such as samples."
+        )
+    if config.sample.get("prompt"):
+        raise ValueError(
+            "eval.metric 'paired' compares samples with images of eval.split, which "
+            "have their own captions: leave sample.prompt out."
         )
     check_held_out(config)
     check_range(field, "eval.metric paired", "choose data with images")
@@ -75,6 +83,8 @@ def make_paired(
         targets, label, condition = (
             batch.get(name) for name in (method.data, "label", COND_IMAGE)
         )
+        if held_out.fields.get("label") and held_out.fields["label"].size == 1:
+            label = None  # there are no classes
         features, seen = extract_features(targets, extractor)
 
         def compare(images: np.ndarray) -> dict[str, float]:

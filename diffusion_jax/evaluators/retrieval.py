@@ -35,8 +35,8 @@ def make_retrieval(
 
     Raises:
       FileNotFoundError: the data or the scorer are missing.
-      ValueError: the samples have no captions, an option is invalid for this metric, or
-        there are fewer than two different captions.
+      ValueError: the samples have no captions, or an option is invalid for this metric.
+        The evaluator raises it if there are fewer than two different captions.
     """
     check_held_out(config)
     if "embed" in methods.FAMILIES[config.method].tasks:

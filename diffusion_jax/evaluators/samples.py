@@ -23,6 +23,7 @@ from diffusion_jax.evaluators.base import (
 )
 from diffusion_jax.evaluators.feature_extractors import (
     FeatureExtractor,
+    extract_features,
     open_feature_extractor,
 )
 from diffusion_jax.inference import Arrays
@@ -123,19 +124,6 @@ def _swept(config: ConfigDict) -> Iterator[ConfigDict]:
         variant = config.copy_and_resolve_references()
         variant.sample.update(dict(zip(sweep, values, strict=True)))
         yield variant
-
-
-def extract_features(
-    images: np.ndarray, extractor: FeatureExtractor | None
-) -> tuple[Arrays, Arrays]:
-    """Features of images f32[N, H, W, C] by name, and the extractor's other outputs."""
-    features, others = {}, {}
-    if extractor:
-        others = extractor.extract(images)
-        features[extractor.name] = others.pop("features")
-    if math.prod(images.shape[1:]) <= MAX_VALUES:
-        features["pixels"] = (images.reshape(len(images), -1) + 1) / 2
-    return features, others
 
 
 def _real(

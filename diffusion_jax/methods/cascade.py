@@ -3,8 +3,9 @@
 Source: Ho et al. 2022, arXiv:2106.15282.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -117,10 +118,11 @@ def make_sample(method: Cascade, options: SampleOptions) -> base.Task:
       ValueError: the options are invalid.
     """
     *earlier, last = method.stages
-    of_stage = {
-        name: tasks.make_sample(stage, _stage_options(stage, options, name == last))
-        for name, stage in method.stages.items()
-    }
+    of_stage = {}
+    for name, stage in method.stages.items():
+        with _naming(name):
+            stage_options = _stage_options(stage, options, name == last)
+            of_stage[name] = tasks.make_sample(stage, stage_options)
 
     def run(variables: Variables, batch: base.Batch, key: Array) -> dict[str, Array]:
         images: dict[str, Array] = {}
@@ -130,7 +132,7 @@ def make_sample(method: Cascade, options: SampleOptions) -> base.Task:
             found = task.run(stage_variables, batch, stage_key)
             if name != last:
                 images[f"{name}_{method.data}"] = found[method.data]
-            # What an upsampler has learned from are real images, in [-1, 1].
+            # Upsamplers are trained on real images, which lie in [-1, 1].
             batch = batch | {base.COND_IMAGE: jnp.clip(found[method.data], -1, 1)}
         return {name: found[name] for name in own} | images
 
@@ -167,7 +169,8 @@ def make_stages(method: Cascade, options: SampleOptions) -> base.Task:
 def make_translate(method: Cascade, options: SampleOptions) -> base.Task:
     """Enlarges real images with the last stage: see `ddpm.tasks.make_translate`."""
     *_, (name, stage) = method.stages.items()
-    task = tasks.make_translate(stage, _stage_options(stage, options, True))
+    with _naming(name):
+        task = tasks.make_translate(stage, _stage_options(stage, options, True))
 
     def run(variables: Variables, batch: base.Batch, key: Array) -> dict[str, Array]:
         return task.run(
@@ -242,6 +245,7 @@ def make(config: ConfigDict, fields: base.Fields) -> Cascade:
         other.
     """
     names, factor = tuple(config.cascade.upsamplers), config.cascade.factor
+    _check_names(config)
     data, field = base.data_field(fields, ("image",))
     height, width, channels = field.shape
     total = factor ** len(names)
@@ -257,12 +261,8 @@ def make(config: ConfigDict, fields: base.Fields) -> Cascade:
         share = factor ** (len(names) - number)
         image = image_field((height // share, width // share, channels))
         found = {**fields, data: image, **smaller}
-        try:
+        with _naming(name):
             stages[name] = ddpm.make(group, found)
-        except ValueError as error:
-            if name != BASE:
-                error.add_note(f"These keys are in the group {name} of the config.")
-            raise
         smaller = {base.COND_IMAGE: image}
     phases = []
     for name in config.cascade.trained:
@@ -271,17 +271,53 @@ def make(config: ConfigDict, fields: base.Fields) -> Cascade:
     return Cascade(tuple(phases), stages, data, field)
 
 
+def _check_names(config: ConfigDict) -> None:
+    """Checks that the stages are different, and groups of the config."""
+    groups = {
+        name: group
+        for name, group in config.items()
+        if isinstance(group, ConfigDict) and {"model", "diffusion"} <= group.keys()
+    }
+    for name in config.cascade.upsamplers:
+        lookup(groups, name, "group in cascade.upsamplers")
+    for key in ("upsamplers", "trained"):
+        names = config.cascade[key]
+        if len(set(names)) < len(names):
+            raise ValueError(f"cascade.{key} = {names} names a stage twice.")
+    if not config.cascade.upsamplers:
+        raise ValueError("cascade.upsamplers is empty: name at least one, or use ddpm.")
+
+
+@contextlib.contextmanager
+def _naming(stage: str) -> Iterator[None]:
+    """Adds to errors about a stage in which group of the config its keys are."""
+    try:
+        yield
+    except ValueError as error:
+        if stage != BASE:
+            error.add_note(f"These keys are in the group {stage} of the config.")
+        raise
+
+
 def _group(config: ConfigDict, name: str) -> ConfigDict:
     """Returns the config of a stage, as that of a diffusion model."""
-    found = {key: config[key] for key in ("model", "diffusion")}
-    if name != BASE:
-        upsampler = lookup(config, name, "group in cascade.upsamplers")
-        found = {key: upsampler[key] for key in ("model", "diffusion")}
-        if not found["model"].cond_image:
-            raise ValueError(
-                f"{name}.model.cond_image is False, but an upsampler is conditioned on "
-                "the image that it enlarges: set it to True."
-            )
+    group = config if name == BASE else config[name]
+    found = {key: group[key] for key in ("model", "diffusion")}
+    if name == BASE and config.model.cond_image:
+        raise ValueError(
+            "model.cond_image is True, but the base of a cascade has no image before "
+            "it: set it to False."
+        )
+    if name != BASE and not group.model.cond_image:
+        raise ValueError(
+            f"{name}.model.cond_image is False, but an upsampler is conditioned on the "
+            "image that it enlarges: set it to True."
+        )
+    if group.model.num_classes not in (0, config.model.num_classes):
+        raise ValueError(
+            f"{name}.model.num_classes = {group.model.num_classes} must be 0, or that "
+            f"of the base, model.num_classes = {config.model.num_classes}."
+        )
     shared = {key: config[key] for key in ("data", "optim", "sample")}
     return ConfigDict({"method": "ddpm", **shared, **found})
 

@@ -135,13 +135,11 @@ def make(config: ConfigDict, fields: base.Fields) -> Classifier:
     known = {name: x.size for name, x in fields.items() if x.kind == "label" and x.size}
     known["label"] = model.pop("num_classes")
     classes = {x: lookup(known, x, "field in model.labels") for x in labels}
-    network = lookup(CLASSIFIERS, model.pop("name"), "model.name")
-    return Classifier(
-        base.single_phase(config),
-        network(num_classes=sum(classes.values()), **model),
-        *base.data_field(fields),
-        classes,
+    network = base.make_network(
+        CLASSIFIERS, ConfigDict({"model": model}), num_classes=sum(classes.values())
     )
+    phases = base.single_phase(config)
+    return Classifier(phases, network, *base.data_field(fields), classes)
 
 
 TASKS = {"classify": (base.NoOptions, make_classify)}

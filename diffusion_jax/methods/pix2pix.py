@@ -22,6 +22,7 @@ from diffusion_jax.methods.base import (
     Task,
     as_image,
     check_range,
+    data_field,
     make_network,
     rows_task,
 )
@@ -48,6 +49,7 @@ class Pix2Pix(Method):
       phases: "disc", then "gen".
       generator: (condition, index) -> image.
       discriminator: condition and image, stacked on the channels -> scores of patches.
+      data: name of the images' field.
       field: of the images.
       condition: the field of the conditions; of any size.
       gan_loss: the losses of both sides.
@@ -57,12 +59,11 @@ class Pix2Pix(Method):
     phases: tuple[Phase, ...]
     generator: nn.Module
     discriminator: nn.Module
+    data: str
     field: Field
     condition: Field
     gan_loss: GANLoss
     l1_weight: float
-
-    data = "image"
 
     def init(self, key: Array) -> tuple[Variables, PyTree]:
         """Initialises both networks.
@@ -113,7 +114,7 @@ class Pix2Pix(Method):
 
         Source: Isola et al. 2017, equation 4 and section 3.3, arXiv:1611.07004.
         """
-        target, condition = batch["image"], self._condition(batch)
+        target, condition = batch[self.data], self._condition(batch)
         generated = self.generate(variables, batch, key)
 
         def scores(image: Array) -> Array:
@@ -135,9 +136,9 @@ def make_sample(method: Pix2Pix, options: NoOptions) -> Task:
     """Generates an image [B, H, W, C] for each cond_image."""
 
     def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
-        return {"image": method.generate(variables, batch, key)}
+        return {method.data: method.generate(variables, batch, key)}
 
-    return Task(run, (COND_IMAGE,), {"image": method.field})
+    return Task(run, (COND_IMAGE,), {method.data: method.field})
 
 
 def make_translate(method: Pix2Pix, options: NoOptions) -> Task:
@@ -147,9 +148,9 @@ def make_translate(method: Pix2Pix, options: NoOptions) -> Task:
         shown = as_image(batch[COND_IMAGE], method.field.shape)
         keys = jax.random.split(key, NUM_SAMPLES)
         draws = lax.map(lambda k: method.generate(variables, batch, k), keys)
-        return [shown, *draws, batch["image"]]
+        return [shown, *draws, batch[method.data]]
 
-    inputs = (COND_IMAGE, "image")
+    inputs = (COND_IMAGE, method.data)
     return rows_task(rows, inputs, method.field, 2 + NUM_SAMPLES)
 
 
@@ -167,7 +168,7 @@ def defaults() -> ConfigDict:
         dtype="float32",  # of activations, or bfloat16
     )
     config.pix2pix = config_dict.create(
-        loss="non_saturating",  # or another of gan.loss
+        loss="non_saturating",  # or minimax, hinge, least_squares
         l1_weight=100.0,  # at least 0
     )
     config.optim.update(learning_rate=2e-4, b1=0.5)
@@ -191,13 +192,15 @@ def make(config: ConfigDict, fields: Fields) -> Pix2Pix:
         num_layers=model.pop("disc_layers"),
         dtype=model.get("dtype", "float32"),
     )
-    if not {"image", COND_IMAGE} <= fields.keys():
+    if COND_IMAGE not in fields:
         raise ValueError(
             "pix2pix needs images with a condition: set data.source to "
             "low_res:FACTOR:SOURCE, grey:SOURCE, masked:SOURCE or "
             "paired:SOURCE|SOURCE."
         )
-    field = fields["image"]
+    data, field = data_field(fields, ("image",))
+    # Nothing here limits the critic of wasserstein.
+    losses = {name: x for name, x in GAN_LOSSES.items() if name != "wasserstein"}
     remedy = "choose a data.source of images"
     check_range(field, "pix2pix's generator, which ends in tanh,", remedy)
     optimizer = optimizers.make(**config.optim)
@@ -207,9 +210,10 @@ def make(config: ConfigDict, fields: Fields) -> Pix2Pix:
             IMAGE_TO_IMAGE, ConfigDict({"model": model}), out_channels=field.shape[-1]
         ),
         discriminator=discriminator,
+        data=data,
         field=field,
         condition=fields[COND_IMAGE],
-        gan_loss=lookup(GAN_LOSSES, options.loss, "pix2pix.loss"),
+        gan_loss=lookup(losses, options.loss, "pix2pix.loss"),
         l1_weight=options.l1_weight,
     )
 

@@ -86,7 +86,7 @@ def check(config: ConfigDict) -> None:
 def row_key(key: str) -> str:
     """Returns the key of the row in RANGES of a dotted key.
 
-    Of a cascade's stage, as upsampler.model.width, it is that of a model: model.width.
+    A key of a cascade's stage, such as upsampler.model.width, has that of model.width.
     """
     group, *rest = key.split(".")
     is_stage = len(rest) == 2 and rest[0] in ("model", "diffusion")
@@ -108,9 +108,10 @@ def check_training(config: ConfigDict) -> None:
     check(config)
     values = dict(_leaves(config))
     for key, (other, difference) in LIMITS.items():
-        if not {key, other} <= values.keys():
+        limits = [value for x, value in values.items() if row_key(x) == other]
+        if key not in values or not limits:
             continue
-        maximum = values[other] - difference
+        maximum = min(limits) - difference  # of the stages, if there are several
         if any(number > maximum for number in _numbers(key, values[key])):
             less = f" - {difference}" if difference else ""
             minimum = RANGES[key.replace("eval.sweep.", "sample.")].minimum

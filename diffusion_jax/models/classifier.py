@@ -10,7 +10,7 @@ class ConvClassifier(nn.Module):
     """Classifies images with 3x3 convolutions of stride 2 and one hidden layer.
 
     Attributes:
-      num_classes: K; of several labels, the sum of theirs.
+      num_classes: K; with several labels, the sum of their numbers of classes.
       channels: output channels of each convolution; each halves the resolution.
       num_features: width of the hidden layer.
     """

@@ -70,7 +70,8 @@ class CLIP(nn.Module):
         )(caption).pooled
         init = nn.initializers.constant(-math.log(INITIAL_TEMPERATURE))
         log_scale = self.param("log_scale", init, ())
-        # The gradient passes the limit, so that the scale can also leave it again.
+        # The gradient passes the limit, so that the scale can decrease again; the
+        # parameter itself has no limit.
         excess = jax.lax.stop_gradient(nn.relu(log_scale - MAX_LOG_SCALE))
         return Embeddings(
             normalise(nn.Dense(self.num_features, False, name="image")(x)),
@@ -80,5 +81,5 @@ class CLIP(nn.Module):
 
 
 def normalise(x: Array) -> Array:
-    """Scales vectors [B, E] to norm 1; a vector of zeros stays one."""
+    """Scales vectors [B, E] to norm 1; a zero vector stays zero."""
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=1, keepdims=True) + 1e-12)

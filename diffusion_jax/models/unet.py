@@ -217,7 +217,7 @@ class UNet(nn.Module):
             added as well (Saharia et al. 2022, appendix D.1, arXiv:2205.11487). If
             cond_image, "cond_image" [B, h, w, c] of any size, which is resized and
             stacked on x, and "cond_noise" [B] in [0, 1], its level of noise, which is
-            embedded as a timestep (Ho et al. 2022, section 4.2, arXiv:2106.15282).
+            embedded as a timestep (Ho et al. 2022, section 3, arXiv:2106.15282).
           dropout_index: i32[B], the examples' global indices, activates dropout, which
             needs the rng "dropout"; an example's masks depend on its index.
 

@@ -10,8 +10,8 @@ def caption_targets(captions: Array, others: Array) -> Array:
 
         p_ij = 1 / n_i if caption i equals caption j, otherwise 0
 
-    where n_i is the number of captions equal to caption i: a picture of another example
-    with the same caption is no negative.
+    where n_i is the number of captions equal to caption i: an image of another example
+    with the same caption is not a negative.
 
     Args:
       captions: i32[b, L], each of which is among `others`.

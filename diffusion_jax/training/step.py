@@ -41,7 +41,8 @@ def check_batch(method: Any, batch_size: int, accumulate: int) -> None:
         raise ValueError(
             f"train.accumulate = {accumulate} splits a batch into slices, and this "
             "loss couples all examples of a batch, as batch norm and contrastive "
-            "losses do: set train.accumulate=1, or choose networks without batch norm."
+            "losses do: set train.accumulate=1 (or, if it is batch norm, choose "
+            "networks without it)."
         )
     parts = accumulate * max(
         (phase.batch_slice[1] for phase in method.phases), default=1

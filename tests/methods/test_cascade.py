@@ -101,6 +101,14 @@ def test_guidance_of_stages_without_dropping(source):
         cascade.make_sample(methods.make(config, source.fields), guided)
 
 
+def test_steps_are_limited_by_every_stage():
+    """More steps than an upsampler has timesteps are refused before training."""
+    config = load("digits_cascade")
+    config.upsampler.diffusion.num_timesteps = 4
+    with pytest.raises(ValueError, match=r"sample.num_steps must lie in 1..4"):
+        methods.check_training(config)
+
+
 def test_assembled_from_other_runs(tmp_path, source):
     """Stages that are not trained keep the weights of other runs, bit for bit, whatever
     the group is called there; a single step assembles them."""
@@ -133,7 +141,12 @@ REFUSED = [
     ({"upsampler.model.num_blocks": -1}, "upsampler.model.num_blocks must be at least"),
     ({"upsampler.model.channel_multipliers": ()}, "upsampler.model.channel_multipl"),
     ({"upsampler.diffusion.prediction": "noise"}, "diffusion.prediction 'noise'"),
-    ({"model.cond_image": True}, "model.cond_image is True, but .* low_res:2:"),
+    ({"model.cond_image": True}, "model.cond_image is True, but the base"),
+    ({"cascade.upsamplers": ()}, "cascade.upsamplers is empty"),
+    ({"cascade.upsamplers": ("upsampler",) * 2}, "upsamplers = .* a stage twice"),
+    ({"cascade.upsamplers": ("sample",)}, "upsamplers 'sample'. Known: upsampler"),
+    ({"cascade.trained": ("base", "base")}, "trained = .* a stage twice"),
+    ({"upsampler.model.num_classes": 5}, "num_classes = 5 must be 0, or that of"),
 ]
 
 

@@ -67,19 +67,19 @@ def drop_all(conditions: Sequence[Condition], cond: Cond) -> Cond:
 
 
 def add_noise(cond: Cond, level: Array, keys: Array) -> Cond:
-    """Adds noise to the conditioning image, and tells the network how much.
+    """Adds noise to the conditioning image, and its level to the conditions.
 
         c <- cos(pi/2 level) c + sin(pi/2 level) eps
 
-    Images that another model has generated are not quite like real ones. Noise hides
-    the differences.
+    Noise hides the differences between real images and those of another model.
 
     Args:
       cond: [B, ...] by name; without a conditioning image nothing is done.
       level: f32[B], in [0, 1]; 0 is no noise.
       keys: [B], one per example.
 
-    Source: Ho et al. 2022, section 4.2, arXiv:2106.15282.
+    Source: Ho et al. 2022, section 3, arXiv:2106.15282, with an angle instead of a
+    timestep.
     """
     if COND_IMAGE not in cond:
         return cond

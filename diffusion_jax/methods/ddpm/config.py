@@ -129,11 +129,11 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
         "diffusion.timestep_sampler",
     )
     conditions = _conditions(config, fields)
-    if diffusion.cond_dropout and not conditions:
+    if diffusion.cond_dropout and not any(c.dropout for c in conditions):
         raise ValueError(
-            f"diffusion.cond_dropout = {diffusion.cond_dropout} drops conditions, but "
-            "model.num_classes = 0 and model.caption_width = 0: set one of them, or "
-            "set cond_dropout to 0."
+            f"diffusion.cond_dropout = {diffusion.cond_dropout} drops classes and "
+            "captions, but model.num_classes = 0 and model.caption_width = 0: set one "
+            "of them, or set cond_dropout to 0."
         )
     if diffusion.cond_noise and not config.model.cond_image:
         raise ValueError(

@@ -1,7 +1,5 @@
 """Tasks that show what a condition does: rows of images from the same noise."""
 
-import dataclasses
-
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -22,7 +20,8 @@ SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
 def make_guidance(method: DDPM, options: SampleOptions) -> Task:
     """Draws each example at the guidance scales SCALES, from the same noise.
 
-    Scale 0 ignores the condition; 1 is no guidance.
+    Scale 0 ignores the condition; 1 is no guidance. Outside sample.guidance_interval
+    all columns are conditional.
 
     Raises:
       ValueError: the model was not trained without its condition, or the options are
@@ -30,7 +29,12 @@ def make_guidance(method: DDPM, options: SampleOptions) -> Task:
 
     Source: Saharia et al. 2022, figure A.10, arXiv:2205.11487.
     """
-    chain = Chain(method, dataclasses.replace(options, guidance_scale=0.0))
+    if not any(condition.dropout for condition in method.conditions):
+        raise ValueError(
+            "The task guidance needs a network trained with and without its condition: "
+            "train with diffusion.cond_dropout above 0, or choose another sample.task."
+        )
+    chain = Chain(method, options)
 
     def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
         keys = prng.example_keys(key, batch["index"])
@@ -56,8 +60,6 @@ def make_mix(method: DDPM, options: SampleOptions) -> Task:
 
     Raises:
       ValueError: the model has no conditions, or the options are invalid.
-
-    Source: Liu et al. 2022, section 3.2, arXiv:2206.01714, for a sum of weights of 1.
     """
     if not method.inputs:
         raise ValueError(
@@ -75,8 +77,7 @@ def make_mix(method: DDPM, options: SampleOptions) -> Task:
         _, second, *_ = chain.loop(variables, method.cond_of(partner), keys)
 
         def draw(weight: Array) -> Array:
-            mixed = guidance.classifier_free(second, first, weight, method.schedule)
-            loop = sampler, mixed, *rest
+            loop = sampler, guidance.mixed(first, second, weight), *rest
             return sampling.sample(*loop, x_T, keys, 0, method.self_condition)[0]
 
         return list(lax.map(draw, jnp.asarray(WEIGHTS)))
