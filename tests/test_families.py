@@ -2,45 +2,27 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
-from smoke import CONFIGS, Compiled, last_line, load
+from smoke import Compiled, last_line, load
+from tiny_runs import OF_TEXT, RUNS, check_tiny, train_tiny
 
 import diffusion_jax as dj
-from diffusion_jax import evaluators, methods, run_config, run_data, runs
+from diffusion_jax import (
+    evaluators,
+    methods,
+    run_config,
+    run_data,
+    runs,
+    task_runner,
+)
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.methods import latent_tasks
 from diffusion_jax.outputs import writers
 from diffusion_jax.sample import sample
 from diffusion_jax.train import train
 
-# Values that are numbers in a program, or when to run it, not another program.
-NUMBERS = """name data.flip optim.learning_rate optim.disc_learning_rate optim.b1
-    optim.b2 optim.ema_decay optim.decay_start optim.decay_end train.log_every
-    train.save_every train.sample_every train.keep""".split()
-# One of each family and network, some with another name; this DCGAN is conditional.
-RUNS = {
-    "autoencoder": "digits_autoencoder",
-    "conv": "fashion_mnist_autoencoder",
-    "vae": "digits_vae",
-    "dvae": "digits_dvae",
-    "vqvae": "digits_dvae",
-    "dalle": "digits_dalle",
-    "gan": "digits_gan",
-    "dcgan": "digits_dcgan",
-    "points": "grid25_gan",
-    "cyclegan": "digits_cyclegan",
-    "pix2pix": "digits_pix2pix",
-    "classifier": "digits_classifier",
-    "cascade": "digits_cascade",
-    "upsampler": "digits_upsampler",
-    "contrastive": "digits_contrastive",
-    "language_model": "python_docs_gru",
-    "seq2seq": "reverse_attention",
-}
-CHANGES = {"dcgan": {"model__num_classes": 10}, "vqvae": {"model__name": "vq"}}
 BETWEEN = latent_tasks.NUM_COLUMNS
 COLUMNS = {  # images in a row
     "reconstruct": 2,
@@ -126,7 +108,6 @@ ARRAYS = [  # tasks without images or text
 TEXTS = [("language_model", "sample")]
 PAIRS = [("seq2seq", "sample"), ("seq2seq", "align")]
 CAPTIONED = [(x, "sample") for x in ("dalle", "digits_captions", "cascade")]
-OF_TEXT = "language_model", "seq2seq"
 CONDITIONAL = "dcgan", "cascade", "digits_captions"
 
 
@@ -138,56 +119,17 @@ def run_of(tmp_path_factory):
 
     def run(name):
         if name not in trained:
-            config_name = RUNS.get(name, name)
-            config = load(config_name, train__num_steps=2, **CHANGES.get(name, {}))
-            workdir = tmp_path_factory.mktemp(name) / config_name
-            with pytest.MonkeyPatch.context() as patch:
-                drawn, save = [], writers.save_preview
-                spy = lambda *x: (drawn.append(x[1:]), save(*x))  # noqa: E731
-                patch.setattr(writers, "save_preview", spy)
-                train(config, workdir)
-            trained[name] = workdir, config, drawn
+            trained[name] = train_tiny(name, tmp_path_factory.mktemp(name))
         workdir, config, drawn = trained[name]
         return workdir, config.copy_and_resolve_references(), drawn
 
     return run
 
 
-def distinct_programs():
-    """The configs, but for those that at :tiny differ from another in NUMBERS only."""
-    first = {}
-    for name in [*RUNS.values(), *CONFIGS]:
-        config = load(name)
-        with config.unlocked():
-            for key in NUMBERS:
-                group, _, last = key.rpartition(".")
-                node = config[group] if group else config
-                if last in node:
-                    del node[last]
-        first.setdefault(config.to_json(sort_keys=True), name)
-    names = {config_name: name for name, config_name in RUNS.items()}
-    return [names.get(name, name) for name in first.values()]
-
-
-@pytest.mark.parametrize("name", [*distinct_programs(), "dcgan", "vqvae"])
+@pytest.mark.parametrize("name", RUNS)
 def test_tiny_trains_and_samples(name, run_of):
-    """Every config at :tiny trains for two steps and draws finite images or text."""
-    workdir, config, drawn = run_of(name)
-    run = runs.load(config, workdir, "last")
-    assert run.step == 2
-    for leaf in jax.tree.leaves(run.variables):
-        assert np.all(np.isfinite(leaf))
-    if not config.train.sample_every:
-        assert not drawn
-        return
-    if config.method in OF_TEXT:
-        assert (workdir / "samples/00000002.txt").read_text(encoding="utf-8")
-    else:
-        Image.open(workdir / "samples/00000002.png").verify()
-    ((outputs, fields),) = drawn
-    for key, array in outputs.items():
-        assert array.shape == (16, *fields[key].shape)
-        assert np.all(np.isfinite(array))
+    """At :tiny each family trains for two steps and draws finite images or text."""
+    check_tiny(*run_of(name))
 
 
 @pytest.mark.parametrize("name, task", TASKS)
@@ -342,6 +284,44 @@ def test_prompts_of_other_tasks(run_of):
     config.sample.update(task="reconstruct", prompt="a seven")
     with pytest.raises(ValueError, match="sample.prompt has no effect on this task"):
         sample(config, workdir)
+
+
+def test_partners_of_prompts(run_of):
+    """Each of ten examples of three prompts has the next prompt as its partner's, the
+    last one the first; a single prompt is refused, and so are candidates of rows."""
+    _, config, _ = run_of("digits_captions")
+    method = methods.make(config, run_data.open_train(config).fields)
+    config.sample.update(num_examples=10, prompt="a one|a two|a three")
+    source = task_runner.make(config, method, "mix").source
+    captions = [source[i]["caption"] for i in range(10)]
+    partners = [source[i]["partner_caption"] for i in range(10)]
+    firsts = [captions[0], captions[4], captions[7]]
+    np.testing.assert_array_equal(captions, np.repeat(firsts, (4, 3, 3), axis=0))
+    others = np.repeat(np.roll(firsts, -1, axis=0), (4, 3, 3), axis=0)
+    np.testing.assert_array_equal(partners, others)
+    config.sample.prompt = "a one"
+    with pytest.raises(ValueError, match="goes from one prompt to the next"):
+        task_runner.make(config, method, "mix")
+    config.sample.update(scorer="runs/x", num_candidates=2)
+    with pytest.raises(ValueError, match="sample.scorer has no effect on this task"):
+        task_runner.make(config, method, "guidance")
+
+
+def test_partners_of_classes():
+    """Where classes are drawn in turn, a partner has another class."""
+    config = load("digits", model__num_classes=10)
+    method = methods.make(config, run_data.open_train(config).fields)
+    source = task_runner.make(config, method, "mix").source
+    for i in range(config.sample.num_examples):
+        assert source[i]["label"] != source[i]["partner_label"]
+
+
+def test_label_of_tasks_with_data():
+    """A task that takes its examples from the data refuses a class."""
+    config = load("digits", model__num_classes=10, sample__label=3)
+    method = methods.make(config, run_data.open_train(config).fields)
+    with pytest.raises(ValueError, match="sample.label has no effect on this task"):
+        task_runner.make(config, method, "reconstruct")
 
 
 @pytest.mark.parametrize("name", ["dcgan", "vae", "points", "pix2pix", *OF_TEXT])

@@ -227,12 +227,7 @@ def tiny(config: ConfigDict) -> None:
     ddpm.tiny(config)
     del config.eval.num_terms
     for name in config.cascade.upsamplers:
-        config[name].model.update(
-            base_channels=8, channel_multipliers=(1, 2), num_blocks=1
-        )
-        if config[name].model.caption_width:
-            config[name].model.update(caption_width=8, caption_heads=2)
-        config[name].diffusion.num_timesteps = 20
+        ddpm.make_tiny_model(config[name])
     config.cascade.trained = (BASE, *config.cascade.upsamplers)
     config.train.init_from = ""
 

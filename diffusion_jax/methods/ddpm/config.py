@@ -95,14 +95,21 @@ def tiny(config: ConfigDict) -> None:
     common.make_tiny(config)
     if config.model.get("caption_width"):
         config.data.source = "captions:digits"
-        config.model.update(caption_width=8, caption_heads=2)
     if config.model.get("cond_image"):
         config.data.source = f"low_res:2:{config.data.source}"
-    config.model.update(base_channels=8, channel_multipliers=(1, 2), num_blocks=1)
-    config.diffusion.num_timesteps = 20
+    make_tiny_model(config)
     config.optim.warmup_steps = 2
     config.sample.num_steps = 5
     config.eval.num_terms = 4
+
+
+def make_tiny_model(config: ConfigDict) -> None:
+    """Makes the network small, and the chain short."""
+    config.model.update(base_channels=8, channel_multipliers=(1, 2), num_blocks=1)
+    config.model.attention_resolutions = (4,)
+    if config.model.get("caption_width"):
+        config.model.update(caption_width=8, caption_heads=2, caption_layers=1)
+    config.diffusion.num_timesteps = 20
 
 
 def make(config: ConfigDict, fields: Fields) -> DDPM:
