@@ -271,7 +271,7 @@ def _check_names(config: ConfigDict) -> None:
     groups = {
         name: group
         for name, group in config.items()
-        if isinstance(group, ConfigDict) and {"model", "diffusion"} <= group.keys()
+        if isinstance(group, ConfigDict) and {"model", "diffusion"} <= {*group}
     }
     for name in config.cascade.upsamplers:
         lookup(groups, name, "group in cascade.upsamplers")
