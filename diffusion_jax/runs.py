@@ -17,6 +17,8 @@ from diffusion_jax.training.checkpoints import Checkpoints, MismatchError
 from diffusion_jax.training.state import TrainState, Variables
 
 LOGGER = logging.getLogger(__name__)
+# Keys of the group diffusion that a network's predictions depend on.
+MEANING = "prediction schedule num_timesteps zero_terminal_snr self_condition".split()
 
 
 class Run(NamedTuple):
@@ -100,8 +102,10 @@ def read_groups(template: TrainState, init_from: str) -> Variables:
         except MismatchError as error:
             error.add_note(
                 f"It is read because of train.init_from={entry}: the settings of "
-                f"{group} must be those of that run, such as dvae_model and dvae those "
-                "of its groups model and dvae."
+                f"{group} must be those of that run. Its groups model and dvae are "
+                "dvae_model and dvae of a dalle; its groups model and diffusion are "
+                "those of a cascade's base, which has smaller images, or "
+                "NAME.model and NAME.diffusion of an upsampler."
             )
             raise
         LOGGER.info("Read %s from %s, step %d.", group, workdir, step)
@@ -109,6 +113,44 @@ def read_groups(template: TrainState, init_from: str) -> Variables:
         if stats is not None:
             groups.state[group] = found.state[theirs]
     return groups
+
+
+def warn_of_other_diffusion(config: ConfigDict) -> None:
+    """Warns if train.init_from copies a denoiser that was trained otherwise.
+
+    Its weights fit, but their predictions mean something else.
+
+    Args:
+      config: of the run, whose train.init_from has been read.
+    """
+    for entry in filter(None, config.train.init_from.split(",")):
+        groups, _, workdir = entry.partition("=")
+        group, _, theirs = groups.partition(":")
+        ours = _diffusion(config, group)
+        other = _diffusion(
+            run_config.stored_config(paths.local(workdir)), theirs or group
+        )
+        changes = [
+            f"{key}={other[key]} there and {ours[key]} here"
+            for key in MEANING
+            if key in other and key in ours and other[key] != ours[key]
+        ]
+        if changes:
+            LOGGER.warning(
+                "train.init_from=%s: the group diffusion has %s. Unless %s is trained "
+                "further, its samples will be wrong.",
+                entry,
+                ", ".join(changes),
+                group,
+            )
+
+
+def _diffusion(config: ConfigDict, group: str) -> ConfigDict:
+    """Returns the group diffusion of a parameter group; it may be empty."""
+    stage = config.get(group)
+    if isinstance(stage, ConfigDict) and "diffusion" in stage:
+        return stage.diffusion
+    return config.get("diffusion", ConfigDict())
 
 
 def replace_groups(state: TrainState, groups: Variables) -> TrainState:

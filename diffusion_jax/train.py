@@ -94,7 +94,10 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     draw = make_draw(config, method, workdir) if every.sample_every else None
     initial = states.trace_initial(method)
     template = initial.out_info
-    groups = None if is_trained else runs.read_groups(template, every.init_from)
+    groups = None
+    if not is_trained:
+        groups = runs.read_groups(template, every.init_from)
+        runs.warn_of_other_diffusion(config)
 
     primary = parallel.process_index() == 0
     with locked(workdir) if primary else contextlib.nullcontext():

@@ -142,7 +142,10 @@ def save_captioned(
     groups = [list(x) for _, x in itertools.groupby(range(len(images)), key)]
     shared = columns is not None or min(map(len, groups)) > 1
     if columns is not None:
+        num_rows = len(groups)
         groups = groups[: max(1, MAX_CAPTIONED // columns)]
+        if len(groups) < num_rows:
+            LOGGER.info("%s has the first %d of %d rows.", path, len(groups), num_rows)
     elif shared:
         share = max(1, MAX_CAPTIONED // len(groups))
         groups = [group[:share] for group in groups]

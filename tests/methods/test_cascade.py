@@ -109,9 +109,10 @@ def test_steps_are_limited_by_every_stage():
         methods.check_training(config)
 
 
-def test_assembled_from_other_runs(tmp_path, source):
+def test_assembled_from_other_runs(tmp_path, source, caplog):
     """Stages that are not trained keep the weights of other runs, bit for bit, whatever
-    the group is called there; a single step assembles them."""
+    the group is called there; a single step assembles them. Another meaning of a
+    network's predictions is worth a warning."""
     train(load("digits_upsampler", train__num_steps=2), tmp_path / "upsampler")
     joint = load("digits_cascade", train__num_steps=2)
     joint.upsampler.model.caption_width = 0
@@ -120,7 +121,14 @@ def test_assembled_from_other_runs(tmp_path, source):
     config = joint.copy_and_resolve_references()
     config.cascade.trained, config.train.num_steps = (), 1
     config.train.init_from = f"base={tmp_path}/joint,upsampler:net={tmp_path}/upsampler"
+    config.upsampler.diffusion.prediction = "eps"
+    caplog.set_level("WARNING")
+    train(config, tmp_path / "other")
+    words = "prediction=v there and eps here. Unless upsampler is trained"
+    assert caplog.text.count(words) == 1
+    config.upsampler.diffusion.prediction = "v"
     train(config, tmp_path / "both")
+    assert caplog.text.count("Unless") == 1
     state = restore(config, tmp_path / "both")
     first = runs.load(joint, tmp_path / "joint", "last").variables
     second = runs.load(load("digits_upsampler"), tmp_path / "upsampler", "last")

@@ -7,7 +7,7 @@ import numpy as np
 from diffusion_jax.diffusion import guidance, losses, process
 from diffusion_jax.diffusion.sampling import Sampler
 from diffusion_jax.lookup import lookup
-from diffusion_jax.methods.base import check_range
+from diffusion_jax.methods.base import COND_IMAGE, check_range
 from diffusion_jax.methods.ddpm.method import DDPM
 
 WITH_SIGNAL = "a schedule with signal left at T (such as linear or cosine)"
@@ -126,6 +126,11 @@ def check_sampling(
             f"sample.guidance_scale = {options.guidance_scale} needs a network trained "
             "with and without its condition: train with diffusion.cond_dropout above 0 "
             "(and model.num_classes or model.caption_width), or set the scale to 1.",
+        ),
+        (
+            options.cond_noise > 0 and method.condition(COND_IMAGE) is None,
+            "sample.cond_noise adds noise to the image that a model is conditioned on, "
+            "and this one has none: set it to 0.",
         ),
         (
             options.cond_noise > method.cond_noise,
