@@ -1,4 +1,4 @@
-r"""Diffusion of composed pictures, 24x24 pixels, conditioned on their captions.
+r"""Diffusion of composed pictures, 24x24, of their captions; not trained to the end.
 
     bash launch/local.sh configs/composed_captions.py
     bash launch/local.sh configs/composed_captions.py --mode=sample \

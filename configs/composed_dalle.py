@@ -1,4 +1,4 @@
-r"""DALL-E of composed pictures: a Transformer over captions and composed_dvae's codes.
+r"""DALL-E of composed pictures, over the codes of composed_dvae; not trained yet.
 
     bash launch/local.sh configs/composed_dvae.py
     bash launch/local.sh configs/composed_dalle.py

@@ -4,7 +4,7 @@ r"""Super-resolution of emoji, 16x16 to 32x32 pixels: emoji_cascade's second sta
     python -m diffusion_jax.main --config=configs/emoji_upsampler.py --mode=sample \
         --config.sample.task=translate --config.sample.num_examples=16
 
-Data: as for emoji_captions16.
+Data: as for emoji_captions16. Result: not measured.
 """
 
 from ml_collections import ConfigDict
