@@ -5,10 +5,11 @@ Source: Ho et al. 2022, arXiv:2106.15282.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 from jax import Array
 from ml_collections import ConfigDict, config_dict
 
@@ -39,7 +40,7 @@ class Cascade(base.Method):
     """
 
     phases: tuple[Phase, ...]
-    stages: Mapping[str, DDPM]
+    stages: FrozenDict[str, DDPM]
     data: str
     field: Field
 
@@ -263,7 +264,7 @@ def make(config: ConfigDict, fields: base.Fields) -> Cascade:
     for name in config.cascade.trained:
         (phase,) = lookup(stages, name, "stage in cascade.trained").phases
         phases.append(phase._replace(name=name, trains=(name,)))
-    return Cascade(tuple(phases), stages, data, field)
+    return Cascade(tuple(phases), FrozenDict(stages), data, field)
 
 
 def _check_names(config: ConfigDict) -> None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.core import FrozenDict
 from jax import Array
 from ml_collections import ConfigDict, config_dict
 
@@ -28,7 +29,7 @@ class Classifier(base.SingleNetwork):
         The network outputs the logits of all labels in this order.
     """
 
-    classes: Mapping[str, int]
+    classes: FrozenDict[str, int]
 
     def logits(self, variables: Variables, x: Array) -> dict[str, Array]:
         """Returns the logits of each label, [B, K], for data x [B, ...]."""
@@ -139,7 +140,7 @@ def make(config: ConfigDict, fields: base.Fields) -> Classifier:
         CLASSIFIERS, ConfigDict({"model": model}), num_classes=sum(classes.values())
     )
     phases = base.single_phase(config)
-    return Classifier(phases, network, *base.data_field(fields), classes)
+    return Classifier(phases, network, *base.data_field(fields), FrozenDict(classes))
 
 
 TASKS = {"classify": (base.NoOptions, make_classify)}

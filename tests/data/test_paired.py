@@ -215,7 +215,7 @@ def test_what_is_refused(tmp_path):
     for factor in ("0", "1", "3", "-2", "x", "2.0"):
         refused(f"low_res:{factor}:digits", "8x8", f"and {factor} is no", **grey)
     refused("grey:digits", "1 channel", "data.num_channels=3", **grey)
-    refused("masked:grid25", "no images", **grey)
+    refused("masked:grid25", "no image", **grey)
     refused("masked:masked:digits", "two images", **grey)
     refused("paired:digits", "written paired:SOURCE|SOURCE", **grey)
     refused("paired:digits|", "written paired:SOURCE|SOURCE", **grey)
