@@ -3,6 +3,7 @@
 import logging
 import pathlib
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -66,6 +67,22 @@ def load(config: ConfigDict, workdir: pathlib.Path, checkpoint: str) -> Run:
     return Run(method, variables, step)
 
 
+def _entries(init_from: str) -> Iterator[tuple[str, str, str, pathlib.Path]]:
+    """Yields each entry of train.init_from: itself, its group, the group there, where.
+
+    Raises:
+      ValueError: an entry has another form.
+    """
+    for entry in filter(None, init_from.split(",")):
+        group, equals, workdir = entry.partition("=")
+        if not (equals and workdir):
+            raise ValueError(
+                f"train.init_from={init_from} must be written GROUP=WORKDIR,..."
+            )
+        group, _, theirs = group.partition(":")
+        yield entry, group, theirs or group, paths.local(workdir)
+
+
 def read_groups(template: TrainState, init_from: str) -> Variables:
     """Reads parameter groups of other runs, from which a run starts.
 
@@ -82,18 +99,10 @@ def read_groups(template: TrainState, init_from: str) -> Variables:
       ValueError: a group is unknown, or has other shapes than in the other run.
     """
     groups = Variables({}, {})
-    for entry in filter(None, init_from.split(",")):
-        group, equals, workdir = entry.partition("=")
-        if not (equals and workdir):
-            raise ValueError(
-                f"train.init_from={init_from} must be written GROUP=WORKDIR,..."
-            )
-        group, _, theirs = group.partition(":")
-        theirs = theirs or group
+    for entry, group, theirs, workdir in _entries(init_from):
         params = lookup(template.params, group, "group in train.init_from")
         stats = template.model_state.get(group)
-        directory = paths.local(workdir) / run_config.CHECKPOINTS
-        checkpoints = Checkpoints(directory, read_only=True)
+        checkpoints = Checkpoints(workdir / run_config.CHECKPOINTS, read_only=True)
         try:
             step, found = checkpoints.restore_variables(
                 Variables({theirs: params}, {} if stats is None else {theirs: stats}),
@@ -123,13 +132,9 @@ def warn_of_other_diffusion(config: ConfigDict) -> None:
     Args:
       config: of the run, whose train.init_from has been read.
     """
-    for entry in filter(None, config.train.init_from.split(",")):
-        groups, _, workdir = entry.partition("=")
-        group, _, theirs = groups.partition(":")
+    for entry, group, theirs, workdir in _entries(config.train.init_from):
         ours = _diffusion(config, group)
-        other = _diffusion(
-            run_config.stored_config(paths.local(workdir)), theirs or group
-        )
+        other = _diffusion(run_config.stored_config(workdir), theirs)
         changes = [
             f"{key}={other[key]} there and {ours[key]} here"
             for key in MEANING

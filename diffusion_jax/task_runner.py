@@ -98,8 +98,8 @@ def _open_scorer(
         )
     if not {method.data, "caption"} <= task.outputs.keys():
         raise ValueError(
-            "sample.scorer has no effect on this task, which draws no single images of "
-            "captions: leave it empty, and set sample.num_candidates=1."
+            "sample.scorer has no effect on this task, which does not return one image "
+            "per caption: leave it empty, and set sample.num_candidates=1."
         )
     image, caption = task.outputs[method.data], task.outputs["caption"]
     source = config.data.source

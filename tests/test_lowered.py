@@ -36,6 +36,7 @@ PROGRAMS = {
     "vqvae": ("digits_dvae", {"model__name": "vq"}, ONE, "reconstruct"),
     "dalle": ("digits_dalle", {}, CAPTIONED, "sample"),
     "captions": ("digits_captions", {}, CAPTIONED, "sample"),
+    "cascade": ("digits_cascade", {}, CAPTIONED, "sample"),
     "dcgan": ("digits_dcgan", {"gan__sync_statistics": False}, ONE, "sample"),
     "wgan_gp": ("grid25_gan", {}, POINTS, "sample"),
     "cyclegan": ("digits_cyclegan", {}, TWO, "translate"),

@@ -21,6 +21,7 @@ LOGGER = logging.getLogger(__name__)
 
 Example = dict[str, Any]
 MAX_INT32 = 2**31 - 1
+COND_IMAGE = "cond_image"  # the field of the image that an example is conditioned on
 # Labels of the second object have the suffix SECOND; their class is NONE if an image
 # has only one object.
 SECOND = "_2"

@@ -167,15 +167,15 @@ def _add(
 
     def example(i: int) -> base.Example:
         inner = source[i]
-        return inner | {"cond_image": condition(i, inner["image"])}
+        return inner | {base.COND_IMAGE: condition(i, inner["image"])}
 
-    fields = {**source.fields, "cond_image": base.image_field(shape)}
+    fields = {**source.fields, base.COND_IMAGE: base.image_field(shape)}
     return base.LazySource(len(source), example, fields, name, source.identities)
 
 
 def _shape(source: base.Source, name: str) -> tuple[int, int, int]:
     """Returns the shape of the images, of which each example must have just one."""
-    if "image" not in source.fields or "cond_image" in source.fields:
+    if "image" not in source.fields or base.COND_IMAGE in source.fields:
         what = "two images" if "image" in source.fields else "no image"
         raise ValueError(
             f"{name}: each source inside must have one image per example, and one of "

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import methods, run_data, task_runner
 from diffusion_jax.data import loader
+from diffusion_jax.data.base import COND_IMAGE
 from diffusion_jax.evaluators.base import (
     Evaluator,
     Record,
@@ -18,7 +19,7 @@ from diffusion_jax.evaluators.feature_extractors import (
     extract_features,
     open_feature_extractor,
 )
-from diffusion_jax.methods.base import COND_IMAGE, as_image, check_range
+from diffusion_jax.methods.base import as_image, check_range
 from diffusion_jax.metrics import frechet
 from diffusion_jax.metrics.images import absolute_error, psnr
 from diffusion_jax.training.state import Variables

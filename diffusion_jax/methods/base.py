@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from jax import Array
 
-from diffusion_jax.data.base import Field
+from diffusion_jax.data.base import COND_IMAGE, Field
 from diffusion_jax.data.captions import encode_prompts
 from diffusion_jax.lookup import lookup
 from diffusion_jax.training import optimizers
@@ -23,7 +23,6 @@ GROUP = "net"  # the phase and the parameter group of a family with one network
 OTHER_METRIC = "choose another eval.metric, such as modes for grid25"  # a remedy
 DTYPES = dict.fromkeys(("float32", "bfloat16", "float16"))  # of activations
 DATA_KINDS = ("image", "points", "signal")
-COND_IMAGE = "cond_image"  # the field of the image that an example is conditioned on
 PyTree = Any
 Fields = Mapping[str, Field]
 # "index" i32[B], the examples' global indices, and an array [B, ...] for each field.

@@ -13,7 +13,7 @@ from flax.core import FrozenDict
 from jax import Array
 from ml_collections import ConfigDict, config_dict
 
-from diffusion_jax.data.base import Field, image_field, shape_text
+from diffusion_jax.data.base import COND_IMAGE, Field, image_field, shape_text
 from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import base
 from diffusion_jax.methods.ddpm import config as ddpm
@@ -90,8 +90,8 @@ class Cascade(base.Method):
         stage, image = self.stages[name], batch[self.data]
         found = batch | {self.data: average(image, stage.field.shape)}
         if name != BASE:
-            smaller = stage.condition(base.COND_IMAGE).shape
-            found[base.COND_IMAGE] = average(image, smaller)
+            smaller = stage.condition(COND_IMAGE).shape
+            found[COND_IMAGE] = average(image, smaller)
         return found
 
 
@@ -124,6 +124,12 @@ def make_sample(method: Cascade, options: SampleOptions) -> base.Task:
         with _naming(name):
             stage_options = _stage_options(stage, options, name == last)
             of_stage[name] = tasks.make_sample(stage, stage_options)
+    own = {
+        name: field
+        for name, field in of_stage[last].outputs.items()
+        if name not in (COND_IMAGE, "caption")
+    }
+    others = {f"{name}_{method.data}": method.stages[name].field for name in earlier}
 
     def run(variables: Variables, batch: base.Batch, key: Array) -> dict[str, Array]:
         images: dict[str, Array] = {}
@@ -134,20 +140,11 @@ def make_sample(method: Cascade, options: SampleOptions) -> base.Task:
             if name != last:
                 images[f"{name}_{method.data}"] = found[method.data]
             # Upsamplers are trained on real images, which lie in [-1, 1].
-            batch = batch | {base.COND_IMAGE: jnp.clip(found[method.data], -1, 1)}
+            batch = batch | {COND_IMAGE: jnp.clip(found[method.data], -1, 1)}
         return {name: found[name] for name in own} | images
 
-    own = {
-        name: field
-        for name, field in of_stage[last].outputs.items()
-        if name not in (base.COND_IMAGE, "caption")
-    }
-    others = {f"{name}_{method.data}": method.stages[name].field for name in earlier}
     inputs = {
-        x: None
-        for task in of_stage.values()
-        for x in task.inputs
-        if x != base.COND_IMAGE
+        x: None for task in of_stage.values() for x in task.inputs if x != COND_IMAGE
     }
     task = base.Task(run, tuple(inputs), own | others)
     return base.with_captions(task, _caption(method))
@@ -180,7 +177,7 @@ def make_translate(method: Cascade, options: SampleOptions) -> base.Task:
             key,
         )
 
-    inputs = tuple(x for x in task.inputs if x != base.COND_IMAGE)
+    inputs = tuple(x for x in task.inputs if x != COND_IMAGE)
     return base.Task(run, inputs, task.outputs, task.prompts)
 
 
@@ -192,7 +189,7 @@ def _caption(method: Cascade) -> Field | None:
 
 def _stage_options(stage: DDPM, options: SampleOptions, is_last: bool) -> SampleOptions:
     """Returns what of the options applies to a stage."""
-    if base.COND_IMAGE not in stage.inputs:
+    if COND_IMAGE not in stage.inputs:
         options = dataclasses.replace(options, cond_noise=0.0)
     elif not any(condition.dropout for condition in stage.conditions):
         options = dataclasses.replace(options, guidance_scale=1.0)
@@ -224,9 +221,7 @@ def defaults() -> ConfigDict:
 
 def tiny(config: ConfigDict) -> None:
     """Turns a config into a smoke test that takes seconds on a CPU."""
-    config.eval.num_terms = 1  # that ddpm.tiny sets
-    ddpm.tiny(config)
-    del config.eval.num_terms
+    ddpm.make_tiny(config)
     for name in config.cascade.upsamplers:
         ddpm.make_tiny_model(config[name])
     config.cascade.trained = (BASE, *config.cascade.upsamplers)
@@ -259,7 +254,7 @@ def make(config: ConfigDict, fields: base.Fields) -> Cascade:
         found = {**fields, data: image, **smaller}
         with _naming(name):
             stages[name] = ddpm.make(group, found)
-        smaller = {base.COND_IMAGE: image}
+        smaller = {COND_IMAGE: image}
     phases = []
     for name in config.cascade.trained:
         (phase,) = lookup(stages, name, "stage in cascade.trained").phases

@@ -127,7 +127,7 @@ def make(config: ConfigDict, fields: base.Fields) -> Classifier:
         or the number of its classes.
     """
     model = dict(config.model)
-    labels = model.pop("labels")
+    labels = tuple(model.pop("labels"))  # JSON has lists
     if labels[:1] != ("label",):
         raise ValueError(
             f"model.labels = {labels} must begin with 'label', whose error is the "

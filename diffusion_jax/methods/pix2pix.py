@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from ml_collections import ConfigDict, config_dict
 
-from diffusion_jax.data.base import Field
+from diffusion_jax.data.base import COND_IMAGE, Field
 from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import config as common
 from diffusion_jax.methods.base import (
-    COND_IMAGE,
     Batch,
     Family,
     Fields,

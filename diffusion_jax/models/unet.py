@@ -230,40 +230,15 @@ class UNet(nn.Module):
         """
         levels = len(self.channel_multipliers)
         check_shape(x.shape[1:], levels)
-        remat = lookup(REMATS, self.remat, "model.remat")
-        res_block, attention_block = remat(ResBlock), remat(AttentionBlock)
-        cross_attention_block = remat(CrossAttentionBlock)
-        width = 4 * self.base_channels
-        time = _dense(width, self.dtype, "time1")(time_embedding(t, self.base_channels))
-        time = _dense(width, self.dtype, "time2")(nn.swish(time))
-        if self.num_classes:
-            time += nn.Embed(
-                self.num_classes + 1,
-                width,
-                dtype=self.dtype,
-                embedding_init=nn.initializers.normal(1.0),
-                name="label",
-            )(cond["label"])
+        time, text = self._embed(t, cond, dropout_index)
         if self.cond_image:
             image = cond["cond_image"]
             shape = (*x.shape[:3], image.shape[3])
             image = jax.image.resize(image, shape, "bilinear")
             x = jnp.concatenate([x, image], axis=-1)
-            noise = time_embedding(1000 * cond["cond_noise"], self.base_channels)
-            noise = _dense(width, self.dtype, "cond_noise1")(noise)
-            time += _dense(width, self.dtype, "cond_noise2")(nn.swish(noise))
-        text = None
-        if self.caption_width:
-            text = TextEncoder(
-                self.vocabulary_size,
-                self.caption_layers,
-                self.caption_heads,
-                self.caption_width,
-                self.dropout,
-                self.dtype,
-                name="caption",
-            )(cond["caption"], dropout_index)
-            time += _dense(width, self.dtype, "caption_pooled")(text.pooled)
+        remat = lookup(REMATS, self.remat, "model.remat")
+        res_block, attention_block = remat(ResBlock), remat(AttentionBlock)
+        cross_attention_block = remat(CrossAttentionBlock)
 
         def block(h: Array, features: int, name: str, attend: bool) -> Array:
             block_ = res_block(features, self.dropout, self.dtype, name=name)
@@ -304,6 +279,46 @@ class UNet(nn.Module):
         h = nn.swish(_norm(h, self.dtype, "norm_out"))
         h = _conv(self.out_channels, self.dtype, "conv_out", scale=0.0)(h)
         return at_least_float32(h)
+
+    def _embed(
+        self, t: Array, cond: Mapping[str, Array] | None, dropout_index: Array | None
+    ) -> tuple[Array, EncodedText | None]:
+        """Embeds what is no image, for `__call__`.
+
+        Returns:
+          [B, 4 base_channels], the sum of the embeddings of the timestep, the class,
+          the level of noise and the caption; and the tokens of the caption, if any.
+        """
+        width = 4 * self.base_channels
+
+        def of_time(times: Array, name: str) -> Array:
+            h = time_embedding(times, self.base_channels)
+            h = _dense(width, self.dtype, f"{name}1")(h)
+            return _dense(width, self.dtype, f"{name}2")(nn.swish(h))
+
+        time, text = of_time(t, "time"), None
+        if self.num_classes:
+            time += nn.Embed(
+                self.num_classes + 1,
+                width,
+                dtype=self.dtype,
+                embedding_init=nn.initializers.normal(1.0),
+                name="label",
+            )(cond["label"])
+        if self.cond_image:
+            time += of_time(1000 * cond["cond_noise"], "cond_noise")
+        if self.caption_width:
+            text = TextEncoder(
+                self.vocabulary_size,
+                self.caption_layers,
+                self.caption_heads,
+                self.caption_width,
+                self.dropout,
+                self.dtype,
+                name="caption",
+            )(cond["caption"], dropout_index)
+            time += _dense(width, self.dtype, "caption_pooled")(text.pooled)
+        return time, text
 
 
 def check_shape(shape: Sequence[int], levels: int) -> None:

@@ -37,6 +37,7 @@ FAMILIES = {
     "dvae": ("digits_dvae", {}, ONE),
     "vqvae": ("digits_dvae", {"model__name": "vq"}, ONE),  # observes its whole batch
     "dalle": ("digits_dalle", {"dalle__cond_dropout": 0.5}, CAPTIONED),
+    "cascade": ("digits_cascade", {}, CAPTIONED),
     "wgan_gp": ("grid25_gan", {"gan__critic_steps": 2}, POINTS),  # slices of a slice
     "cyclegan": ("digits_cyclegan", {"cyclegan__cycle_weight": 1.0}, TWO),
     "pix2pix": ("digits_pix2pix", {"pix2pix__l1_weight": 1.0}, PAIR),

@@ -151,8 +151,8 @@ def test_sampling_takes_its_conditions_from_the_batch(method, variables):
 @settings(deadline=None, max_examples=20)
 @given(st.floats(0, 1, width=32), st.integers(0, 2**31 - 1))
 def test_noise_keeps_the_variance(level, seed):
-    """Level s adds noise of standard deviation sin(pi s / 2) to cos(pi s / 2) c, so
-    that images of unit variance keep it; the network is told the level."""
+    """Level s adds noise of standard deviation sin(pi s / 2) to cos(pi s / 2) c:
+    images of unit variance keep it; the level is passed to the network."""
     image = np.random.default_rng(seed).normal(size=(8, 16, 16, 1)).astype(np.float32)
     cond = {"cond_image": jnp.asarray(image), "cond_noise": jnp.zeros(8)}
     keys = jax.random.split(jax.random.key(seed), 8)

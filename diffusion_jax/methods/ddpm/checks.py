@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_jax.data.base import COND_IMAGE
 from diffusion_jax.diffusion import guidance, losses, process
 from diffusion_jax.diffusion.sampling import Sampler
 from diffusion_jax.lookup import lookup
-from diffusion_jax.methods.base import COND_IMAGE, check_range
+from diffusion_jax.methods.base import check_range
 from diffusion_jax.methods.ddpm.method import DDPM
 
 WITH_SIGNAL = "a schedule with signal left at T (such as linear or cosine)"

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion_jax import prng
-from diffusion_jax.data.base import Field
+from diffusion_jax.data.base import COND_IMAGE, Field
 from diffusion_jax.diffusion.process import align
-from diffusion_jax.methods.base import COND_IMAGE
 
 Cond = dict[str, Array]  # a batch's conditions by name
 NOISE = "cond_noise"  # f32[B], the level of the noise in it

@@ -4,12 +4,11 @@ import math
 
 from ml_collections import ConfigDict, config_dict
 
-from diffusion_jax.data.base import label_field
+from diffusion_jax.data.base import COND_IMAGE, label_field
 from diffusion_jax.diffusion import guidance, losses, process, schedules, time_samplers
 from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import config as common
 from diffusion_jax.methods.base import (
-    COND_IMAGE,
     Family,
     Fields,
     data_field,
@@ -92,6 +91,12 @@ def defaults() -> ConfigDict:
 
 def tiny(config: ConfigDict) -> None:
     """Turns a config into a smoke test that takes seconds on a CPU."""
+    make_tiny(config)
+    config.eval.num_terms = 4
+
+
+def make_tiny(config: ConfigDict) -> None:
+    """Makes the data, the network, and all but the evaluation small."""
     common.make_tiny(config)
     if config.model.get("caption_width"):
         config.data.source = "captions:digits"
@@ -100,7 +105,6 @@ def tiny(config: ConfigDict) -> None:
     make_tiny_model(config)
     config.optim.warmup_steps = 2
     config.sample.num_steps = 5
-    config.eval.num_terms = 4
 
 
 def make_tiny_model(config: ConfigDict) -> None:
@@ -142,7 +146,7 @@ def make(config: ConfigDict, fields: Fields) -> DDPM:
             "captions, but model.num_classes = 0 and model.caption_width = 0: set one "
             "of them, or set cond_dropout to 0."
         )
-    if diffusion.cond_noise and not config.model.cond_image:
+    if diffusion.cond_noise and not config.model.get("cond_image"):
         raise ValueError(
             f"diffusion.cond_noise = {diffusion.cond_noise} adds noise to the image "
             "that the model is conditioned on, and there is none: set "

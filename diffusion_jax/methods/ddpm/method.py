@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from diffusion_jax import prng
-from diffusion_jax.data.base import Field
+from diffusion_jax.data.base import COND_IMAGE, Field
 from diffusion_jax.diffusion import denoiser, guidance, losses, process
 from diffusion_jax.diffusion.denoiser import Denoiser
 from diffusion_jax.diffusion.schedules import Schedule
 from diffusion_jax.diffusion.time_samplers import TimestepSampler
-from diffusion_jax.methods.base import COND_IMAGE, GROUP, Batch, PyTree, SingleNetwork
+from diffusion_jax.methods.base import GROUP, Batch, PyTree, SingleNetwork
 from diffusion_jax.methods.ddpm import conditions
 from diffusion_jax.methods.ddpm.conditions import Cond, Condition
 from diffusion_jax.training.state import Loss, Variables

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from diffusion_jax import prng
-from diffusion_jax.data.base import Field
+from diffusion_jax.data.base import COND_IMAGE, Field
 from diffusion_jax.diffusion import (
     editing,
     guidance,
@@ -27,7 +27,6 @@ from diffusion_jax.diffusion import (
 )
 from diffusion_jax.diffusion.denoiser import Denoiser
 from diffusion_jax.methods.base import (
-    COND_IMAGE,
     OTHER_METRIC,
     Batch,
     Task,
