@@ -158,7 +158,7 @@ def test_pure_noise_has_no_likelihood():
 @pytest.mark.parametrize(
     "task, values, words",
     [
-        ("nosuch", {}, "task of a ddpm model 'nosuch'.*sample, reconstruct"),
+        ("nosuch", {}, "task of a ddpm model 'nosuch'.*sample, translate, reconstruct"),
         ("interpolate", {"sample__strength": 0.0}, r"strength.*\(0, 1\]"),
         ("img2img", {"sample__strength": 1.5}, r"strength.*\(0, 1\]"),
         ("inpaint", {"sample__num_resamplings": 0}, "num_resamplings.*at least 1"),
