@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 from PIL import Image
 
 
@@ -14,10 +15,12 @@ def prepare(
     suffix="array_record",
     splits=("train",),
     version="3.0.1",
+    captions=None,
 ):
     """Writes what `tfds build` writes: tf.train.Examples and metadata.
 
-    Several splits share the images out equally, in order.
+    Several splits share the images out equally, in order. Captions are a text for each
+    image, or lists of texts, which are stored as in coco_captions.
     """
     import tensorflow_datasets as tfds
     from array_record.python import array_record_module
@@ -28,6 +31,12 @@ def prepare(
     features = {"image": tfds.features.Image(shape=shape)}
     if labels is not None:
         features["label"] = tfds.features.ClassLabel(num_classes=10)
+    several = captions is not None and not isinstance(captions[0], str)
+    if several:
+        text = {"id": np.int64, "text": tfds.features.Text()}
+        features["captions"] = tfds.features.Sequence(text)
+    elif captions is not None:
+        features["caption"] = tfds.features.Text()
     size = len(images) // len(splits)
     for number, split in enumerate(splits):
         stem = folder / f"{name.split('/')[0]}-{split}.{suffix}-00000-of-00001"
@@ -38,6 +47,14 @@ def prepare(
             example.features.feature["image"].bytes_list.value.append(file.getvalue())
             if labels is not None:
                 example.features.feature["label"].int64_list.value.append(labels[i])
+            if captions is not None:
+                key = "captions/text" if several else "caption"
+                texts = captions[i] if several else [captions[i]]
+                values = [text.encode() for text in texts]
+                example.features.feature[key].bytes_list.value.extend(values)
+            if several:
+                ids = range(len(captions[i]))
+                example.features.feature["captions/id"].int64_list.value.extend(ids)
             writer.write(example.SerializeToString())
         writer.close()
     tfds.folder_dataset.write_metadata(

@@ -13,7 +13,7 @@ from concurrent import futures
 import numpy as np
 
 from diffusion_jax import paths
-from diffusion_jax.data import base, folders, texts
+from diffusion_jax.data import base, folders, texts, tfds
 from diffusion_jax.data import vocabulary as vocabularies
 from diffusion_jax.data.splits import hash_of
 from diffusion_jax.special_tokens import END, PAD
@@ -263,6 +263,38 @@ def open_folder(rest: str, spec: base.ImageSpec) -> base.Source:
     field = caption_field(text for file in files for text in captions[file.text])
     chosen = contents.files(spec.split)
     return add(source, field, [captions[x.text] for x in chosen], by_class=False)
+
+
+def open_tfds(rest: str, spec: base.ImageSpec) -> base.Source:
+    """Opens a TFDS data set, see `tfds.open_tfds`, with its captions.
+
+    Without a feature of captions, they are made of the names of the classes.
+
+    Args:
+      rest: NAME[/CONFIG][:VERSION].
+      spec: see `tfds.open_tfds`.
+
+    Raises:
+      ValueError: an example has no caption.
+      FileNotFoundError, ValueError: see `tfds.open_tfds`.
+    """
+    name, source = f"tfds:{rest}", tfds.open_tfds(rest, spec)
+    builder = tfds.open_builder(rest, spec.data_dir)
+    if not tfds.caption_feature(builder):
+        return by_class(source, name)
+
+    def read(split: str) -> list[list[str]]:
+        captions = tfds.read_captions(builder, split)
+        captions = [[*filter(None, map(normalise, texts))] for texts in captions]
+        if [] in captions:
+            raise ValueError(
+                f"captions:{name}: example {captions.index([])} of split {split!r} has "
+                "no caption; choose another data set."
+            )
+        return captions
+
+    every = (text for split in builder.info.splits for x in read(split) for text in x)
+    return add(source, caption_field(every), read(spec.split), by_class=False)
 
 
 Captions = dict[str, list[str]]  # of each file, by its path below the root

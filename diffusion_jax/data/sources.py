@@ -43,8 +43,9 @@ def make(
         idx:PATH        a folder with the four files of MNIST, optionally gzipped
         npz:PATH        arrays `images`, `labels`, `test_images`, `test_labels`
         inverted:SOURCE the negatives of another source, byte -> 255 - byte
-        captions:SOURCE captioned images, of names of classes or, for folder:PATH, also
-                        of texts; see `captions.by_class` and `captions.open_folder`
+        captions:SOURCE captioned images, of names of classes or, for folder:PATH and
+                        tfds:NAME, also of texts; see `captions.by_class`,
+                        `captions.open_folder` and `captions.open_tfds`
         composed:SOURCE captioned pictures of one or two objects of digits or idx:PATH;
                         see `composed.compose`
         emoji           captioned emoji, of Debian's font, or emoji:PATH of another one;
@@ -152,6 +153,8 @@ def _open_captions(rest: str, spec: base.ImageSpec) -> base.Source:
         return make(f"inverted:captions:{inner}", *spec)
     if name == "folder":
         return captions.open_folder(inner, spec)
+    if name == "tfds":
+        return captions.open_tfds(inner, spec)
     return captions.by_class(make(rest, *spec), rest)
 
 

@@ -1,11 +1,54 @@
 """TFDS data sets prepared as ArrayRecord, read without TensorFlow."""
 
 import os
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from diffusion_jax.data import base
+
+
+def open_builder(rest: str, data_dir: str | None) -> Any:
+    """Opens a prepared data set.
+
+    Args:
+      rest: NAME[/CONFIG][:VERSION].
+      data_dir: folder or URL of the prepared data sets; empty: TFDS's own.
+
+    Returns:
+      Its `tfds.core.DatasetBuilder`.
+
+    Raises:
+      FileNotFoundError, ValueError: see `open_tfds`.
+    """
+    import tensorflow_datasets as tfds
+
+    name = f"tfds:{rest}"
+    data_dir = os.path.expanduser(data_dir) if data_dir else None  # may be a URL
+    remedy = (
+        f"prepare it with: pip install -e '.[prepare]' && tfds build {rest} "
+        "--file_format=array_record" + (f" --data_dir={data_dir}" if data_dir else "")
+    )
+    try:
+        builder = tfds.builder(rest, data_dir=data_dir, file_format="array_record")
+        prepared = builder.is_prepared()
+    except tfds.core.DatasetNotFoundError:
+        raise FileNotFoundError(
+            f"{name} is neither in {data_dir or 'the default data_dir'} nor known "
+            f"to TFDS; correct the name, or {remedy}"
+        ) from None
+    except (AssertionError, ValueError) as error:  # Version, config, file format.
+        reason = str(error).strip().splitlines()[0].rstrip(".:")
+        raise ValueError(
+            f"{name} cannot be opened: {reason}; correct the name or choose "
+            f"another data_dir, then {remedy}"
+        ) from error
+    if not prepared:
+        raise FileNotFoundError(
+            f"{name} is not prepared in {builder.data_dir}; {remedy}"
+        )
+    return builder
 
 
 def open_tfds(rest: str, spec: base.ImageSpec) -> base.Source:
@@ -23,32 +66,9 @@ def open_tfds(rest: str, spec: base.ImageSpec) -> base.Source:
       ValueError: the version, config, file format or split is unknown, the split is
         empty, or the data set has no 8-bit images.
     """
-    import tensorflow_datasets as tfds
-
-    name, data_dir = f"tfds:{rest}", spec.data_dir
-    data_dir = os.path.expanduser(data_dir) if data_dir else None  # may be a URL
-    remedy = (
-        f"prepare it with: pip install -e '.[prepare]' && tfds build {rest} "
-        "--file_format=array_record" + (f" --data_dir={data_dir}" if data_dir else "")
-    )
-    try:
-        builder = tfds.builder(rest, data_dir=data_dir, file_format="array_record")
-        features, prepared = builder.info.features, builder.is_prepared()
-    except tfds.core.DatasetNotFoundError:
-        raise FileNotFoundError(
-            f"{name} is neither in {data_dir or 'the default data_dir'} nor known "
-            f"to TFDS; correct the name, or {remedy}"
-        ) from None
-    except (AssertionError, ValueError) as error:  # Version, config, file format.
-        reason = str(error).strip().splitlines()[0].rstrip(".:")
-        raise ValueError(
-            f"{name} cannot be opened: {reason}; correct the name or choose "
-            f"another data_dir, then {remedy}"
-        ) from error
-    if not prepared:
-        raise FileNotFoundError(
-            f"{name} is not prepared in {builder.data_dir}; {remedy}"
-        )
+    name = f"tfds:{rest}"
+    builder = open_builder(rest, spec.data_dir)
+    features = builder.info.features
     image, label = (features[k] if k in features else None for k in ("image", "label"))
     if image is None or image.np_dtype != np.uint8 or len(image.shape) != 3:
         raise ValueError(
@@ -92,3 +112,45 @@ def open_tfds(rest: str, spec: base.ImageSpec) -> base.Source:
     return base.lazy_images(
         len(examples), decode, spec, label, name, describe, identify
     )
+
+
+CAPTIONS = ("caption", "captions", "text")  # features that may contain captions
+
+
+def caption_feature(builder: Any) -> str | None:
+    """Returns the name of the feature with captions, or None if there is none.
+
+    It is the first of CAPTIONS that is a text, a sequence of texts or, as in
+    coco_captions, a sequence of {"text": ..., ...}.
+
+    Args:
+      builder: see `open_builder`.
+    """
+    import tensorflow_datasets as tfds
+
+    def has_texts(feature: Any) -> bool:
+        inner = getattr(feature, "feature", feature)  # of a sequence
+        if isinstance(inner, tfds.features.FeaturesDict) and "text" in inner:
+            inner = inner["text"]
+        return isinstance(inner, tfds.features.Text)
+
+    features = builder.info.features
+    return next((x for x in CAPTIONS if x in features and has_texts(features[x])), None)
+
+
+def read_captions(builder: Any, split: str) -> list[list[str]]:
+    """Reads the captions of each example of a split, without decoding its images.
+
+    Args:
+      builder: see `open_builder`; with a `caption_feature`.
+      split: in the syntax of TFDS.
+    """
+    import tensorflow_datasets as tfds
+
+    name = caption_feature(builder)
+    skipped = {
+        key: tfds.decode.SkipDecoding() for key in builder.info.features if key != name
+    }
+    values = (x[name] for x in builder.as_data_source(split, decoders=skipped))
+    texts = (value["text"] if isinstance(value, dict) else value for value in values)
+    return [[text.decode() for text in np.atleast_1d(row).tolist()] for row in texts]

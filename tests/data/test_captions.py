@@ -112,6 +112,31 @@ def test_names_of_a_data_set(tmp_path):
     assert "the digit three" in texts_of(source)
 
 
+def test_captions_of_a_data_set(tmp_path):
+    """TFDS data sets bring one or several captions an example; every split counts for
+    the vocabulary, and examples without a caption are refused."""
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    splits, data_dir = ("train", "test"), str(tmp_path)
+
+    def opened(name, split):
+        return sources.make(f"captions:tfds:{name}", split, 8, 1, data_dir)
+
+    texts = ["A dog.", "a cat", "an owl", "two dogs run"]
+    prepare(tmp_path, "one", (8, 8, 1), images, captions=texts, splits=splits)
+    assert texts_of(opened("one", "train")) == ["a dog", "a cat"]
+    assert texts_of(opened("one", "train[50%:]")) == ["a cat"]
+    fields = [opened("one", split).fields["caption"] for split in splits]
+    assert fields[0] == fields[1] and fields[0].shape == (4,)
+    texts = [["A dog.", "the dog"], ["a cat"], ["an owl", ""], ["dogs"]]
+    prepare(tmp_path, "many", (8, 8, 1), images, captions=texts, splits=splits)
+    assert texts_of(opened("many", "test")) == ["an owl", "dogs"]
+    assert texts_of(opened("many", "train"))[0] in ("a dog", "the dog")
+    texts[3] = ["..", " "]
+    prepare(tmp_path, "none", (8, 8, 1), images, captions=texts, splits=splits)
+    with pytest.raises(ValueError, match="example 1 of split 'test' has no caption"):
+        opened("none", "train")
+
+
 def test_folder_of_classes(tmp_path):
     """Class folders without texts give captions of their names."""
     draw_folder(tmp_path, [f"{x}/1.png" for x in ("Big_Dog", "_", "owl", "uniform")])
