@@ -16,7 +16,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from diffusion_jax import paths, renames, run_config
+from diffusion_jax import paths, progress, renames, run_config
 from diffusion_jax.training import interrupts
 
 PACKAGE = str(pathlib.Path(__file__).parent)
@@ -36,16 +36,18 @@ def start(main: Callable[[list[str]], None]) -> None:
         raise
 
 
-def prepare(traceback: bool) -> None:
+def prepare(traceback: bool, quiet: bool) -> None:
     """Sets up the log, which goes to stdout, and the cache of compiled programs.
 
     Args:
       traceback: show the libraries' own error messages; otherwise only ours.
+      quiet: show no progress, and of the log only warnings.
     """
     logger = logging.getLogger("diffusion_jax")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(logging.StreamHandler(sys.stdout))
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.addHandler(progress.Handler())
     logger.propagate = False
+    progress.show(not quiet)
     if not traceback:  # the libraries' errors reach us as exceptions
         absl_logging.set_verbosity(absl_logging.FATAL)
         threading.excepthook = lambda _: None

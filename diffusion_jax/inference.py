@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
+from diffusion_jax import progress
 from diffusion_jax.data import loader
 from diffusion_jax.data.base import Source
 from diffusion_jax.methods import Task
@@ -15,7 +16,9 @@ Arrays = dict[str, np.ndarray]
 Stream = Callable[[Variables, Source, int], Iterator[Arrays]]
 
 
-def make_stream(task: Task, batch_size: int, seed: int) -> Stream:
+def make_stream(
+    task: Task, batch_size: int, seed: int, what: str = "Running"
+) -> Stream:
     """Makes a function that runs a task over the examples of a source, in order.
 
     All batches have the same shape, so the task is compiled once: the last batch is
@@ -29,6 +32,7 @@ def make_stream(task: Task, batch_size: int, seed: int) -> Stream:
         multiple of their number.
       seed: seed of the random numbers. A row depends only on the seed, the example and
         its index, not on the batch size or the number of devices.
+      what: the work, for the progress bar, such as "Sampling".
 
     Returns:
       (variables, source, num) -> an iterator over batches of host arrays, [b, ...]: the
@@ -48,12 +52,14 @@ def make_stream(task: Task, batch_size: int, seed: int) -> Stream:
             index = parallel.local_rows(np.minimum(index, num - 1))
             return loader.read(source, index)
 
-        for number, batch in loader.prefetch(batch_at, 0, -(-num // batch_size)):
-            interrupts.check()
-            needed = {name: batch[name] for name in ("index", *task.inputs)}
-            rows = parallel.all_rows(batch | run(variables, needed, key))
-            cut = min(batch_size, num - number * batch_size)
-            yield {name: x[:cut] for name, x in rows.items()}
+        with progress.bar(what, num) as advance:
+            for number, batch in loader.prefetch(batch_at, 0, -(-num // batch_size)):
+                interrupts.check()
+                needed = {name: batch[name] for name in ("index", *task.inputs)}
+                rows = parallel.all_rows(batch | run(variables, needed, key))
+                cut = min(batch_size, num - number * batch_size)
+                advance(cut)
+                yield {name: x[:cut] for name, x in rows.items()}
 
     return stream
 

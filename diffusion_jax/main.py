@@ -43,6 +43,7 @@ _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/NAME.")
 _OUTPUT = flags.DEFINE_string("output", None, "For sample, evaluate; default WORKDIR.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error was raised.")
+_QUIET = flags.DEFINE_bool("quiet", False, "Print only results and warnings.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the platform's processes.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "ADDRESS:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
@@ -51,7 +52,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator.")
 
 def main(argv: list[str]) -> None:
     """Joins the other processes, if there are any, and runs the mode."""
-    command_line.prepare(_TRACEBACK.value)
+    command_line.prepare(_TRACEBACK.value, _QUIET.value)
     cluster = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     with command_line.explained(_TRACEBACK.value):
         if _DISTRIBUTED.value or processes.on_pod() or cluster != (None, None, None):

@@ -109,7 +109,7 @@ def embed(
         method.data: method.field._replace(kind="signal"),
         "caption": method.caption._replace(shape=captions.shape[1:]),
     }
-    stream = inference.make_stream(task, min(BATCH_SIZE, len(images)), seed=0)
+    stream = inference.make_stream(task, min(BATCH_SIZE, len(images)), 0, "Scoring")
     rows = stream(scorer.variables, ArraySource(arrays, fields), len(images))
     found = inference.collect(rows, "image_embedding", "text_embedding")
     return found["image_embedding"], found["text_embedding"]

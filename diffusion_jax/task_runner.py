@@ -57,7 +57,9 @@ def make(config: ConfigDict, method: methods.Method, name: str) -> TaskRunner:
     if scorer:
         num = options.num_candidates
         task = reranking.rerank(task, method.data, scorer.method, scorer.ids, num)
-    stream = inference.make_stream(task, options.batch_size, options.seed)
+    stream = inference.make_stream(
+        task, options.batch_size, options.seed, f"Running {name}"
+    )
     # A captioned example keeps its labels, to measure whether its image shows them.
     fields = dict(task.outputs)
     if {"label", "caption"} & set(task.inputs):

@@ -16,8 +16,8 @@ FILES = [*PACKAGE, *sorted(ROOT.glob("configs/*.py")), *sorted(OTHERS)]
 # main -> train, sample, evaluate, trained -> evaluators -> outputs, task_runner
 #      -> scorers -> inference, runs, run_config, run_data -> methods, renames
 #      -> models, diffusion, objectives, data, training, metrics
-#      -> prng, lookup, paths, special_tokens, strict_json
-ANYONE = {"prng", "lookup", "paths", "special_tokens", "strict_json"}
+#      -> prng, lookup, paths, progress, special_tokens, strict_json
+ANYONE = {"prng", "lookup", "paths", "progress", "special_tokens", "strict_json"}
 LEAVES = set("models diffusion decoding objectives data training metrics".split())
 BELOW_RUNS = LEAVES | ANYONE | {"methods", "renames"}
 RUNS = {"inference", "runs", "run_config", "run_data"}
@@ -37,7 +37,7 @@ WITHIN = {
     "run_config": BELOW_RUNS,
     "run_data": BELOW_RUNS,
     "renames": set(),
-    "inference": {"methods", "data", "training"},
+    "inference": {"methods", "data", "training", "progress"},
     "methods": LEAVES | ANYONE,
     **{leaf: ANYONE for leaf in LEAVES},
     **{name: set() for name in ANYONE},
@@ -52,6 +52,7 @@ BENCHMARKS = set(
 )
 OUTSIDE = {
     "prng": {"jax"},
+    "progress": {"rich"},
     **dict.fromkeys("lookup paths special_tokens strict_json renames".split(), set()),
     "diffusion": MATHEMATICS,
     "decoding": MATHEMATICS,

@@ -51,7 +51,9 @@ def over_held_out(
     source = run_data.open_held_out(config)
     task = methods.make_task(config, method, task_name)
     batch_size = min(config.eval.batch_size, len(source))
-    stream = inference.make_stream(task, batch_size, config.eval.seed)
+    stream = inference.make_stream(
+        task, batch_size, config.eval.seed, f"Running {task_name}"
+    )
     return lambda variables: stream(variables, source, len(source))
 
 

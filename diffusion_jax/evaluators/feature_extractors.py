@@ -79,7 +79,7 @@ def open_feature_extractor(
         )
     LOGGER.info("Features: %s, step %d.", workdir, run.step)
     name, task = run.method.data, methods.make_task(config, run.method, "classify")
-    stream = inference.make_stream(task, BATCH_SIZE, seed=0)
+    stream = inference.make_stream(task, BATCH_SIZE, 0, "Computing features")
     # ArraySource takes images as bytes, and these are floats in [-1, 1].
     field = run.method.field._replace(kind="signal")
 

@@ -5,12 +5,11 @@ import json
 import logging
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from diffusion_jax import paths, strict_json
+from diffusion_jax import paths, progress, strict_json
 from diffusion_jax.training import costs, parallel
 from diffusion_jax.training.tensorboard import EventFile
 
@@ -110,18 +109,14 @@ class Progress:
         line = f"step {step}/{self._num_steps}  {shown}"
         if speed:
             rate = speed[f"{self._unit}_per_second"]
-            left = round((self._num_steps - step) * speed["step_time"])
-            minutes, seconds = divmod(left, 60)
-            hours, minutes = divmod(minutes, 60)
-            clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+            left = progress.clock((self._num_steps - step) * speed["step_time"])
             line += f"  {rate:.0f} {self._unit}/s"
             if "mfu" in speed:
                 line += f"  MFU {speed['mfu']:.0%}".replace("%", " %")
             if speed["data_wait"] > MIN_WAIT:
                 line += f"  data wait {speed['data_wait']:.0%}".replace("%", " %")
-            line += f"  {clock}:{seconds:02} left"
-        end = "\r" if sys.stdout.isatty() and step < self._num_steps else "\n"
-        print(f"{line:<72}", end=end, flush=True)
+            line += f"  {left} left"
+        progress.line(line, step == self._num_steps)
 
 
 class MetricsLog:
