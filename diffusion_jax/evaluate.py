@@ -13,11 +13,13 @@ from diffusion_jax import (
     evaluators,
     methods,
     paths,
+    progress,
     run_config,
     run_data,
     runs,
     strict_json,
 )
+from diffusion_jax.evaluators import tables
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import interrupts, parallel
 
@@ -27,7 +29,7 @@ LOGGER = logging.getLogger(__name__)
 def evaluate(
     config: ConfigDict, workdir: pathlib.Path, output: pathlib.Path | None = None
 ) -> None:
-    """Appends the metrics of eval.metric to evaluations.jsonl, and prints them.
+    """Appends the metrics of eval.metric to evaluations.jsonl, and prints a table.
 
     A line holds the metrics, the settings they depend on, and details. With eval.sweep
     there is one line for each combination of its values.
@@ -70,20 +72,25 @@ def evaluate(
                 "date": datetime.date.today().isoformat(),
             }
             if parallel.process_index() == 0:
-                _append(folder / "evaluations.jsonl", record)
+                _append(folder / "evaluations.jsonl", record, found)
 
 
-def _append(path: pathlib.Path, record: dict[str, Any]) -> None:
-    """Appends a record as a line, and prints it."""
-    wrong = [k for k, x in record.items() if isinstance(x, float) and not isfinite(x)]
+def _append(
+    path: pathlib.Path, line: dict[str, Any], record: evaluators.Record
+) -> None:
+    """Appends a line, and prints a table; where nobody reads, also the line."""
+    wrong = [k for k, x in line.items() if isinstance(x, float) and not isfinite(x)]
     if wrong:
         LOGGER.warning("Not finite, and null in the record: %s.", ", ".join(wrong))
-    line = strict_json.dumps(record)
+    text = strict_json.dumps(line)
     try:
         with paths.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
-                file.write(line + "\n")
+                file.write(text + "\n")
         LOGGER.info("Appended to %s.", path)
     finally:  # the metrics may have taken hours
-        print(line, flush=True)  # last, for scripts that parse the output
+        title = f"{line['metric']} of {line['config']} at step {line['step']}"
+        progress.CONSOLE.print(tables.table(title, record))
+        if not progress.CONSOLE.is_terminal:
+            print(text, flush=True)  # last, for scripts that parse the output

@@ -18,6 +18,7 @@ from diffusion_jax import (
     task_runner,
 )
 from diffusion_jax.evaluate import evaluate
+from diffusion_jax.evaluators import tables
 from diffusion_jax.methods import latent_tasks
 from diffusion_jax.outputs import writers
 from diffusion_jax.sample import sample
@@ -393,7 +394,8 @@ def test_every_task_and_metric_is_tested():
 @pytest.mark.parametrize("name, metric", EVALUATED)
 def test_metric(name, metric, run_of):
     """A record holds its family's metrics, the score first and all finite, and the
-    settings they depend on; a metric of a classifier's features bears its name."""
+    settings they depend on; a metric of a classifier's features bears its name. The
+    table that is printed explains all metrics but the numbers of examples."""
     if metric == "bleu":
         pytest.importorskip("sacrebleu")
     workdir, config, _ = run_of(name)
@@ -422,6 +424,9 @@ def test_metric(name, metric, run_of):
     assert described == [metric, config.name, 2]
     for key in expected:
         assert np.all(np.isfinite(record[key])), key
+        unexplained = ("histogram", "standard_error", "squared_error_of_pca")
+        if key not in unexplained and not key.startswith("num_"):
+            assert tables.meaning(key), key
     if "histogram" in record:
         number = config.sample.num_examples
         assert sum(record["histogram"]) <= number

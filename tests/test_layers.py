@@ -65,11 +65,12 @@ OUTSIDE = {
     "training": MATHEMATICS | {"optax", "orbax", "flax", "tensorboard"},
     "metrics": {"numpy", "sacrebleu"},
     "outputs": {"numpy", "PIL", "matplotlib"},
+    "evaluators": FLAGS | {"rich"},
     "configs": {"ml_collections"},
     "examples": MATHEMATICS | {"flax", "optax", "matplotlib"},
     "benchmarks": MATHEMATICS | BENCHMARKS,
     **dict.fromkeys("main command_line train sample evaluate".split(), FLAGS),
-    **dict.fromkeys("evaluators scorers task_runner trained".split(), FLAGS),
+    **dict.fromkeys("scorers task_runner trained".split(), FLAGS),
     **dict.fromkeys("inference runs".split(), FLAGS),
     **dict.fromkeys("run_config run_data".split(), FLAGS),
 }

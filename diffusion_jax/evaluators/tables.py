@@ -1,0 +1,140 @@
+"""Metrics as a table, with their baselines and a sentence on what they mean."""
+
+import re
+from typing import NamedTuple
+
+from rich import box
+from rich.table import Table
+
+from diffusion_jax.evaluators.base import Record
+
+# By the name of a metric, without "of ..." and all after a comma.
+MEANINGS = {
+    "FD": "distance of samples from real images; lower is better, as low as between "
+    "two sets of real ones is best",
+    "absolute_error": "mean difference from the target, in [0, 1]; lower is better",
+    "accuracy": "share of examples that are classified right",
+    "active_units": "latents that carry information",
+    "bits_per_character": "the code length of held-out text; lower is better",
+    "bits_per_dim": "the code length of held-out images; lower is better, 8: no model",
+    "bleu": "words and phrases that are as in the references, 0 to 100",
+    "class_kept_to": "share of images that keep their class when translated",
+    "class_lost": "share of images that lose their class when translated",
+    "classes_covered": "classes that occur among the samples",
+    "conditional_accuracy": "share of samples that show what they are conditioned on",
+    "confident_share": "share of samples that the classifier is sure of",
+    "coverage": "share of real images with a sample nearby: variety",
+    "cycle": "difference after translating there and back, in [0, 1]",
+    "decoder": "bits/dim of the last step, L_0",
+    "density": "how many real images have a sample nearby: fidelity; about 1 is best",
+    "distance_to_pair": "difference from the true partner, in [0, 1]",
+    "distortion": "root mean squared error, in levels of 0 to 255",
+    "error": "share of examples that are wrong",
+    "exact_match": "share of outputs that are right as a whole",
+    "image_to_text_recall": "share of images whose caption is the most similar one",
+    "kl": "nats that the latents take; 0 means that they are ignored",
+    "modes_covered": "modes that enough samples reach",
+    "modes_missing": "modes that too few samples reach",
+    "modes_touched": "modes that any sample reaches",
+    "nats_per_code": "the code length of a held-out image token; lower is better",
+    "nats_per_token": "the code length of a held-out word or token; lower is better",
+    "nearest_distance": "to the nearest training image; far below that of held-out "
+    "real images: copying",
+    "negative_bleu": "the score: -BLEU",
+    "negative_elbo": "an upper bound of -log p(x) in nats; lower is better",
+    "negative_importance_bound": "a tighter bound of -log p(x) in nats",
+    "perplexity": "how many codes are used, if equally often",
+    "perplexity_per_token": "as uncertain as among so many equally likely tokens",
+    "precision": "share of samples that look real",
+    "prior": "bits/dim between the noise at T and the prior, L_T; about 0",
+    "psnr": "decibels; higher is better",
+    "rate": "bits/dim of the latents",
+    "recall": "share of real images that are like samples: variety",
+    "reconstruction": "nats that the data take, given the latents",
+    "retrieval_error": "share of captions and images that are not found",
+    "share_within_3_sigma": "share of samples at a mode; 0.989 is that of real points",
+    "squared_error": "mean squared difference, in [0, 1]; lower is better",
+    "text_to_image_recall": "share of captions whose image is the most similar one",
+    "token_error_rate": "edits per token of the target",
+    "transitions": "bits/dim of all steps between, L_1 to L_{T-1}",
+    "usage": "share of the codebook that is in use",
+}
+CONTROLS = {"squared_error_of_pca": ("squared_error", "PCA")}  # with irregular names
+# The settings that say how many examples a metric is a mean of.
+NUMBERS = "num_samples", "num_examples", "num_pairs", "num_tokens"
+
+
+class Line(NamedTuple):
+    """A metric, for people.
+
+    Attributes:
+      name: of the metric.
+      value: rounded, with its standard error if it is known.
+      baselines: such as "real 0.07, shuffled 0.1".
+      meaning: a sentence.
+    """
+
+    name: str
+    value: str
+    baselines: str
+    meaning: str
+
+
+def lines(record: Record) -> list[Line]:
+    """Returns the metrics of a record that are numbers, with their baselines."""
+    metrics: dict[str, str] = {}
+    baselines: dict[str, list[str]] = {}
+    for name, value in (record.metrics | record.details).items():
+        is_number = isinstance(value, float | int) and not name.startswith("num_")
+        if not is_number or name in ("seconds", "standard_error"):
+            continue
+        of, what = _control(name)
+        of = next((x for x in (of, f"conditional_{of}") if x in record.metrics), "")
+        if of:
+            baselines.setdefault(of, []).append(f"{what} {value:.4g}")
+        else:
+            metrics[name] = f"{value:.4g}"
+    first = next(iter(metrics))
+    if "standard_error" in record.metrics:
+        metrics[first] += f" ± {record.metrics['standard_error']:.2g}"
+    return [
+        Line(name, value, ", ".join(baselines.get(name, [])), meaning(name))
+        for name, value in metrics.items()
+    ]
+
+
+def _control(name: str) -> tuple[str, str]:
+    """Returns the metric that a value is a baseline of, and how it is called."""
+    if name in CONTROLS:
+        return CONTROLS[name]
+    real = re.fullmatch("(.*)_real(.*)", name)  # such as accuracy_real of size
+    if real:
+        return real[1] + real[2], "real"
+    of, _, what = name.rpartition(", ")
+    return of, what
+
+
+def meaning(name: str) -> str:
+    """Returns a sentence on a metric; empty if there is none."""
+    stem = re.sub("(_[ab]| of .*|, .*)$", "", name)
+    return MEANINGS.get(name) or MEANINGS.get(stem, "")
+
+
+def table(title: str, record: Record) -> Table:
+    """Returns a table of a record's metrics, for a terminal.
+
+    Args:
+      title: what was evaluated; the number of examples is added.
+      record: of an evaluator.
+    """
+    settings = record.settings | record.metrics
+    number = next((f"{settings[x]:,}" for x in NUMBERS if x in settings), None)
+    title = f"{title}, N = {number}" if number else title
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    made.add_column("metric")
+    made.add_column("value", justify="right")
+    made.add_column("baseline")
+    made.add_column("meaning", style="dim")
+    for line in lines(record):
+        made.add_row(*line)
+    return made
