@@ -23,7 +23,7 @@ PACKAGE = str(pathlib.Path(__file__).parent)
 CONFIGS = pathlib.Path("configs")
 FAILED, MISUSED = 1, 2  # exit codes: something broke; a mistake of the user
 END_WITHIN = 20.0  # seconds
-WITH_OUTPUT = ("sample", "evaluate")  # modes that write to --output
+WITH_OUTPUT = ("sample", "evaluate", "report")  # modes that write to --output
 
 
 def start(main: Callable[[list[str]], None]) -> None:

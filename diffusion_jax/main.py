@@ -3,6 +3,7 @@
   --mode=train     trains; the same command again resumes from the last checkpoint
   --mode=sample    runs sample.task, writes OUTPUT/TASK.npz and .png (or .txt, .gif)
   --mode=evaluate  appends a line of metrics to OUTPUT/evaluations.jsonl
+  --mode=report    writes OUTPUT/report.html, a page about the run
   --mode=config    prints the whole config, as it is after all overrides
 
 --config.GROUP.NAME=VALUE sets any value of the config, such as --config.seed=1 or
@@ -27,6 +28,7 @@ from ml_collections import config_flags
 
 from diffusion_jax import command_line, run_config, strict_json
 from diffusion_jax.evaluate import evaluate
+from diffusion_jax.report import report
 from diffusion_jax.sample import sample
 from diffusion_jax.train import train
 from diffusion_jax.training import processes
@@ -35,13 +37,14 @@ MODES = {
     "train": lambda config, workdir, output: train(config, workdir),
     "sample": sample,
     "evaluate": evaluate,
+    "report": report,
     "config": lambda config, *_: print(strict_json.dumps(config.to_dict(), indent=2)),
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment.")
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/NAME.")
-_OUTPUT = flags.DEFINE_string("output", None, "For sample, evaluate; default WORKDIR.")
+_OUTPUT = flags.DEFINE_string("output", None, "Default: WORKDIR. Not for train.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error was raised.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Print only results and warnings.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the platform's processes.")

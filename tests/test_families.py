@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from pages import Page
 from PIL import Image
 from smoke import Compiled, last_line, load
 from tiny_runs import OF_TEXT, RUNS, check_tiny, train_tiny
@@ -21,6 +22,7 @@ from diffusion_jax.evaluate import evaluate
 from diffusion_jax.evaluators import tables
 from diffusion_jax.methods import latent_tasks
 from diffusion_jax.outputs import writers
+from diffusion_jax.report import report
 from diffusion_jax.sample import sample
 from diffusion_jax.train import train
 
@@ -434,6 +436,24 @@ def test_metric(name, metric, run_of):
     if metric == "samples" and extractor:
         assert record["classifier"] == "digits_classifier_tiny"
         assert 0 <= record["accuracy_real"] <= 1
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_report(name, run_of, tmp_path):
+    """The page stands alone: it is well-formed, loads nothing, describes each picture,
+    and has every picture and metric of the run."""
+    workdir, config, _ = run_of(name)
+    report(config, workdir, tmp_path)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert not page.open and page.title == config.name
+    assert all(x.startswith("data:image/png;base64,") for x in page.sources)
+    pictures = {*workdir.glob("samples/*.png"), *workdir.glob("*.png")}
+    assert len(page.sources) >= len(pictures) and all(page.alts)
+    lines = (workdir / "evaluations.jsonl").is_file()
+    assert lines == ("Metrics" in page.headings)
+    assert f"--workdir={workdir}" in page.text
+    with pytest.raises(FileNotFoundError, match="no run"):
+        report(config, tmp_path / "nosuch")
 
 
 def test_metrics_during_training(tmp_path):

@@ -13,7 +13,7 @@ PACKAGE = sorted(ROOT.glob("diffusion_jax/**/*.py"))
 OTHERS = [*ROOT.glob("examples/*.py"), *ROOT.glob("benchmarks/*.py")]
 FILES = [*PACKAGE, *sorted(ROOT.glob("configs/*.py")), *sorted(OTHERS)]
 
-# main -> train, sample, evaluate, trained -> evaluators -> outputs, task_runner
+# main -> train, sample, evaluate, report, trained -> evaluators -> outputs, task_runner
 #      -> scorers -> inference, runs, run_config, run_data -> methods, renames
 #      -> models, diffusion, objectives, data, training, metrics
 #      -> prng, lookup, paths, progress, special_tokens, strict_json
@@ -23,11 +23,12 @@ BELOW_RUNS = LEAVES | ANYONE | {"methods", "renames"}
 RUNS = {"inference", "runs", "run_config", "run_data"}
 COMMAND = BELOW_RUNS | RUNS | {"scorers", "task_runner", "outputs", "evaluators"}
 WITHIN = {
-    "main": COMMAND | {"train", "sample", "evaluate", "command_line"},
+    "main": COMMAND | {"train", "sample", "evaluate", "report", "command_line"},
     "command_line": {"renames", "run_config", "training"} | ANYONE,
     "train": COMMAND,
     "sample": COMMAND,
     "evaluate": COMMAND,
+    "report": COMMAND,
     "evaluators": COMMAND - {"evaluators"},
     "outputs": {"data", "training"} | ANYONE,
     "scorers": BELOW_RUNS | RUNS,
@@ -69,7 +70,7 @@ OUTSIDE = {
     "configs": {"ml_collections"},
     "examples": MATHEMATICS | {"flax", "optax", "matplotlib"},
     "benchmarks": MATHEMATICS | BENCHMARKS,
-    **dict.fromkeys("main command_line train sample evaluate".split(), FLAGS),
+    **dict.fromkeys("main command_line train sample evaluate report".split(), FLAGS),
     **dict.fromkeys("scorers task_runner trained".split(), FLAGS),
     **dict.fromkeys("inference runs".split(), FLAGS),
     **dict.fromkeys("run_config run_data".split(), FLAGS),

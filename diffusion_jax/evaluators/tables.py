@@ -1,7 +1,7 @@
 """Metrics as a table, with their baselines and a sentence on what they mean."""
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.table import Table
@@ -64,6 +64,9 @@ CONTROLS = {"squared_error_of_pca": ("squared_error", "PCA")}  # with irregular 
 NUMBERS = "num_samples", "num_examples", "num_pairs", "num_tokens"
 
 
+HEADER = "metric", "value", "baseline", "meaning"
+
+
 class Line(NamedTuple):
     """A metric, for people.
 
@@ -120,21 +123,41 @@ def meaning(name: str) -> str:
     return MEANINGS.get(name) or MEANINGS.get(stem, "")
 
 
-def table(title: str, record: Record) -> Table:
+def is_score(name: str) -> bool:
+    """Returns whether a name is that of a metric with a meaning, and no baseline."""
+    return bool(meaning(name)) and not _control(name)[0]
+
+
+def from_line(line: dict[str, Any]) -> Record:
+    """Returns the record that a line of evaluations.jsonl was made of.
+
+    What is no metric, nor a baseline of one, is among its settings.
+    """
+    metrics = {
+        name: value
+        for name, value in line.items()
+        if meaning(name) or meaning(_control(name)[0]) or name == "standard_error"
+    }
+    return Record(metrics, {name: line[name] for name in line.keys() - metrics.keys()})
+
+
+def title(what: str, record: Record) -> str:
+    """Returns what was evaluated, with the number of examples if it is known."""
+    settings = record.settings | record.metrics
+    number = next((f"{settings[x]:,}" for x in NUMBERS if x in settings), None)
+    return f"{what}, N = {number}" if number else what
+
+
+def table(what: str, record: Record) -> Table:
     """Returns a table of a record's metrics, for a terminal.
 
     Args:
-      title: what was evaluated; the number of examples is added.
+      what: was evaluated, for the title.
       record: of an evaluator.
     """
-    settings = record.settings | record.metrics
-    number = next((f"{settings[x]:,}" for x in NUMBERS if x in settings), None)
-    title = f"{title}, N = {number}" if number else title
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    made.add_column("metric")
-    made.add_column("value", justify="right")
-    made.add_column("baseline")
-    made.add_column("meaning", style="dim")
+    made = Table(title=title(what, record), title_justify="left", box=box.SIMPLE_HEAD)
+    for name in HEADER:
+        made.add_column(name, justify="right" if name == "value" else "left")
     for line in lines(record):
         made.add_row(*line)
     return made

@@ -1,11 +1,13 @@
 """Plots of 2D points, rate-distortion curves, alignments and captioned images."""
 
+import io
 import itertools
 import logging
 import math
 import pathlib
 import textwrap
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -175,6 +177,30 @@ def save_captioned(
             axes.set_title("\n".join(titles.get(i, [])), fontsize=7, loc="left")
     figure.savefig(path, dpi=120)
     return True
+
+
+def curve(name: str, points: Sequence[tuple[float, float]]) -> str:
+    """Returns a small plot of a curve over the steps, as SVG; empty without matplotlib.
+
+    Args:
+      name: its title.
+      points: (step, value), at least one.
+    """
+    figure = _figure(pathlib.Path(f"The plot of {name}"), 4.5, 2.6)
+    if figure is None:
+        return ""
+    axes = figure.subplots()
+    marker = "." if len(points) < 20 else None
+    axes.plot(*zip(*points, strict=True), linewidth=1, marker=marker)
+    axes.set_title(name, fontsize=9)
+    axes.set_xlabel("step", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    file = io.StringIO()
+    figure.savefig(file, format="svg")
+    text = file.getvalue()
+    svg = text[text.index("<svg") :]  # without the XML declaration
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(name)}"', 1)
 
 
 def _figure(path: pathlib.Path, width: float, height: float) -> Any:
