@@ -70,8 +70,36 @@ def test_toy_learns_the_data():
 def test_every_example_is_tested():
     """The tests here cover all examples."""
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    tested = "toy_2d langevin sampler_errors accuracy_by_length samples_over_training"
+    tested = "toy_2d langevin sampler_errors accuracy_by_length samples_over_training "
+    tested += "blind_test"
     assert names == set(tested.split())
+
+
+def test_blind_test(tmp_path, capsys):
+    """Right answers get full marks on both kinds, others lose them where they are; the
+    sheet shows every picture once."""
+    example = load(ROOT / "examples/blind_test.py")
+    data = dict(source="captions:digits", image_size=8, image_width=0, num_channels=1)
+    (tmp_path / "config.json").write_text(json.dumps({"data": data}))
+    images = np.arange(12, dtype=np.uint8)[:, None, None, None] * np.ones((8, 8, 1))
+    np.savez(tmp_path / "sample.npz", image=images.astype(np.uint8))
+    captions = [f"caption {i}" for i in range(12)]
+    (tmp_path / "sample.txt").write_text("\n".join(captions))
+    drawn, of_drawn = example.drawn_pictures(tmp_path, 6, 1)
+    assert [f"caption {x}" for x in drawn[:, 0, 0, 0]] == of_drawn
+    real, of_real = example.real_pictures(tmp_path, 6, 1)
+    order, choices, right = example.questions([*of_drawn, *of_real], 1)
+    assert sorted(order) == list(range(12))
+    for i, options, answer in zip(order, choices, right, strict=True):
+        assert len(set(options)) == 10 and options[answer] == [*of_drawn, *of_real][i]
+    example.main(tmp_path, 6, 1, "")
+    Image.open(tmp_path / "blind_test.png").verify()
+    wrong = [(x + 1) % 10 if i >= 6 else x for i, x in zip(order, right, strict=True)]
+    capsys.readouterr()
+    for answers, marks in ((right, 6), (wrong, 0)):
+        example.main(tmp_path, 6, 1, " ".join(map(str, answers)))
+        expected = f"drawn: 6 of 6 right\nreal: {marks} of 6 right\n"
+        assert capsys.readouterr().out == expected
 
 
 def test_langevin_needs_annealing(tmp_path, capsys):
