@@ -28,8 +28,8 @@ from ml_collections import config_flags
 from diffusion_jax import command_line, run_config, strict_json
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.sample import sample
-from diffusion_jax.train import train
 from diffusion_jax.training import processes
+from diffusion_jax.training_loop import train
 
 MODES = {
     "train": lambda config, workdir, output: train(config, workdir),
@@ -42,6 +42,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment.
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/NAME.")
 _OUTPUT = flags.DEFINE_string("output", None, "For sample, evaluate; default WORKDIR.")
+flags.DEFINE_bool("version", False, "Print the version and exit.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error was raised.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the platform's processes.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "ADDRESS:PORT of process 0.")
