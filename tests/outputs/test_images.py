@@ -111,7 +111,5 @@ def test_show(shape):
 )
 def test_show_refuses(x):
     """Anything but uint8 images is refused in one sentence, with what was given."""
-    with pytest.raises(
-        ValueError, match="show draws uint8 .* these images are .*: conv"
-    ):
+    with pytest.raises(ValueError, match="show draws uint8 .* images are .*: conv"):
         images.show(x)
