@@ -4,12 +4,14 @@ import ast
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 
 import pytest
 import yaml
-from absl import flags
 
 import diffusion_jax as dj
 from diffusion_jax import command_line
@@ -30,15 +32,14 @@ def test_one_version(capsys):
     assert re.fullmatch(r"\d+\.\d+\.\d+", dj.__version__)
     with pytest.raises(SystemExit) as exit:
         command_line.parse_flags(["diffusion-jax", "--version"])
-    assert exit.value.code is None and "version" in flags.FLAGS
+    assert exit.value.code is None
     assert capsys.readouterr().out == f"diffusion_jax {dj.__version__}\n"
     headings = re.findall(r"(?m)^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text())
     assert headings[:2] == ["Unreleased", dj.__version__]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == dj.__version__
-    assert (
-        "version = attr: diffusion_jax.__version__" in (ROOT / "setup.cfg").read_text()
-    )
+    settings = (ROOT / "setup.cfg").read_text()
+    assert "version = attr: diffusion_jax.__version__" in settings
 
 
 def test_changelog_sections():
@@ -70,9 +71,8 @@ def test_public_names():
     script = ast.parse((ROOT / "tests/typed_script.py").read_text())
     used = {node.attr for node in ast.walk(script) if isinstance(node, ast.Attribute)}
     assert set(dj.__all__) <= used
-    assert all(
-        getattr(dj, name).__name__ == name for name in set(dj.__all__) - {"__version__"}
-    )
+    for name in set(dj.__all__) - {"__version__"}:
+        assert getattr(dj, name).__name__ == name
     methods = {name for name in vars(dj.TrainedModel) if not name.startswith("_")}
     assert methods <= used
 
@@ -98,3 +98,40 @@ def test_types_of_a_users_script(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_wheel(tmp_path):
+    """A wheel of the files that the Dockerfile copies installs the command, which runs
+    a config of the user's where there is no repository."""
+    source, place = tmp_path / "source", tmp_path / "venv"
+    source.mkdir()
+    for pattern in re.findall(r"(?m)^!(.*)", (ROOT / ".dockerignore").read_text()):
+        paths = list(ROOT.glob(pattern))
+        assert paths, f"{pattern} does not exist"
+        for path in paths:
+            copy = shutil.copytree if path.is_dir() else shutil.copy
+            copy(path, source / path.name)
+
+    def run(*command):
+        environ = {key: os.environ[key] for key in os.environ if key != "PYTHONPATH"}
+        options = {"capture_output": True, "text": True, "env": environ}
+        done = subprocess.run(command, cwd=tmp_path, **options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir=.", source)
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(place, with_pip=True)
+    run(place / "bin/python", "-m", "pip", "install", "--no-deps", wheel)
+    # The dependencies are those of the environment that runs this test.
+    (packages,) = place.glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    assert (packages / "diffusion_jax/py.typed").exists()
+    found = run(place / "bin/diffusion-jax", "--version")
+    assert found == f"diffusion_jax {dj.__version__}\n"
+    page = (ROOT / "docs/python.md").read_text()
+    config = re.findall(r"(?ms)^```python\n(.*?)^```", page)[1]
+    (tmp_path / "mine.py").write_text(config)
+    found = run(place / "bin/diffusion-jax", "--config=mine.py", "--mode=config")
+    assert '"source": "folder:pictures"' in found

@@ -339,7 +339,7 @@ def test_table_of_errors():
     assert table in (ROOT / "docs/diffusion.md").read_text()
 
 
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
