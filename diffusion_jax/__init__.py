@@ -4,6 +4,7 @@ A trained model in Python:
 
     import diffusion_jax as dj
     images = dj.load("runs/digits").sample(16)
+    dj.show(images)
 """
 
 import importlib
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from diffusion_jax.trained import load as load
     from diffusion_jax.trained import train as train
 
-__version__ = "0.1.0"  # the only place: setup.cfg and --version read it
+__version__ = "0.1.0"  # setup.cfg and --version read it
 
 # Imported when they are first used, so that importing the package costs nothing.
 _MODULES = {

@@ -215,7 +215,8 @@ class TrainedModel:
         Args:
           task: its name, as in config.sample.task.
           num_examples: N.
-          data: examples of your own to read instead of those of eval.split.
+          data: examples of your own to read instead of those of eval.split, such as a
+            `data.base.ArraySource`; with the fields that the task reads, and no others.
           **options: values of the config's group sample that replace the run's.
 
         Returns:
