@@ -4,14 +4,28 @@ A trained model in Python:
 
     import diffusion_jax as dj
     images = dj.load("runs/digits").sample(16)
+    dj.show(images)
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffusion_jax.outputs.images import show as show
+    from diffusion_jax.trained import TrainedModel as TrainedModel
+    from diffusion_jax.trained import load as load
+    from diffusion_jax.trained import train as train
+
+__version__ = "0.1.0"  # setup.cfg and --version read it
 
 # Imported when they are first used, so that importing the package costs nothing.
-_MODULES = {"load": "trained", "TrainedModel": "trained"}
-__all__ = list(_MODULES)
+_MODULES = {
+    "TrainedModel": "trained",
+    "load": "trained",
+    "show": "outputs.images",
+    "train": "trained",
+}
+__all__ = ["TrainedModel", "__version__", "load", "show", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+import diffusion_jax
 from diffusion_jax import paths, progress, renames, run_config
 from diffusion_jax.training import interrupts
 
@@ -108,7 +109,11 @@ def parse_flags(argv: list[str]) -> list[str]:
 def _parse(argv: list[str]) -> list[str]:
     values = flags.FlagValues()
     flags.DEFINE_string("config", None, "", flag_values=values)
+    flags.DEFINE_bool("version", False, "", flag_values=values)
     values([x for x in argv if not renames.OVERRIDE.fullmatch(x)], known_only=True)
+    if values["version"].value:
+        print(f"diffusion_jax {diffusion_jax.__version__}")
+        sys.exit()
     given = values["config"].value
     if given:
         path = os.path.expanduser(given)

@@ -3,6 +3,7 @@
 import datetime
 import logging
 import pathlib
+from collections.abc import Iterator
 from math import isfinite
 from typing import Any
 
@@ -55,29 +56,48 @@ def evaluate(
     with interrupts.handled():
         writers.check_writable(folder)
         run = runs.load(config, workdir, config.eval.checkpoint)
-        fields = run_data.open_held_out(config).fields
-        run_config.check_vocabularies(config, fields, workdir)
-        evaluator = evaluators.make(config, run.method, folder)
-        for found in evaluator(run.variables):
-            record = {
-                "metric": name,
-                "config": config.name,
-                "step": run.step,
-                "data": config.data.source,
-                "parameters": "ema",
-                **found.metrics,
-                **found.settings,
-                **found.details,
-                "jax": jax.__version__,
-                "date": datetime.date.today().isoformat(),
-            }
+        for record in compute(config, run, workdir, folder):
             if parallel.process_index() == 0:
-                _append(folder / "evaluations.jsonl", record, found)
+                _append(folder / "evaluations.jsonl", record)
 
 
-def _append(
-    path: pathlib.Path, line: dict[str, Any], record: evaluators.Record
-) -> None:
+def compute(
+    config: ConfigDict, run: runs.Run, workdir: pathlib.Path, output: pathlib.Path
+) -> Iterator[dict[str, Any]]:
+    """Computes eval.metric, once for each combination of eval.sweep's values.
+
+    Args:
+      config: of the run, checked.
+      run: the trained model.
+      workdir: the run's folder.
+      output: folder of the files that some metrics write.
+
+    Yields:
+      The metrics, the settings they depend on, and details, by name.
+
+    Raises:
+      FileNotFoundError: the data are missing.
+      ValueError: the family has no such metric, or the config is invalid for it.
+    """
+    fields = run_data.open_held_out(config).fields
+    run_config.check_vocabularies(config, fields, workdir)
+    evaluator = evaluators.make(config, run.method, output)
+    for found in evaluator(run.variables):
+        yield {
+            "metric": config.eval.metric,
+            "config": config.name,
+            "step": run.step,
+            "data": config.data.source,
+            "parameters": "ema",
+            **found.metrics,
+            **found.settings,
+            **found.details,
+            "jax": jax.__version__,
+            "date": datetime.date.today().isoformat(),
+        }
+
+
+def _append(path: pathlib.Path, line: dict[str, Any]) -> None:
     """Appends a line, and prints a table; where nobody reads, also the line."""
     wrong = [k for k, x in line.items() if isinstance(x, float) and not isfinite(x)]
     if wrong:
@@ -91,6 +111,6 @@ def _append(
         LOGGER.info("Appended to %s.", path)
     finally:  # the metrics may have taken hours
         title = f"{line['metric']} of {line['config']} at step {line['step']}"
-        progress.CONSOLE.print(tables.table(title, record))
+        progress.CONSOLE.print(tables.table(title, tables.from_line(line)))
         if not progress.CONSOLE.is_terminal:
             print(text, flush=True)  # last, for scripts that parse the output

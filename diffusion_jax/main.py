@@ -30,8 +30,8 @@ from diffusion_jax import command_line, run_config, strict_json
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.report import report
 from diffusion_jax.sample import sample
-from diffusion_jax.train import train
 from diffusion_jax.training import processes
+from diffusion_jax.training_loop import train
 
 MODES = {
     "train": lambda config, workdir, output: train(config, workdir),
@@ -45,6 +45,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment.
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/NAME.")
 _OUTPUT = flags.DEFINE_string("output", None, "Default: WORKDIR. Not for train.")
+flags.DEFINE_bool("version", False, "Print the version and exit.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error was raised.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Print only results and warnings.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the platform's processes.")

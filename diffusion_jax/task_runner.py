@@ -36,7 +36,9 @@ class TaskRunner(NamedTuple):
     source: Source
 
 
-def make(config: ConfigDict, method: methods.Method, name: str) -> TaskRunner:
+def make(
+    config: ConfigDict, method: methods.Method, name: str, data: Source | None = None
+) -> TaskRunner:
     """Makes a function that runs a task on sample.num_examples rows.
 
     With sample.num_candidates it draws several samples of each caption and keeps the
@@ -46,6 +48,7 @@ def make(config: ConfigDict, method: methods.Method, name: str) -> TaskRunner:
       config: of the run.
       method: that the config describes.
       name: of the task.
+      data: examples to read instead of those of eval.split.
 
     Raises:
       FileNotFoundError: the data or the scorer are missing.
@@ -53,7 +56,8 @@ def make(config: ConfigDict, method: methods.Method, name: str) -> TaskRunner:
     """
     options = config.sample
     task = methods.make_task(config, method, name)
-    source, scorer = open_source(config, task), _open_scorer(config, method, task)
+    source = open_source(config, task, data)
+    scorer = _open_scorer(config, method, task)
     if scorer:
         num = options.num_candidates
         task = reranking.rerank(task, method.data, scorer.method, scorer.ids, num)
@@ -108,17 +112,25 @@ def _open_scorer(
     return scorers.open_scorer(workdir, source, image, caption, "sample.scorer")
 
 
-def open_source(config: ConfigDict, task: methods.Task) -> Source:
+def open_source(
+    config: ConfigDict, task: methods.Task, data: Source | None = None
+) -> Source:
     """Opens the sample.num_examples examples that a task reads.
 
     A task without data among its inputs reads indices, and the labels that sample.label
     asks for. Other tasks read examples of eval.split. Partners are later examples.
     sample.prompt takes the place of the input that a task has prompts for.
 
+    Args:
+      config: of the run.
+      task: that reads them.
+      data: examples to read instead of those of eval.split; they have the fields that
+        the task reads, and no others.
+
     Raises:
       FileNotFoundError: the data are missing.
       ValueError: sample.label is not a class, the prompt has unknown words, or the data
-        are not what the config says.
+        are not what the config says or the task reads.
     """
     number, label = config.sample.num_examples, config.sample.get("label", -1)
     num_classes = config.model.get("num_classes", 0)
@@ -140,13 +152,15 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
         raise ValueError("sample.prompt has no effect on this task: leave it out.")
     inputs = {name.removeprefix("partner_") for name in task.inputs} - prompts.keys()
     reads_data = not inputs <= {"index", "label"}
+    if data is not None:
+        _check_fields(data, inputs - {"index"} if reads_data else set())
     if reads_data:
         if label >= 0:
             raise ValueError(
                 "sample.label has no effect on this task, which takes its examples "
                 "from eval.split: leave it at -1."
             )
-        source = run_data.open_held_out(config)
+        source = run_data.open_held_out(config) if data is None else data
     elif "label" in inputs:
         if prompts and label < 0:
             raise ValueError(
@@ -164,6 +178,17 @@ def open_source(config: ConfigDict, task: methods.Task) -> Source:
         wraps = "partner_index" not in task.inputs and number % len(source) == 0
         source = Pairs(source, 1 if wraps else number)
     return _with_prompts(source, prompts, number, task.inputs) if prompts else source
+
+
+def _check_fields(data: Source, needed: Collection[str]) -> None:
+    """Raises ValueError unless data have exactly the fields that a task reads."""
+    if data.fields.keys() != needed:
+        reads = ", ".join(sorted(needed)) or "no examples"
+        raise ValueError(
+            f"This task of the model reads {reads}, and was given "
+            f"{', '.join(sorted(data.fields))}: give it what it reads, or choose "
+            "another task."
+        )
 
 
 def _with_prompts(

@@ -15,7 +15,7 @@ from diffusion_jax import main, methods, run_config
 from diffusion_jax.data.base import label_field
 from diffusion_jax.data.texts import tokens_field
 from diffusion_jax.data.vocabulary import Vocabulary
-from diffusion_jax.train import train
+from diffusion_jax.training_loop import train
 
 GROUPS = ["data", "model", "optim", "train", "sample", "eval"]
 OWN_GROUP = {

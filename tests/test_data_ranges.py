@@ -14,7 +14,7 @@ from diffusion_jax import evaluators, methods, run_config
 from diffusion_jax.data.base import Field, image_field, label_field
 from diffusion_jax.models import MODELS
 from diffusion_jax.sample import sample
-from diffusion_jax.train import train
+from diffusion_jax.training_loop import train
 
 POINTS = Field((2,), np.float32, "points")
 SIGNAL = Field((8, 1), np.float32, "signal")

@@ -24,7 +24,7 @@ from diffusion_jax.methods import latent_tasks
 from diffusion_jax.outputs import writers
 from diffusion_jax.report import report
 from diffusion_jax.sample import sample
-from diffusion_jax.train import train
+from diffusion_jax.training_loop import train
 
 BETWEEN = latent_tasks.NUM_COLUMNS
 COLUMNS = {  # images in a row

@@ -19,7 +19,7 @@ from smoke import load as load_config
 from diffusion_jax import command_line, main, methods, run_config, runs
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.sample import sample
-from diffusion_jax.train import train
+from diffusion_jax.training_loop import train
 
 CONFIG = CONFIGS["digits"]
 # One level instead of two, and two steps: little to compile, and a tuple to parse.

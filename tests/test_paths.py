@@ -8,7 +8,7 @@ from smoke import load
 from diffusion_jax import paths, run_data
 from diffusion_jax.evaluators.feature_extractors import open_feature_extractor
 from diffusion_jax.scorers import open_scorer
-from diffusion_jax.train import train
+from diffusion_jax.training_loop import train
 
 URLS = [
     "gs://bucket/run",

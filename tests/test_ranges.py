@@ -15,7 +15,7 @@ from smoke import CONFIGS, Compiled, load
 from diffusion_jax import methods, run_config
 from diffusion_jax.methods import ranges
 from diffusion_jax.methods.ranges import RANGES
-from diffusion_jax.train import train
+from diffusion_jax.training_loop import train
 
 # One config of each family, and of each network with numbers of its own.
 NAMES = """digits digits_autoencoder fashion_mnist_autoencoder digits_vae digits_dvae

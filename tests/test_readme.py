@@ -186,6 +186,20 @@ def test_models_from_python(page, config, tmp_path, monkeypatch, capsys):
         assert found["images"].shape == (10, 8, 8, 1)
 
 
+def test_python_page(tmp_path, monkeypatch):
+    """The first block of docs/python.md trains, samples and draws, here at :tiny; the
+    second one is a config."""
+    monkeypatch.chdir(tmp_path)
+    first, second = find_blocks("python", (ROOT / "docs/python.md").read_text())
+    found = {}
+    exec(first.replace("get_config()", 'get_config("tiny")'), found)
+    assert found["again"].shape == found["images"].shape == (16, 8, 8, 1)
+    assert found["rows"].shape == (8, 9, 8, 8, 1)
+    assert (tmp_path / "runs/digits_vae/rows.png").exists()
+    exec(second, found)
+    methods.check(found["get_config"]())
+
+
 def shrunk(word):
     """The same argument at :tiny."""
     name, _, _ = word.partition("=")
@@ -325,7 +339,7 @@ def test_table_of_errors():
     assert table in (ROOT / "docs/diffusion.md").read_text()
 
 
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

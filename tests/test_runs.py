@@ -15,8 +15,8 @@ from smoke import CONFIGS, load, restore
 
 from diffusion_jax import command_line, methods, renames, run_config, run_data, runs
 from diffusion_jax.data.base import Field, image_field, label_field
-from diffusion_jax.train import train
 from diffusion_jax.training import state as states
+from diffusion_jax.training_loop import train
 
 # One config for each old key: a name of the config, and a value of that key.
 OLD_KEYS = {

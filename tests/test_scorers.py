@@ -7,7 +7,7 @@ from smoke import Compiled, load
 from diffusion_jax import methods, run_config, run_data, runs, scorers, task_runner
 from diffusion_jax.data import captions
 from diffusion_jax.data.base import image_field
-from diffusion_jax.train import train
+from diffusion_jax.training_loop import train
 
 DIGITS = run_data.open_held_out(load("digits_contrastive")).fields
 

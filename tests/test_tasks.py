@@ -11,8 +11,8 @@ from diffusion_jax import methods, run_config, runs
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.methods.ddpm.tasks import TASKS
 from diffusion_jax.sample import sample
-from diffusion_jax.train import train
 from diffusion_jax.training.state import Variables
+from diffusion_jax.training_loop import train
 
 
 class Shrink:

@@ -12,11 +12,11 @@ from PIL import Image
 from smoke import load, restore
 
 from diffusion_jax import run_config, runs
-from diffusion_jax import train as training
+from diffusion_jax import training_loop as training
 from diffusion_jax.data.base import Field, LazySource, image_field, label_field
-from diffusion_jax.train import train
 from diffusion_jax.training.checkpoints import SaveError
 from diffusion_jax.training.lock import LockedError, locked
+from diffusion_jax.training_loop import train
 
 
 def small(**changes):

@@ -12,7 +12,7 @@ from smoke import CONFIGS, load
 
 from diffusion_jax import runs
 from diffusion_jax.outputs import writers
-from diffusion_jax.train import train
+from diffusion_jax.training_loop import train
 
 # Values that are numbers in a program, or when to run it, not another program.
 NUMBERS = """name data.flip optim.learning_rate optim.disc_learning_rate optim.b1

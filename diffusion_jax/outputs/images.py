@@ -43,6 +43,37 @@ def save_grid(
     _to_pil(tile(images, columns)).save(path)
 
 
+def show(images: np.ndarray, columns: int | None = None) -> Image.Image:
+    """Draws images as one grid, which a notebook displays and `.save(path)` writes.
+
+    Args:
+      images: u8[N, H, W, C] with C = 1 or 3, u8[N, H, W], or rows of images
+        u8[N, k, H, W, C]; N >= 1.
+      columns: images per row; None: k, or else the grid is about square.
+
+    Raises:
+      ValueError: the images have another dtype or shape.
+    """
+    found = np.asarray(images)
+    if found.ndim == 3:
+        found = found[..., None]
+    if found.ndim == 5:
+        columns = columns or found.shape[1]
+        found = found.reshape(-1, *found.shape[2:])
+    if (
+        found.dtype != np.uint8
+        or found.ndim != 4
+        or 0 in found.shape
+        or found.shape[-1] not in (1, 3)
+    ):
+        raise ValueError(
+            f"show draws uint8 [N, H, W, C] with C = 1 or 3, [N, H, W] or "
+            f"[N, k, H, W, C], and these images are {np.asarray(images).dtype} "
+            f"{list(np.shape(images))}: convert them."
+        )
+    return _to_pil(tile(found, columns))
+
+
 def save_animation(path: pathlib.Path, frames: np.ndarray) -> None:
     """Writes u8[N, k, H, W, C] as a GIF: k grids of N images, the last shown longer."""
     first, *others = (_to_pil(tile(frame)) for frame in frames.swapaxes(0, 1))

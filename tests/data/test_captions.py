@@ -15,7 +15,7 @@ from test_sources import bytes_of, save, write_idx
 from diffusion_jax import methods, run_config, run_data
 from diffusion_jax.data import base, captions, loader, sources
 from diffusion_jax.special_tokens import END, PAD
-from diffusion_jax.train import train
+from diffusion_jax.training_loop import train
 
 
 def texts_of(source):

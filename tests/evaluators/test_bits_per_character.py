@@ -13,7 +13,7 @@ from smoke import load
 from diffusion_jax import evaluators, methods, run_data
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.sample import sample
-from diffusion_jax.train import train
+from diffusion_jax.training_loop import train
 
 TEXT = "abcabcabacbabcab ñ" * 30
 

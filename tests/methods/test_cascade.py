@@ -11,7 +11,7 @@ from smoke import load, restore
 from diffusion_jax import methods, run_data, runs
 from diffusion_jax.methods import cascade
 from diffusion_jax.methods.ddpm import tasks
-from diffusion_jax.train import train
+from diffusion_jax.training_loop import train
 
 OPTIONS = tasks.SampleOptions("ddim", 3, "trailing", cond_noise=0.25)
 

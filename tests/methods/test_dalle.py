@@ -14,8 +14,8 @@ from diffusion_jax import inference, methods, run_config, run_data, runs
 from diffusion_jax.data.base import ArraySource
 from diffusion_jax.methods import dalle
 from diffusion_jax.special_tokens import END, PAD
-from diffusion_jax.train import train
 from diffusion_jax.training.state import Variables
+from diffusion_jax.training_loop import train
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ import diffusion_jax as dj
 from diffusion_jax import methods, renames, run_config, runs, task_runner
 from diffusion_jax.data.transforms import to_uint8
 from diffusion_jax.evaluators.feature_extractors import open_feature_extractor
-from diffusion_jax.train import train
 from diffusion_jax.training.checkpoints import Checkpoints
 from diffusion_jax.training.state import trace_initial
+from diffusion_jax.training_loop import train
 
 HERE = pathlib.Path(__file__).parent
 FAMILIES = {  # run -> config

@@ -85,3 +85,31 @@ def test_animation_of_one_frame(tmp_path):
     images.save_animation(tmp_path / "animation.gif", constant_images(2)[:, None])
     with Image.open(tmp_path / "animation.gif") as animation:
         assert animation.n_frames == 1
+
+
+@pytest.mark.parametrize(
+    "shape", [(6, 8, 8, 3), (6, 8, 8, 1), (6, 8, 8), (2, 3, 8, 8, 1)]
+)
+def test_show(shape):
+    """A picture is the grid of the images; rows of images stay rows."""
+    x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    *_, height, width, channels = (*shape, 1) if len(shape) == 3 else shape
+    tiles = images.tile(x.reshape(6, height, width, channels), 3)
+    np.testing.assert_array_equal(np.asarray(images.show(x)), tiles.squeeze())
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.zeros((6, 8, 8, 1)),
+        np.zeros((6, 8, 8, 2), np.uint8),
+        np.zeros((0, 8, 8, 1), np.uint8),
+        np.zeros((8, 8), np.uint8),
+        ["a text"],
+    ],
+    ids=["floats", "two channels", "none", "one image", "texts"],
+)
+def test_show_refuses(x):
+    """Anything but uint8 images is refused in one sentence, with what was given."""
+    with pytest.raises(ValueError, match="show draws uint8 .* images are .*: conv"):
+        images.show(x)

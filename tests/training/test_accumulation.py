@@ -13,11 +13,11 @@ from diffusion_jax.data.base import Field, image_field
 from diffusion_jax.data.texts import tokens_field
 from diffusion_jax.data.vocabulary import build
 from diffusion_jax.special_tokens import PAD
-from diffusion_jax.train import train
 from diffusion_jax.training import optimizers
 from diffusion_jax.training import state as states
 from diffusion_jax.training.state import Loss, Phase, Variables
 from diffusion_jax.training.step import check_batch, make_train_step
+from diffusion_jax.training_loop import train
 
 NUM_STEPS, BATCH_SIZE = 2, 8
 IMAGE = image_field((8, 8, 1))

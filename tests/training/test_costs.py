@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax import train
 from diffusion_jax.training import costs, parallel
+from diffusion_jax.training_loop import compile_step
 
 
 def costs_of(function, *arguments, **options):
@@ -108,9 +108,9 @@ def test_too_little_memory_is_a_warning(monkeypatch, caplog, limit, warns):
     program = types.SimpleNamespace(flops=3e9, memory=int(21.2e9))
     step = types.SimpleNamespace(compile=lambda *_: program)
     state = types.SimpleNamespace(params={})
-    assert train.compile_step(step, state, None, 1) is None  # a CPU's peak is unknown
+    assert compile_step(step, state, None, 1) is None  # a CPU's peak is unknown
     monkeypatch.setattr(parallel, "device_kind", lambda: "NVIDIA H200")
-    assert train.compile_step(step, state, None, 4) == 12e9  # one slice is counted
+    assert compile_step(step, state, None, 4) == 12e9  # one slice is counted
     assert "The train step needs about 21 GB per device." in caplog.text
     assert ("A device has only 16 GB" in caplog.text) == warns
     assert ("data.batch_size" in caplog.text) == warns

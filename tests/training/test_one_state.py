@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from smoke import load
 
-from diffusion_jax import train as commands
+from diffusion_jax import training_loop as commands
 from diffusion_jax.training import parallel
 
 SMALL = {"data__batch_size": 8, "sample__num_examples": 8, "sample__batch_size": 8}

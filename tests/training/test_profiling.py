@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 from smoke import load
 
-from diffusion_jax.train import train
 from diffusion_jax.training import logs, profiling
+from diffusion_jax.training_loop import train
 
 DOC = pathlib.Path(__file__).resolve().parents[2] / "docs/performance.md"
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from smoke import load, restore
 
-from diffusion_jax.train import train
 from diffusion_jax.training import logs
 from diffusion_jax.training.checkpoints import Score
+from diffusion_jax.training_loop import train
 
 
 def saved_state(config, workdir, step=None):
@@ -136,7 +136,7 @@ def test_a_signal_saves_the_step(
         config.train[due] = 1
         evaluated = {"bits_per_dim": 1.0}, Score(1.0, {})
         evaluate = lambda *_: lambda *_: evaluated  # noqa: E731
-        monkeypatch.setattr("diffusion_jax.train.make_evaluate", evaluate)
+        monkeypatch.setattr("diffusion_jax.training_loop.make_evaluate", evaluate)
     push = logs.MetricLogger.push
 
     def push_and_stop(self, step, *rest):

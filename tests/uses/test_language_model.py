@@ -10,10 +10,10 @@ import toy_language_model as toy
 from diffusion_jax import methods, run_data
 from diffusion_jax.data import sources
 from diffusion_jax.sample import sample
-from diffusion_jax.train import train
 from diffusion_jax.training import parallel
 from diffusion_jax.training import state as states
 from diffusion_jax.training.step import make_train_step
+from diffusion_jax.training_loop import train
 
 
 @pytest.fixture(autouse=True)

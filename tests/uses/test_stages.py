@@ -12,10 +12,10 @@ import pytest
 from diffusion_jax import methods, run_config, runs
 from diffusion_jax.methods import base
 from diffusion_jax.methods import config as common
-from diffusion_jax.train import train
 from diffusion_jax.training import optimizers
 from diffusion_jax.training.checkpoints import Checkpoints
 from diffusion_jax.training.state import Loss, Phase, Variables, trace_initial
+from diffusion_jax.training_loop import train
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from diffusion_jax import run_config, runs
 from diffusion_jax.data import vocabulary as vocabularies
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.sample import sample
-from diffusion_jax.train import train
+from diffusion_jax.training_loop import train
 
 pytest.importorskip("tokenizers")
 TEXT = "Größe: the cat sat on the mat, and that is that.\n" * 60
