@@ -153,12 +153,11 @@ def test_task(name, task, run_of):
         labels = {"label"} if name in CONDITIONAL else set()
         captioned = name in ("cascade", "digits_captions")
         labels |= {"caption"} if captioned else set()
+        labels |= {"partner_caption"} if task == "mix" else set()
         assert arrays.keys() == {"rows" if rows else "image"} | labels
         shape = (4, COLUMNS[task], 8, 8, 1) if rows else (4, 8, 8, 1)
         assert images.shape == shape and images.dtype == np.uint8
-        size = Image.open(workdir / f"{task}.png").size
-        if not captioned:  # with captions it is a figure
-            assert size == ((34 * COLUMNS[task], 34 * 4) if rows else (68, 68))
+        assert max(Image.open(workdir / f"{task}.png").size) >= 512
     if (name, task) == ("dcgan", "sample"):
         assert arrays["label"].tolist() == [0, 1, 2, 3]  # in turn
     assert (workdir / f"{task}.gif").exists() == animation

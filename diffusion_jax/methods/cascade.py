@@ -160,7 +160,8 @@ def make_stages(method: Cascade, options: SampleOptions) -> base.Task:
         names = [*(f"{name}_{method.data}" for name in earlier), method.data]
         return [base.as_image(found[name], method.field.shape) for name in names]
 
-    found = base.rows_task(rows, task.inputs, method.field, len(method.stages))
+    sizes = ["{}x{}".format(*stage.field.shape) for stage in method.stages.values()]
+    found = base.rows_task(rows, task.inputs, method.field, sizes)
     return base.with_captions(found, _caption(method))
 
 
