@@ -323,6 +323,20 @@ def test_label_of_tasks_with_data():
         task_runner.make(config, method, "reconstruct")
 
 
+@pytest.mark.parametrize(
+    "task, num, repeats",
+    [("reconstruct", 360, True), ("reconstruct", 359, False), ("traverse", 400, True)]
+    + [("manifold", 400, False), ("sample", 400, False)],  # without data
+)
+def test_rows_that_repeat(task, num, repeats, caplog):
+    """More rows than the 359 digits of the split repeat them, which is a warning."""
+    config = load("digits_vae", sample__num_examples=num)
+    method = methods.make(config, run_data.open_train(config).fields)
+    task_runner.make(config, method, task)
+    words = f"has 359 examples, fewer than sample.num_examples = {num}: they repeat"
+    assert (words in caplog.text) == repeats
+
+
 @pytest.mark.parametrize("name", ["dcgan", "vae", "points", "pix2pix", *OF_TEXT])
 def test_samples_from_python(name, run_of):
     """`load` and `sample` give what --mode=sample writes for the same options."""
