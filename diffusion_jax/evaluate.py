@@ -55,6 +55,7 @@ def evaluate(
         run = runs.load(config, workdir, config.eval.checkpoint)
         fields = run_data.open_held_out(config).fields
         run_config.check_vocabularies(config, fields, workdir)
+        run_config.warn_of_other_sizes(config, fields, workdir)
         evaluator = evaluators.make(config, run.method, folder)
         for found in evaluator(run.variables):
             record = {
