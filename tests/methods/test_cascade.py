@@ -142,6 +142,15 @@ def test_assembled_from_other_runs(tmp_path, source, caplog):
     jax.tree.map(np.testing.assert_array_equal, dict(state.ema), expected)
 
 
+def test_nothing_is_trained(tmp_path):
+    """Without trained stages, those that are not copied are refused before step 0."""
+    config = load("digits_cascade")
+    config.cascade.trained = ()
+    with pytest.raises(ValueError, match="of base are random .*init_from=base=WORKDIR"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 REFUSED = [
     ({"cascade.factor": 3}, "factor = 3 need images .*multiples of 3.*8x8x1"),
     ({"cascade.trained": ("bas",)}, "cascade.trained 'bas'. Known: base, upsampler"),
