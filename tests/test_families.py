@@ -370,6 +370,13 @@ def test_options_from_python(run_of):
         model.run("encode")
     with pytest.raises(ValueError, match="sample.prompt contains 'x'"):
         model.sample(prompt="x")
+    with pytest.raises(TypeError, match="integer, not '123'. Options have names"):
+        model.run("align", "123")
+    with pytest.raises(TypeError, match="prompt must be a text or a list .*, not 123"):
+        model.sample(prompt=123)
+    with pytest.raises(TypeError, match="beam_size must be of type int, not '2'"):
+        model.sample(beam_size="2")
+    assert model.sample(np.int64(1), prompt="12", beam_size=np.int32(2))
     with pytest.raises(AttributeError, match="diffusion_jax has no 'lod'"):
         dj.lod  # noqa: B018
 
