@@ -3,7 +3,6 @@
 import numbers
 import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -114,10 +113,9 @@ def _set(group: ConfigDict, name: str, value: Any) -> None:
     Raises:
       TypeError: it has another type than the group's.
     """
-    if name == "prompt" and not (value is None or isinstance(value, str)):
-        if not isinstance(value, Sequence) or not all(
-            isinstance(x, str) for x in value
-        ):
+    if name == "prompt" and not isinstance(value, str | None):
+        is_list = isinstance(value, list | tuple)
+        if not is_list or not all(isinstance(x, str) for x in value):
             raise TypeError(f"prompt must be a text or a list of texts, not {value!r}.")
     try:
         group[name] = value.item() if isinstance(value, np.generic) else value
