@@ -44,9 +44,9 @@ from diffusion_jax.methods.ddpm.method import DDPM
 from diffusion_jax.training.state import Variables
 
 WEIGHTS = np.linspace(0, 1, 7, dtype=np.float32)  # weights of the partner
-WEIGHT_NAMES = [f"{weight:.2g}" for weight in WEIGHTS]
+WEIGHT_NAMES = tuple(f"{weight:.2g}" for weight in WEIGHTS)
 NUM_SAMPLES = 4  # per image, in translate, img2img and inpaint
-SAMPLES = ["sample"] * NUM_SAMPLES  # titles of their columns
+SAMPLES = ("sample",) * NUM_SAMPLES  # titles of their columns
 COND_NOISE = 2**31 - 1  # the key of this noise; those of the steps count from 0
 MAX_EXACT_TRACE = 4096  # values per example
 
