@@ -81,6 +81,7 @@ def compute(
     """
     fields = run_data.open_held_out(config).fields
     run_config.check_vocabularies(config, fields, workdir)
+    run_config.warn_of_other_sizes(config, fields, workdir)
     evaluator = evaluators.make(config, run.method, output)
     for found in evaluator(run.variables):
         yield {

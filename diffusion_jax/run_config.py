@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import paths, renames, strict_json
-from diffusion_jax.data.base import Field, image_field, label_field
+from diffusion_jax.data.base import Field, image_field, label_field, shape_text
 from diffusion_jax.data.vocabulary import Vocabulary
 from diffusion_jax.training import parallel
 
@@ -306,6 +306,35 @@ def check_vocabularies(
             f"{workdir} (different: {shown}): restore the text that it was trained on, "
             "or use another --workdir."
         )
+
+
+def warn_of_other_sizes(
+    config: ConfigDict, fields: Mapping[str, Field], workdir: pathlib.Path
+) -> None:
+    """Warns if a trained model gets images of another size than in training.
+
+    Convolutions accept them, and a conditioning image is resized to the model's.
+
+    Args:
+      config: of the run.
+      fields: of the data.
+      workdir: the run's folder.
+    """
+    stored = stored_fields(config, workdir)
+    for name, field in fields.items():
+        if field.kind == "image" and name in stored:
+            size, trained = (shape_text(x[name].shape) for x in (fields, stored))
+            if size != trained:
+                LOGGER.warning(
+                    "The images %s of %s are %s, and those of %s, on which the run in "
+                    "%s was trained, are %s: its results may be wrong.",
+                    name,
+                    config.data.source,
+                    size,
+                    stored_config(workdir).data.source,
+                    workdir,
+                    trained,
+                )
 
 
 def describe(changes: Changes) -> str:

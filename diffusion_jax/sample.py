@@ -39,6 +39,7 @@ def sample(
         # Options that are wrong are found before the checkpoint is read.
         runner = task_runner.make(config, method, options.task)
         run_config.check_vocabularies(config, runner.source.fields, workdir)
+        run_config.warn_of_other_sizes(config, runner.source.fields, workdir)
         outputs = runner.run(runs.load(config, workdir, options.checkpoint).variables)
         animation = options.animation or "frames" in outputs  # sample.num_frames > 0
         writers.save(folder / options.task, outputs, runner.fields, animation)

@@ -1,5 +1,6 @@
 """Runs sample.task: opens the examples that it reads and collects its outputs."""
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from diffusion_jax.data.base import (
 )
 from diffusion_jax.methods import reranking
 from diffusion_jax.training.state import Variables
+
+LOGGER = logging.getLogger(__name__)
 
 
 class TaskRunner(NamedTuple):
@@ -42,7 +45,8 @@ def make(
     """Makes a function that runs a task on sample.num_examples rows.
 
     With sample.num_candidates it draws several samples of each caption and keeps the
-    one that is most similar to the caption by sample.scorer.
+    one that is most similar to the caption by sample.scorer. If there are fewer
+    examples than rows they repeat, which logs a warning, except for samples.
 
     Args:
       config: of the run.
@@ -58,6 +62,14 @@ def make(
     task = methods.make_task(config, method, name)
     source = open_source(config, task, data)
     scorer = _open_scorer(config, method, task)
+    if name != "sample" and len(source) < options.num_examples:
+        LOGGER.warning(
+            "eval.split %r has %d examples, fewer than sample.num_examples = %d: they "
+            "repeat.",
+            config.eval.split,
+            len(source),
+            options.num_examples,
+        )
     if scorer:
         num = options.num_candidates
         task = reranking.rerank(task, method.data, scorer.method, scorer.ids, num)

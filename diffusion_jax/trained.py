@@ -1,5 +1,6 @@
 """Models in Python: train or load a run, sample, evaluate, process images."""
 
+import numbers
 import os
 import pathlib
 from collections.abc import Mapping
@@ -195,7 +196,8 @@ class TrainedModel:
             given["eval"] = options | {"metric": metric}
         for group, values in given.items():
             run_config.check_keys(config, [f"{group}.{name}" for name in values])
-            config[group].update(values)
+            for name, value in values.items():
+                _set(config[group], name, value)
         config.eval.sweep.update(dict.fromkeys(config.eval.sweep, ()))
         run_data.forget()
         methods.check(config)
@@ -217,7 +219,8 @@ class TrainedModel:
           num_examples: N.
           data: examples of your own to read instead of those of eval.split, such as a
             `data.base.ArraySource`; with the fields that the task reads, and no others.
-          **options: values of the config's group sample that replace the run's.
+          **options: values of the config's group sample that replace the run's; the
+            prompt of images may also be a list.
 
         Returns:
           The outputs by name: images as u8[N, ..., H, W, C], a list of N texts, other
@@ -233,15 +236,22 @@ class TrainedModel:
                 f"{', '.join(sorted(useless))}: not an option here. The checkpoint is "
                 "chosen by load(..., checkpoint=...), and no files are written."
             )
+        if not isinstance(num_examples, numbers.Integral):
+            raise TypeError(
+                f"num_examples must be an integer, not {num_examples!r}. Options have "
+                'names, such as prompt="a seven".'
+            )
         config = self.config.copy_and_resolve_references()
         run_config.check_keys(config, [f"sample.{name}" for name in options])
         batch_size = max(1, min(num_examples, config.sample.batch_size))
         defaults = {"num_examples": num_examples, "batch_size": batch_size}
-        config.sample.update({**defaults, **options, "task": task})
+        for name, value in {**defaults, **options, "task": task}.items():
+            _set(config.sample, name, value)
         run_data.forget()
         methods.check(config)
         runner = task_runner.make(config, self.method, task, data)
         run_config.check_vocabularies(config, runner.source.fields, self.workdir)
+        run_config.warn_of_other_sizes(config, runner.source.fields, self.workdir)
         outputs = runner.run(self.variables)
         return {name: _readable(x, runner.fields[name]) for name, x in outputs.items()}
 
@@ -316,6 +326,23 @@ def load(workdir: str | os.PathLike, checkpoint: str = "last") -> TrainedModel:
     defaults = lookup(methods.FAMILIES, config.method, "method").defaults()
     config = run_config.complete(config, defaults, folder)
     return TrainedModel(config, folder, runs.load(config, folder, checkpoint))
+
+
+def _set(group: ConfigDict, name: str, value: Any) -> None:
+    """Sets a value of the group sample or eval, which may be a number of NumPy.
+
+    Raises:
+      TypeError: it has another type than the group's.
+    """
+    if name == "prompt" and not isinstance(value, str | None):
+        is_list = isinstance(value, list | tuple)
+        if not is_list or not all(isinstance(x, str) for x in value):
+            raise TypeError(f"prompt must be a text or a list of texts, not {value!r}.")
+    try:
+        group[name] = value.item() if isinstance(value, np.generic) else value
+    except TypeError as error:
+        kind = group.get_type(name).__name__
+        raise TypeError(f"{name} must be of type {kind}, not {value!r}.") from error
 
 
 def _readable(x: np.ndarray, field: Field) -> np.ndarray | list[str]:

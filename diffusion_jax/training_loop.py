@@ -98,6 +98,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     if not is_trained:
         groups = runs.read_groups(template, every.init_from)
         runs.warn_of_other_diffusion(config)
+        check_random_groups(method, template, groups)
 
     primary = parallel.process_index() == 0
     with locked(workdir) if primary else contextlib.nullcontext():
@@ -110,7 +111,6 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
             key = jax.random.key(config.seed)
             state = compilation.run_once(initial, key)
             state = runs.replace_groups(state, groups)
-            warn_of_random_groups(method, state, groups)
         else:
             step, last = int(state.step), every.num_steps
             LOGGER.warning("RESUMING %s at step %d of %d.", workdir, step, last)
@@ -161,20 +161,29 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
             raise
 
 
-def warn_of_random_groups(
-    method: methods.Method, state: TrainState, groups: Variables
+def check_random_groups(
+    method: methods.Method, template: TrainState, groups: Variables
 ) -> None:
-    """Warns if a group that no phase trains was not copied from another run."""
+    """Warns if a group that no phase trains is not copied from another run.
+
+    Args:
+      method: that is trained.
+      template: the shapes of the run's state.
+      groups: that train.init_from copies.
+
+    Raises:
+      ValueError: there is such a group, and nothing else is trained either.
+    """
     trained = {group for phase in method.phases for group in phase.trains}
-    for group in sorted(state.params.keys() - trained - groups.params.keys()):
-        LOGGER.warning(
-            "The weights of %s are random and will stay so: set train.init_from=%s="
-            "WORKDIR, the folder of a run that trained them (%s:net=WORKDIR for a run "
-            "of a diffusion model, whose group is net).",
-            group,
-            group,
-            group,
+    for group in sorted(template.params.keys() - trained - groups.params.keys()):
+        sentence = (
+            f"The weights of {group} are random and will stay so: set train.init_from="
+            f"{group}=WORKDIR, the folder of a run that trained them ({group}:net="
+            "WORKDIR for a run of a diffusion model, whose group is net)"
         )
+        if not method.phases:
+            raise ValueError(f"{sentence}, or name {group} in cascade.trained.")
+        LOGGER.warning("%s.", sentence)
 
 
 def restore(

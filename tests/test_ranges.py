@@ -33,6 +33,7 @@ ZERO = """seed sample.seed eval.seed data.held_out model.dropout model.num_class
     optim.warmup_steps optim.decay_start optim.decay_to optim.weight_decay optim.b1
     optim.b2 optim.ema_decay train.log_every train.save_every train.evaluate_every
     train.sample_every sample.label sample.eta sample.churn sample.guidance_scale
+    sample.upsampler_guidance_scale
     sample.guidance_interval sample.num_frames sample.temperature sample.top_k
     eval.num_probes""".split()
 NEGATIVE = ["sample.guidance_interval", "sample.label"]  # -1: all classes
@@ -135,7 +136,8 @@ def test_every_number_has_a_range():
         numeric = {ranges.row_key(x) for x, y in values.items() if is_numeric(y)}
         assert numeric <= RANGES.keys()
         of_images = set() if "data.image_size" in values else {"data.image_width"}
-        assert values.keys() >= set(ranges.OPTIONAL) - of_images
+        optional = {x for x in ranges.OPTIONAL if "upsampler" not in x}
+        assert values.keys() >= optional - of_images
     known = set().union(*there)
     assert RANGES.keys() - known <= {"data.held_out", "model.num_levels"}
     assert set(ZERO) | set(NEGATIVE) | set(LIMITED) <= RANGES.keys()

@@ -315,6 +315,19 @@ def test_fields_are_read_as_they_were_written(tmp_path):
     assert set(found.values()) == set(fields.values())
 
 
+def test_images_of_another_size(tmp_path, caplog):
+    """Another factor than that of the training is worth a warning, the same is not."""
+    config = load("digits_upsampler")
+    run_config.write_config(config, run_data.open_train(config).fields, tmp_path)
+    for factor, num_warnings in ((2, 0), (4, 1)):
+        config.data.source = f"low_res:{factor}:digits"
+        fields = run_data.open_held_out(config).fields
+        run_config.warn_of_other_sizes(config, fields, tmp_path)
+        assert len(caplog.messages) == num_warnings
+    words = r"cond_image of low_res:4:digits are 2x2x1, .* low_res:2:digits, .* 4x4x1"
+    assert re.search(words, caplog.text)
+
+
 def test_images_that_are_not_square(tmp_path):
     """data.image_width is the width of images that are not square."""
     images = np.zeros((4, 8, 16, 1), np.uint8)

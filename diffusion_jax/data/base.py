@@ -43,7 +43,8 @@ class Field(NamedTuple):
       range: lowest and highest value, where the values are bounded.
       axes: names of leading axes of an output, such as ("column",) for rows of images
         or ("frame",) for the frames of an animation; part of `shape`.
-      names: names of the classes of a label, in order, if they have some.
+      names: of the classes of a label, or of the columns of an output, in order, where
+        there are some.
       vocabulary: of tokens, if they are text.
     """
 

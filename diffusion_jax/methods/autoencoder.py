@@ -15,6 +15,7 @@ from diffusion_jax.methods import config as common
 from diffusion_jax.methods import latent_tasks
 from diffusion_jax.methods.base import (
     GROUP,
+    RECONSTRUCTED,
     Batch,
     Family,
     Fields,
@@ -187,7 +188,7 @@ def make_reconstruct(method: Autoencoder | VAE, options: NoOptions) -> Task:
         z = method.encode(variables, batch, key)
         return [batch[method.data], method.decode(variables, z, batch)]
 
-    return rows_task(rows, (method.data,), method.field, 2)
+    return rows_task(rows, (method.data,), method.field, RECONSTRUCTED)
 
 
 def make_elbo(method: VAE, options: ELBOOptions) -> Task:

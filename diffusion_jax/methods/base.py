@@ -23,6 +23,7 @@ GROUP = "net"  # the phase and the parameter group of a family with one network
 OTHER_METRIC = "choose another eval.metric, such as modes for grid25"  # a remedy
 DTYPES = dict.fromkeys(("float32", "bfloat16", "float16"))  # of activations
 DATA_KINDS = ("image", "points", "signal")
+RECONSTRUCTED = "image", "reconstruction"  # columns of the task reconstruct
 PyTree = Any
 Fields = Mapping[str, Field]
 # "index" i32[B], the examples' global indices, and an array [B, ...] for each field.
@@ -244,7 +245,7 @@ def rows_task(
     columns: Callable[[Variables, Batch, Array], Sequence[Array]],
     inputs: tuple[str, ...],
     field: Field,
-    num_columns: int,
+    names: Sequence[str],
 ) -> Task:
     """Makes a task with the output "rows", [B, k, ...].
 
@@ -252,30 +253,34 @@ def rows_task(
       columns: (variables, batch, key) -> k arrays [B, ...].
       inputs: the batch's entries that it reads, besides index.
       field: of one column.
-      num_columns: k.
+      names: of the columns, k; they are the titles of the grid.
     """
 
     def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         return {"rows": jnp.stack(columns(variables, batch, key), axis=1)}
 
-    return Task(run, inputs, {"rows": with_axis(field, num_columns, "column")})
+    rows = with_axis(field, len(names), "column")._replace(names=tuple(names))
+    return Task(run, inputs, {"rows": rows})
 
 
 def with_captions(task: Task, caption: Field | None) -> Task:
     """Returns a task that also outputs its captions, which sample.prompt can replace.
 
     Args:
-      task: "caption" is among its inputs.
+      task: "caption" is among its inputs, and perhaps the partner's.
       caption: the field; None: the model has no captions, and the task stays as it is.
     """
     if caption is None:
         return task
 
+    names = [x for x in ("caption", "partner_caption") if x in task.inputs]
+
     def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
-        return task.run(variables, batch, key) | {"caption": batch["caption"]}
+        return task.run(variables, batch, key) | {name: batch[name] for name in names}
 
     prompts = {"caption": functools.partial(encode_prompts, caption)}
-    return Task(run, task.inputs, task.outputs | {"caption": caption}, prompts)
+    outputs = task.outputs | dict.fromkeys(names, caption)
+    return Task(run, task.inputs, outputs, prompts)
 
 
 def scalar_fields(*names: str) -> dict[str, Field]:

@@ -23,6 +23,7 @@ from diffusion_jax.methods.ddpm.tasks import SampleOptions
 from diffusion_jax.training.state import Loss, Phase, Variables
 
 BASE = "base"  # the first stage
+OF_UPSAMPLERS = "sampler", "num_steps", "guidance_scale"  # options of their own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +107,27 @@ def average(images: Array, shape: tuple[int, ...]) -> Array:
     return jnp.mean(blocks, axis=(2, 4))
 
 
-def make_sample(method: Cascade, options: SampleOptions) -> base.Task:
+@dataclasses.dataclass(frozen=True)
+class CascadeOptions(SampleOptions):
+    """Options of drawing through all stages.
+
+    Attributes:
+      upsampler_sampler: what the upsamplers have instead of sampler; None: the same.
+      upsampler_num_steps: instead of num_steps.
+      upsampler_guidance_scale: instead of guidance_scale.
+    """
+
+    upsampler_sampler: str | None = None
+    upsampler_num_steps: int | None = None
+    upsampler_guidance_scale: float | None = None
+
+
+def make_sample(method: Cascade, options: CascadeOptions) -> base.Task:
     """Draws images through all stages.
 
     sample.cond_noise is added before every upsampler. Guidance and thresholding apply
-    in all stages; upsamplers that were trained without dropping have no guidance.
+    in all stages; upsamplers that were trained without dropping have no guidance unless
+    it is asked for, which is then refused.
 
     Returns:
       A task with the outputs of the last stage's task, and "STAGE_image" of the others.
@@ -150,7 +167,7 @@ def make_sample(method: Cascade, options: SampleOptions) -> base.Task:
     return base.with_captions(task, _caption(method))
 
 
-def make_stages(method: Cascade, options: SampleOptions) -> base.Task:
+def make_stages(method: Cascade, options: CascadeOptions) -> base.Task:
     """Draws images and shows all stages: "rows" [B, stages, ...], of the last size."""
     task = make_sample(method, dataclasses.replace(options, num_frames=0))
     *earlier, _ = method.stages
@@ -160,11 +177,12 @@ def make_stages(method: Cascade, options: SampleOptions) -> base.Task:
         names = [*(f"{name}_{method.data}" for name in earlier), method.data]
         return [base.as_image(found[name], method.field.shape) for name in names]
 
-    found = base.rows_task(rows, task.inputs, method.field, len(method.stages))
+    sizes = ["{}x{}".format(*stage.field.shape) for stage in method.stages.values()]
+    found = base.rows_task(rows, task.inputs, method.field, sizes)
     return base.with_captions(found, _caption(method))
 
 
-def make_translate(method: Cascade, options: SampleOptions) -> base.Task:
+def make_translate(method: Cascade, options: CascadeOptions) -> base.Task:
     """Enlarges real images with the last stage: see `ddpm.tasks.make_translate`."""
     *_, (name, stage) = method.stages.items()
     with _naming(name):
@@ -187,13 +205,20 @@ def _caption(method: Cascade) -> Field | None:
     return next((field for field in fields if field is not None), None)
 
 
-def _stage_options(stage: DDPM, options: SampleOptions, is_last: bool) -> SampleOptions:
+def _stage_options(
+    stage: DDPM, options: CascadeOptions, is_last: bool
+) -> CascadeOptions:
     """Returns what of the options applies to a stage."""
     if COND_IMAGE not in stage.inputs:
-        options = dataclasses.replace(options, cond_noise=0.0)
-    elif not any(condition.dropout for condition in stage.conditions):
-        options = dataclasses.replace(options, guidance_scale=1.0)
-    return options if is_last else dataclasses.replace(options, num_frames=0)
+        changes = {"cond_noise": 0.0}
+    else:
+        own = {name: getattr(options, f"upsampler_{name}") for name in OF_UPSAMPLERS}
+        changes = {name: value for name, value in own.items() if value is not None}
+        if not any(condition.dropout for condition in stage.conditions):
+            changes.setdefault("guidance_scale", 1.0)
+    if not is_last:
+        changes["num_frames"] = 0
+    return dataclasses.replace(options, **changes)
 
 
 def defaults() -> ConfigDict:
@@ -211,6 +236,11 @@ def defaults() -> ConfigDict:
         upsamplers=("upsampler",),  # the groups of the stages after the base, in order
         factor=2,  # by which an upsampler enlarges an image, at least 2
         trained=(BASE, "upsampler"),  # the others keep the weights of train.init_from
+    )
+    config.sample.update(  # of the upsamplers; None: as the base
+        upsampler_sampler=config_dict.placeholder(str),
+        upsampler_num_steps=config_dict.placeholder(int),
+        upsampler_guidance_scale=config_dict.placeholder(float),
     )
     config.eval.metric = "samples"
     del config.eval.num_terms, config.eval.num_probes
@@ -281,12 +311,16 @@ def _check_names(config: ConfigDict) -> None:
 
 @contextlib.contextmanager
 def _naming(stage: str) -> Iterator[None]:
-    """Adds to errors about a stage in which group of the config its keys are."""
+    """Adds to errors about a stage where in the config its keys are."""
     try:
         yield
     except ValueError as error:
         if stage != BASE:
-            error.add_note(f"These keys are in the group {stage} of the config.")
+            error.add_note(
+                f"This is about {stage}: its model and diffusion are in the group "
+                f"{stage} of the config, its options are sample.NAME, or "
+                "sample.upsampler_NAME for sampler, num_steps and guidance_scale."
+            )
         raise
 
 
@@ -314,8 +348,8 @@ def _group(config: ConfigDict, name: str) -> ConfigDict:
 
 
 TASKS = {
-    "sample": (SampleOptions, make_sample),
-    "stages": (SampleOptions, make_stages),
-    "translate": (SampleOptions, make_translate),
+    "sample": (CascadeOptions, make_sample),
+    "stages": (CascadeOptions, make_stages),
+    "translate": (CascadeOptions, make_translate),
 }
 FAMILY = base.Family(make, defaults, TASKS)

@@ -181,7 +181,8 @@ def make_translate(method: CycleGAN, options: NoOptions) -> Task:
         back_b = method.translate(variables, AB, to_a)
         return [a, to_b, back_a, b, to_a, back_b]
 
-    return rows_task(rows, ("image_a", "image_b"), method.field, 6)
+    names = "a", "a to b", "and back", "b", "b to a", "and back"
+    return rows_task(rows, ("image_a", "image_b"), method.field, names)
 
 
 def defaults() -> ConfigDict:

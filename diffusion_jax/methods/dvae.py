@@ -19,6 +19,7 @@ from diffusion_jax.data.base import Field
 from diffusion_jax.lookup import lookup
 from diffusion_jax.methods import config as common
 from diffusion_jax.methods.base import (
+    RECONSTRUCTED,
     Batch,
     Family,
     Fields,
@@ -254,7 +255,7 @@ def make_reconstruct(method: DiscreteAutoencoder, options: NoOptions) -> Task:
         x = batch[method.data]
         return [x, method.images(variables, method.codes(variables, x))]
 
-    return rows_task(rows, (method.data,), method.field, 2)
+    return rows_task(rows, (method.data,), method.field, RECONSTRUCTED)
 
 
 def make_codes(method: DiscreteAutoencoder, options: NoOptions) -> Task:

@@ -3,7 +3,7 @@
 Latents are scaled so that those of the data are about standard normal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import jax
@@ -80,7 +80,8 @@ def make_traverse(method: LatentModel, options: NoOptions) -> Task:
         selected = jax.nn.one_hot(axis, method.num_latents, dtype=bool)
         return [jnp.where(selected, value, z) for value in values]
 
-    return _rows(method, latents, method.encoder_inputs, NUM_COLUMNS)
+    names = [f"{value:.3g}" for value in values]
+    return _rows(method, latents, method.encoder_inputs, names)
 
 
 def make_manifold(method: LatentModel, options: NoOptions) -> Task:
@@ -99,14 +100,17 @@ def make_manifold(method: LatentModel, options: NoOptions) -> Task:
             f"{method.num_latents}: choose traverse, or more latents."
         )
 
+    levels = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE
+
     def latents(variables: Variables, batch: Batch, key: Array) -> list[Array]:
-        quantiles = jax.scipy.stats.norm.ppf((jnp.arange(SIDE) + 0.5) / SIDE)
+        quantiles = jax.scipy.stats.norm.ppf(levels)
         index = batch["index"]
         z = jnp.zeros((len(index), method.num_latents))
         z = z.at[:, 0].set(quantiles[index % SIDE])
         return [z.at[:, 1].set(q) for q in quantiles]
 
-    return _rows(method, latents, (), SIDE)
+    names = [f"{level:.3g}" for level in levels]
+    return _rows(method, latents, (), names)
 
 
 def _between(method: LatentModel, path: Callable[..., Array]) -> Task:
@@ -120,20 +124,24 @@ def _between(method: LatentModel, path: Callable[..., Array]) -> Task:
         return [path(z, other, w) for w in weights]
 
     inputs = (*method.encoder_inputs, *partner_inputs)
-    return _rows(method, latents, inputs, NUM_COLUMNS)
+    names = [f"{weight:.2g}" for weight in weights]
+    return _rows(method, latents, inputs, names)
 
 
 def _rows(
-    method: LatentModel, latents: Callable, inputs: tuple[str, ...], num_columns: int
+    method: LatentModel,
+    latents: Callable,
+    inputs: tuple[str, ...],
+    names: Sequence[str],
 ) -> Task:
-    """Makes a task that returns rows of k decoded latents."""
+    """Makes a task that returns rows of k decoded latents, with names of columns."""
 
     def columns(variables: Variables, batch: Batch, key: Array) -> Array:
         z = jnp.stack(latents(variables, batch, key))
         return jax.lax.map(lambda z: method.decode(variables, z, batch), z)
 
     inputs = tuple(name for name in (*inputs, *method.inputs) if name != "index")
-    return rows_task(columns, inputs, method.field, num_columns)
+    return rows_task(columns, inputs, method.field, names)
 
 
 TASKS = {

@@ -150,7 +150,8 @@ def make_translate(method: Pix2Pix, options: NoOptions) -> Task:
         return [shown, *draws, batch[method.data]]
 
     inputs = (COND_IMAGE, method.data)
-    return rows_task(rows, inputs, method.field, 2 + NUM_SAMPLES)
+    names = "condition", *["sample"] * NUM_SAMPLES, "real"
+    return rows_task(rows, inputs, method.field, names)
 
 
 def defaults() -> ConfigDict:

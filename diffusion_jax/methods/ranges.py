@@ -107,8 +107,13 @@ def check_training(config: ConfigDict) -> None:
     """
     check(config)
     values = dict(_leaves(config))
+    of_base = values.get("sample.upsampler_num_steps") is not None  # sample.num_steps
     for key, (other, difference) in LIMITS.items():
-        limits = [value for x, value in values.items() if row_key(x) == other]
+        limits = [
+            value
+            for x, value in values.items()
+            if x == other or (row_key(x) == other and not of_base)
+        ]
         if key not in values or not limits:
             continue
         maximum = min(limits) - difference  # of the stages, if there are several
@@ -259,6 +264,8 @@ RANGES: dict[str, Range] = {
     "sample.label": _count(-1, 2**20),
     "sample.num_candidates": _count(1, 2**20),
     "sample.num_steps": _count(1, 10**6),
+    "sample.upsampler_num_steps": _count(1, 10**6),
+    "sample.upsampler_guidance_scale": NOT_NEGATIVE,
     "sample.eta": Range(0, 1),
     "sample.churn": Range(0, samplers.MAX_CHURN),
     "sample.guidance_scale": NOT_NEGATIVE,
@@ -284,7 +291,10 @@ OF_FAMILY: dict[str, dict[str, Range]] = {  # where a family needs another range
     "classifier": {"model.num_classes": _count(2, 2**20)},
     "contrastive": {"model.caption_width": SIZE},
 }
-OPTIONAL = ("data.image_width", "optim.decay_start", "optim.decay_end")  # may be None
+OPTIONAL = (  # may be None
+    *("data.image_width", "optim.decay_start", "optim.decay_end"),
+    *("sample.upsampler_num_steps", "sample.upsampler_guidance_scale"),
+)
 MIN_LENGTHS = {  # of the keys with several numbers, beside those of eval.sweep
     "model.channel_multipliers": 1,
     "model.attention_resolutions": 0,

@@ -2,45 +2,71 @@
 
 import math
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-MIN_SIDE = 32  # pixels; smaller images, such as 8x8 digits, are enlarged to this
+# Smaller images, such as 8x8 digits, are enlarged to sides of MIN_SIDE pixels, and to
+# grids whose long side has MIN_LONG_SIDE.
+MIN_SIDE, MIN_LONG_SIDE = 32, 512
+FONT_SIZE, TITLE_HEIGHT = 12, 18  # of titles, pixels
 GAP, GAP_GREY = 2, 96  # width in pixels and grey level of the gaps between images
 FRAME_MS, LAST_FRAME_MS = 120, 2000  # display time of a frame, in milliseconds
 
 
-def tile(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+def tile(
+    images: np.ndarray, columns: int | None = None, titles: Sequence[str] = ()
+) -> np.ndarray:
     """Arranges images in a grid, row by row.
 
     Args:
-      images: u8[N, H, W, C], C = 1 or 3; small ones are enlarged by a whole factor.
+      images: u8[N, H, W, C], C = 1 or 3; small ones are enlarged by a whole factor,
+        also so that titles fit.
       columns: images per row; None makes the grid about square.
+      titles: of the columns, if they have some.
 
     Returns:
-      u8[rows (H' + 2), columns (W' + 2), C], where H' x W' is the enlarged size. Each
-      image has a gap to its right and below it; unused cells are black.
+      u8[rows (H' + 2), columns (W' + 2), C], where H' x W' is the enlarged size, and 18
+      more rows above if there are titles. Each image has a gap to its right and below
+      it; unused cells are black.
     """
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     cells = np.zeros((rows * columns, height, width, channels), np.uint8)
     cells[:count] = images
-    factor = max(1, MIN_SIDE // min(height, width))
+    font = ImageFont.load_default(FONT_SIZE)
+    factor = max(
+        1,
+        MIN_SIDE // min(height, width),
+        math.ceil(MIN_LONG_SIDE / max(rows * height, columns * width)),
+        *(math.ceil(font.getlength(title) / width) for title in titles),
+    )
     cells = cells.repeat(factor, axis=1).repeat(factor, axis=2)
     gap = ((0, 0), (0, GAP), (0, GAP), (0, 0))
     cells = np.pad(cells, gap, constant_values=GAP_GREY)
     _, height, width, _ = cells.shape
     cells = cells.reshape(rows, columns, height, width, channels)
-    return cells.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
+    grid = cells.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
+    if not titles:
+        return grid
+    header = Image.new("L", (columns * width, TITLE_HEIGHT))
+    draw = ImageDraw.Draw(header)
+    for i, title in enumerate(titles):
+        centre = (i + 0.5) * width - GAP / 2, TITLE_HEIGHT / 2
+        draw.text(centre, title, fill=255, font=font, anchor="mm")
+    return np.concatenate([np.asarray(header)[..., None].repeat(channels, 2), grid])
 
 
 def save_grid(
-    path: pathlib.Path, images: np.ndarray, columns: int | None = None
+    path: pathlib.Path,
+    images: np.ndarray,
+    columns: int | None = None,
+    titles: Sequence[str] = (),
 ) -> None:
     """Writes images u8[N, H, W, C] as one PNG; see `tile`."""
-    _to_pil(tile(images, columns)).save(path)
+    _to_pil(tile(images, columns, titles)).save(path)
 
 
 def show(images: np.ndarray, columns: int | None = None) -> Image.Image:

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from diffusion_jax.outputs.images import MIN_LONG_SIDE
+
 LOGGER = logging.getLogger(__name__)
 
 RATE, DISTORTION = "Rate (bits/dim)", "Distortion (RMSE, 0..255)"
 STEPS = "Reverse steps (T - t + 1)"
 MAX_CAPTIONED, MAX_COLUMNS = 100, 10  # captioned images in a picture, and in a row
 CAPTION_WIDTH = 18  # characters above an image
+DPI = 120  # of figures
 
 
 def save_points(
@@ -76,7 +79,7 @@ def save_rate_distortion(path: pathlib.Path, columns: dict[str, np.ndarray]) -> 
         axes.plot(columns[x], columns[y], color="black", linewidth=1)
         axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=DPI)
     LOGGER.info("Wrote %s.", path)
 
 
@@ -113,7 +116,7 @@ def save_alignments(
             axes.set_xticks(range(len(source)), source, rotation=90, fontsize=8)
             axes.set_yticks(range(len(text)), text, fontsize=8)
             axes.tick_params(length=0, labeltop=True, labelbottom=False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=DPI)
 
 
 def save_captioned(
@@ -121,6 +124,7 @@ def save_captioned(
     images: np.ndarray,
     captions: Sequence[str],
     columns: int | None = None,
+    column_titles: Sequence[str] = (),
 ) -> bool:
     """Writes images with their captions above them, at most MAX_CAPTIONED of them.
 
@@ -136,6 +140,7 @@ def save_captioned(
       captions: N texts.
       columns: of rows that belong together, each with one caption; None: rows are made
         of equal captions.
+      column_titles: of these columns, if they have some; below the first row's caption.
 
     Returns:
       Whether the PNG was written.
@@ -163,6 +168,8 @@ def save_captioned(
         group[0]: textwrap.wrap(captions[group[0]].replace("$", r"\$"), width)
         for group in groups
     }
+    for i, title in enumerate(column_titles):
+        titles[i] = [*titles.get(i, []), title]
     height = 1.15 + 0.13 * max(map(len, titles.values()))  # inches
     rows = math.ceil(len(cells) / columns)
     figure = _figure(path, 1.1 * columns, height * rows)
@@ -175,7 +182,8 @@ def save_captioned(
         if i is not None:
             axes.imshow(images[i].squeeze(), cmap="gray", vmin=0, vmax=255)
             axes.set_title("\n".join(titles.get(i, [])), fontsize=7, loc="left")
-    figure.savefig(path, dpi=120)
+    longest = max(figure.get_size_inches())
+    figure.savefig(path, dpi=max(DPI, math.ceil(MIN_LONG_SIDE / longest)))
     return True
 
 

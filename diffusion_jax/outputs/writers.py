@@ -81,10 +81,11 @@ def _save_arrays(
 def save_preview(path: pathlib.Path, outputs: Arrays, fields: Fields) -> None:
     """Writes a preview: a PNG of images, points or alignments, and a file of tokens.
 
-    PATH.png is a grid of at most 400 images (with axes ("column",) one row per example;
-    at most 100 with captions) or a density plot of the first two coordinates of
-    points, or the alignments of a few examples; PATH.txt has the text of each example,
-    several with tabs between them, or a line of token ids if there is no vocabulary.
+    PATH.png is a grid of at most 400 images (with axes ("column",) one row per example,
+    below the names of the columns; at most 100 with captions) or a density plot of the
+    first two coordinates of points, or the alignments of a few examples; PATH.txt has
+    the text of each example, several with tabs between them, or a line of token ids if
+    there is no vocabulary.
     Only process 0 writes.
 
     Args:
@@ -155,16 +156,15 @@ def write_csv(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
 
 def _save_grid(path: pathlib.Path, name: str, outputs: Arrays, fields: Fields) -> None:
     x = outputs[name]
-    columns = x.shape[1] if fields[name].axes else None
-    if "caption" in outputs:
-        decode = fields["caption"].vocabulary.decode
-        captions = [decode(row) for row in outputs["caption"]]
+    columns, titles = (x.shape[1] if fields[name].axes else None), fields[name].names
+    if "caption" in outputs:  # and perhaps that of the partner, which the row ends with
+        captions = [" -> ".join(row) for row in _texts(outputs, fields)]
         captions = np.repeat(captions, columns or 1).tolist()
         flat = transforms.to_uint8(x.reshape(-1, *x.shape[-3:]))
-        if plots.save_captioned(path, flat, captions, columns):
+        if plots.save_captioned(path, flat, captions, columns, titles):
             return
     shown = x[: max(1, GRID_IMAGES // (columns or 1))].reshape(-1, *x.shape[-3:])
-    images.save_grid(path, transforms.to_uint8(shown), columns)
+    images.save_grid(path, transforms.to_uint8(shown), columns, titles)
 
 
 def _save_points(
@@ -198,13 +198,20 @@ def _text_names(fields: Fields) -> list[str]:
     return [name for name, field in fields.items() if field.vocabulary is not None]
 
 
-def _joined(outputs: Arrays, fields: Fields, num: int | None = None) -> str:
-    """Returns the texts of the first examples, below each other."""
+def _texts(
+    outputs: Arrays, fields: Fields, num: int | None = None
+) -> list[tuple[str, ...]]:
+    """Returns the texts of each of the first examples."""
     columns = [
         [fields[name].vocabulary.decode(row) for row in outputs[name][:num]]
         for name in _text_names(fields)
     ]
-    texts = ["\t".join(row) for row in zip(*columns, strict=True)]
+    return list(zip(*columns, strict=True))
+
+
+def _joined(outputs: Arrays, fields: Fields, num: int | None = None) -> str:
+    """Returns the texts of the first examples, below each other."""
+    texts = ["\t".join(row) for row in _texts(outputs, fields, num)]
     separator = f"\n{RULE}\n" if any("\n" in text for text in texts) else "\n"
     return separator.join(texts)
 

@@ -88,9 +88,10 @@ class Checkpoints:
                 # In the background, a folder that cannot be created leaves threads that
                 # wait for it and keep the process from ending.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+                # Without these two the manager only reads until it saves. Orbax's own
+                # read_only does no more, and logs warnings.
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
-                read_only=read_only,
             ),
         )
         self._scores = {

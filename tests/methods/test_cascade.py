@@ -13,7 +13,7 @@ from diffusion_jax.methods import cascade
 from diffusion_jax.methods.ddpm import tasks
 from diffusion_jax.training_loop import train
 
-OPTIONS = tasks.SampleOptions("ddim", 3, "trailing", cond_noise=0.25)
+OPTIONS = cascade.CascadeOptions("ddim", 3, "trailing", cond_noise=0.25)
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +102,40 @@ def test_guidance_of_stages_without_dropping(source):
 
 
 def test_steps_are_limited_by_every_stage():
-    """More steps than an upsampler has timesteps are refused before training."""
+    """More steps than an upsampler has timesteps are refused before training, unless
+    it has steps of its own."""
     config = load("digits_cascade")
     config.upsampler.diffusion.num_timesteps = 4
     with pytest.raises(ValueError, match=r"sample.num_steps must lie in 1..4"):
         methods.check_training(config)
+    config.sample.upsampler_num_steps = 4
+    methods.check_training(config)
+
+
+def test_options_of_upsamplers(source):
+    """Options of the upsamplers replace the others there and only there; guidance that
+    an upsampler was not trained for is refused if it is asked for."""
+    config = load("digits_cascade")
+    config.sample.update(upsampler_sampler="ancestral", upsampler_num_steps=2)
+    method = methods.make(config, source.fields)
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        make = tasks.make_sample
+        spy = lambda x, options: (seen.update({x: options}), make(x, options))[1]  # noqa: E731
+        patch.setattr(tasks, "make_sample", spy)
+        methods.make_task(config, method, "sample")
+    found = [seen[x] for x in method.stages.values()]
+    assert [(x.sampler, x.num_steps) for x in found] == [("ddim", 5), ("ancestral", 2)]
+    assert found[0].spacing == found[1].spacing == "trailing"
+    config.sample.upsampler_num_steps = 30
+    with pytest.raises(ValueError, match="num_steps must lie in 1..20") as caught:
+        methods.make_task(config, method, "translate")
+    assert "sample.upsampler_NAME" in caught.value.__notes__[0]
+    config.sample.update(upsampler_num_steps=None, upsampler_guidance_scale=2.0)
+    methods.make_task(config, method, "sample")
+    config.upsampler.diffusion.cond_dropout = 0.0
+    with pytest.raises(ValueError, match="guidance_scale = 2.0 needs"):
+        methods.make_task(config, methods.make(config, source.fields), "sample")
 
 
 def test_assembled_from_other_runs(tmp_path, source, caplog):
@@ -140,6 +169,15 @@ def test_assembled_from_other_runs(tmp_path, source, caplog):
     assert set(state.params) == set(expected)
     jax.tree.map(np.testing.assert_array_equal, dict(state.params), expected)
     jax.tree.map(np.testing.assert_array_equal, dict(state.ema), expected)
+
+
+def test_nothing_is_trained(tmp_path):
+    """Without trained stages, those that are not copied are refused before step 0."""
+    config = load("digits_cascade")
+    config.cascade.trained = ()
+    with pytest.raises(ValueError, match="of base are random .*init_from=base=WORKDIR"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 REFUSED = [

@@ -80,6 +80,7 @@ def test_rows(name):
     rows, again = run(task, batch, jax.tree.map(lambda x: x[order], batch))
     assert task.outputs["rows"].shape == rows.shape[1:]
     assert task.outputs["rows"].axes == ("column",)
+    assert len(task.outputs["rows"].names) == COLUMNS[name]
     chex.assert_shape(rows, (3, COLUMNS[name], 8, 8, 1))
     chex.assert_tree_all_finite(rows)
     np.testing.assert_array_equal(rows[:, 0], batch["image"])

@@ -6,8 +6,11 @@ from PIL import Image, ImageSequence
 
 from diffusion_jax.outputs import images
 
+SIDE = 256  # of images that are not enlarged, if there are two in a row or a column
+CELL = SIDE + images.GAP
 
-def constant_images(n, size=(32, 32), channels=1):
+
+def constant_images(n, size=(SIDE, SIDE), channels=1):
     """Images whose pixels all have the value 10, 20, ... of their image."""
     numbers = np.arange(1, n + 1, dtype=np.uint8) * 10
     return np.broadcast_to(numbers[:, None, None, None], (n, *size, channels)).copy()
@@ -17,13 +20,13 @@ def constant_images(n, size=(32, 32), channels=1):
 def test_tile_by_hand(channels):
     """Images fill the rows from left to right, with gaps; unused cells are black."""
     grid = images.tile(constant_images(5, channels=channels))
-    assert grid.shape == (68, 102, channels) and grid.dtype == np.uint8
+    assert grid.shape == (2 * CELL, 3 * CELL, channels) and grid.dtype == np.uint8
     for row, numbers in enumerate([[10, 20, 30], [40, 50, 0]]):
         for column, number in enumerate(numbers):
-            cell = grid[34 * row : 34 * row + 34, 34 * column : 34 * column + 34]
-            assert np.all(cell[:32, :32] == number)
-            assert np.all(cell[32:] == images.GAP_GREY)
-            assert np.all(cell[:, 32:] == images.GAP_GREY)
+            cell = grid[CELL * row :, CELL * column :][:CELL, :CELL]
+            assert np.all(cell[:SIDE, :SIDE] == number)
+            assert np.all(cell[SIDE:] == images.GAP_GREY)
+            assert np.all(cell[:, SIDE:] == images.GAP_GREY)
 
 
 @pytest.mark.parametrize(
@@ -31,26 +34,52 @@ def test_tile_by_hand(channels):
 )
 def test_about_square(n, shape):
     """By default the numbers of rows and columns are about equal."""
-    grid = images.tile(constant_images(n))
-    assert (grid.shape[0] / 34, grid.shape[1] / 34) == shape
+    grid = images.tile(constant_images(n, size=(512, 512)))
+    assert (grid.shape[0] / 514, grid.shape[1] / 514) == shape
 
 
-@pytest.mark.parametrize("size,factor", [((8, 8), 4), ((7, 9), 4), ((33, 40), 1)])
-def test_small_images_are_enlarged_without_interpolation(size, factor):
-    """Each pixel becomes a square; the factor is a whole number."""
-    image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
-    grid = images.tile(image)[: -images.GAP, : -images.GAP]
-    assert grid.shape == (size[0] * factor, size[1] * factor, 3)
-    for i in range(factor):
-        for j in range(factor):
-            np.testing.assert_array_equal(grid[i::factor, j::factor], image[0])
+@pytest.mark.parametrize(
+    "size,columns,factor",
+    [
+        ((8, 8), 1, 64),  # 512 pixels wide
+        ((8, 9), 2, 29),  # 522, and not 504
+        ((8, 8), 100, 4),  # each image has 32 pixels
+        ((513, 40), 1, 1),
+    ],
+)
+def test_small_images_are_enlarged_without_interpolation(size, columns, factor):
+    """Each pixel becomes a square; the factor is a whole number, so that the long side
+    of the grid has 512 pixels and each image 32."""
+    x = np.random.default_rng(0).integers(0, 256, (columns, *size, 3), np.uint8)
+    grid = images.tile(x, columns)
+    height, width = size[0] * factor, size[1] * factor
+    assert grid.shape == (height + 2, columns * (width + 2), 3)
+    last = grid[:height, (columns - 1) * (width + 2) :][:, :width]
+    np.testing.assert_array_equal(last, x[-1].repeat(factor, 0).repeat(factor, 1))
+
+
+def test_titles_of_columns():
+    """Titles stand above the grid, each within its column, which is as wide as they
+    are; without titles the grid is the same but for its size."""
+    x = constant_images(40, size=(8, 8), channels=3)
+    grid = images.tile(x, 2, ("image", "reconstruction"))
+    header, below = np.split(grid, [images.TITLE_HEIGHT])
+    width = header.shape[1] // 2
+    assert width > images.tile(x, 2).shape[1] // 2
+    assert np.all(
+        below[:: below.shape[0] // 20, ::width] == x[:, 0, 0].reshape(20, 2, 3)
+    )
+    assert np.any(header[:, :width]) and np.any(header[:, width:])
+    ends = header[[0, -1]], header[:, :1], header[:, width - 2 : width], header[:, -2:]
+    assert not any(map(np.any, ends))
+    np.testing.assert_array_equal(images.tile(x, 2, ()), images.tile(x, 2))
 
 
 def test_number_of_columns():
     """The number of images per row can be chosen; their order is kept."""
     grid = images.tile(constant_images(6), columns=2)
-    assert grid.shape == (102, 68, 1)
-    assert grid[2 * 34, 34, 0] == 60 and grid[34, 0, 0] == 30
+    assert grid.shape == (3 * CELL, 2 * CELL, 1)
+    assert grid[2 * CELL, CELL, 0] == 60 and grid[CELL, 0, 0] == 30
 
 
 @pytest.mark.parametrize("channels,mode", [(1, "L"), (3, "RGB")])

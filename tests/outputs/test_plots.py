@@ -110,15 +110,20 @@ def test_captioned_images(captions, columns, rows, tmp_path, monkeypatch):
             x.replace("$", r"\$") for x in dict.fromkeys(captions)
         ]
     with Image.open(tmp_path / "x.png") as image:
-        assert image.size[0] == round(132 * columns)
+        assert max(image.size) >= 512
+        assert image.size[0] == round(132 * columns) or max(image.size) <= 520
 
 
 def test_captioned_rows(tmp_path, monkeypatch):
-    """Rows of a fixed length each have their caption, equal or not."""
+    """Rows of a fixed length each have their caption, equal or not; the titles of the
+    columns stand below the first one."""
     drawn = []
     make = plots._figure
     monkeypatch.setattr(plots, "_figure", lambda *x: drawn.append(make(*x)) or drawn[0])
     images, captions = np.zeros((12, 8, 8, 3), np.uint8), ["a"] * 8 + ["b"] * 4
     plots.save_captioned(tmp_path / "x.png", images, captions, columns=4)
-    titles = [x.get_title(loc="left") for x in drawn[0].axes]
+    titles = [x.get_title(loc="left") for x in drawn.pop().axes]
     assert titles == ["a", "", "", "", "a", "", "", "", "b", "", "", ""]
+    plots.save_captioned(tmp_path / "x.png", images, captions, 4, "wxyz")
+    titles = [x.get_title(loc="left") for x in drawn[0].axes]
+    assert titles == ["a\nw", "x", "y", "z", "a", "", "", "", "b", "", "", ""]

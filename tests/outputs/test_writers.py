@@ -14,10 +14,16 @@ from diffusion_jax.special_tokens import END
 from diffusion_jax.training import parallel
 
 RANDOM = np.random.default_rng(0)
-SIZE = (32, 40, 3)  # images that are not square, and not enlarged
+SIZE = (32, 40, 3)  # images that are not square
 LABEL = label_field(10)
 SCALAR = Field((), np.float32, "scalar")
 TOKENS = Field((3,), np.int32, "tokens", size=50)
+
+
+@pytest.fixture(autouse=True)
+def not_enlarged(monkeypatch):
+    """Grids have the size of their images."""
+    monkeypatch.setattr(writers.images, "MIN_LONG_SIDE", 1)
 
 
 def test_a_disk_that_is_full(tmp_path, monkeypatch):
@@ -114,6 +120,32 @@ def test_rows_of_images(tmp_path):
     with Image.open(tmp_path / "deep" / "sample.gif") as animation:
         assert animation.n_frames == 5
         assert animation.size == (2 * 42, 34)  # two examples side by side
+
+
+def test_titles(tmp_path, monkeypatch):
+    """The names of columns become the titles of the grid, with captions, too: these are
+    the caption of an example, and of its partner if the row goes there."""
+    vocabulary = build("words", ["a", "b"])
+    caption = TOKENS._replace(shape=(2,), vocabulary=vocabulary)
+    a, b = (np.append(vocabulary.encode(text), END) for text in ("a", "b"))
+    fields = {
+        "rows": image_field((2, *SIZE))._replace(axes=("column",), names=("0", "1")),
+        "caption": caption,
+        "partner_caption": caption,
+    }
+    rows = {"rows": draw_images(2, 2, *SIZE)}
+    drawn = {}
+    for module, function in (("images", "save_grid"), ("plots", "save_captioned")):
+        patched = getattr(writers, module)
+        monkeypatch.setattr(
+            patched, function, lambda *x, name=function: drawn.update({name: x[2:]})
+        )
+    writers.save_preview(tmp_path / "x", rows, fields)
+    assert drawn.pop("save_grid") == (2, ("0", "1"))
+    with_partner = rows | {"caption": np.stack([a, b]), "partner_caption": [b, a]}
+    writers.save_preview(tmp_path / "x", with_partner, fields)
+    captions = ["a -> b", "a -> b", "b -> a", "b -> a"]
+    assert drawn["save_captioned"] == (captions, 2, ("0", "1"))
 
 
 def test_frames(tmp_path):
@@ -236,7 +268,9 @@ def test_large_grids(tmp_path, monkeypatch, columns, rows):
     npz file has all images."""
     shown = []
     monkeypatch.setattr(
-        writers.images, "save_grid", lambda path, x, columns: shown.append((x, columns))
+        writers.images,
+        "save_grid",
+        lambda path, x, columns, _: shown.append((x, columns)),
     )
     num, axes = (410, ()) if columns is None else (140, ("column",))
     shape = (2, 1, 1) if columns is None else (columns, 2, 1, 1)

@@ -88,9 +88,9 @@ def test_round_trip(saved):
     assert leaves(Checkpoints(saved).restore(TEMPLATE, 1)) == leaves(make_state(1))
 
 
-def test_restore_variables(saved):
+def test_restore_variables(saved, caplog, recwarn):
     """The averaged parameters and the statistics come back bit for bit, of all groups
-    or of some, and the step with them."""
+    or of some, and the step with them; Orbax warns of nothing."""
     checkpoints, expected = Checkpoints(saved, read_only=True), make_state(2)
     step, variables = checkpoints.restore_variables(VARIABLES, "last")
     assert step == 2
@@ -99,6 +99,7 @@ def test_restore_variables(saved):
     some = Variables({"net": VARIABLES.params["net"]}, {"net": VARIABLES.state["net"]})
     _, variables = checkpoints.restore_variables(some, "last")
     assert tree_bytes(variables.params) == tree_bytes({"net": expected.ema["net"]})
+    assert not caplog.messages and not recwarn
 
 
 def set_checksum(directory, name):

@@ -8,6 +8,7 @@ from diffusion_jax.diffusion import guidance, sampling
 from diffusion_jax.methods.base import Batch, Task, rows_task, with_captions
 from diffusion_jax.methods.ddpm.method import DDPM
 from diffusion_jax.methods.ddpm.tasks import (
+    WEIGHT_NAMES,
     WEIGHTS,
     Chain,
     SampleOptions,
@@ -47,7 +48,8 @@ def make_guidance(method: DDPM, options: SampleOptions) -> Task:
 
         return list(lax.map(draw, jnp.array(SCALES)))
 
-    task = rows_task(rows, method.inputs, method.field, len(SCALES))
+    names = [f"scale {scale:g}" for scale in SCALES]
+    task = rows_task(rows, method.inputs, method.field, names)
     return with_captions(task, method.condition("caption"))
 
 
@@ -83,7 +85,7 @@ def make_mix(method: DDPM, options: SampleOptions) -> Task:
         return list(lax.map(draw, jnp.asarray(WEIGHTS)))
 
     inputs = (*method.inputs, *(f"partner_{name}" for name in method.inputs))
-    task = rows_task(rows, inputs, method.field, len(WEIGHTS))
+    task = rows_task(rows, inputs, method.field, WEIGHT_NAMES)
     return with_captions(task, method.condition("caption"))
 
 

@@ -44,7 +44,9 @@ from diffusion_jax.methods.ddpm.method import DDPM
 from diffusion_jax.training.state import Variables
 
 WEIGHTS = np.linspace(0, 1, 7, dtype=np.float32)  # weights of the partner
-NUM_SAMPLES = 4  # per image, in img2img and inpaint
+WEIGHT_NAMES = tuple(f"{weight:.2g}" for weight in WEIGHTS)
+NUM_SAMPLES = 4  # per image, in translate, img2img and inpaint
+SAMPLES = ("sample",) * NUM_SAMPLES  # titles of their columns
 COND_NOISE = 2**31 - 1  # the key of this noise; those of the steps count from 0
 MAX_EXACT_TRACE = 4096  # values per example
 
@@ -203,7 +205,8 @@ def make_translate(method: DDPM, options: SampleOptions) -> Task:
         draws = lax.map(draw, jax.random.split(key, NUM_SAMPLES))
         return [shown, *draws, batch[method.data]]
 
-    task = rows_task(rows, _inputs(method), method.field, 2 + NUM_SAMPLES)
+    names = "condition", *SAMPLES, "real"
+    task = rows_task(rows, _inputs(method), method.field, names)
     return with_captions(task, method.condition("caption"))
 
 
@@ -221,7 +224,8 @@ def make_reconstruct(method: DDPM, options: ODEOptions) -> Task:
         keys = prng.example_keys(key, batch["index"])
         return [x_0, x_T, _decode(method, denoise, times, x_T, keys)]
 
-    return rows_task(rows, _inputs(method), method.field, 3)
+    names = "image", "x_T", "reconstruction"
+    return rows_task(rows, _inputs(method), method.field, names)
 
 
 def make_slerp(method: DDPM, options: ODEOptions) -> Task:
@@ -252,7 +256,8 @@ def make_slerp(method: DDPM, options: ODEOptions) -> Task:
 
     inputs = _inputs(method)
     inputs += tuple(f"partner_{name}" for name in inputs)
-    return rows_task(rows, inputs, method.field, 2 + len(WEIGHTS))
+    names = "image", *WEIGHT_NAMES, "partner"
+    return rows_task(rows, inputs, method.field, names)
 
 
 def make_interpolate(method: DDPM, options: Img2ImgOptions) -> Task:
@@ -275,7 +280,8 @@ def make_interpolate(method: DDPM, options: Img2ImgOptions) -> Task:
 
     inputs = _inputs(method)
     inputs += tuple(f"partner_{name}" for name in inputs)
-    return rows_task(rows, inputs, method.field, 2 + len(WEIGHTS))
+    names = "image", *WEIGHT_NAMES, "partner"
+    return rows_task(rows, inputs, method.field, names)
 
 
 def make_img2img(method: DDPM, options: Img2ImgOptions) -> Task:
@@ -296,7 +302,7 @@ def make_img2img(method: DDPM, options: Img2ImgOptions) -> Task:
 
         return [x_0, *lax.map(draw, jax.random.split(key, NUM_SAMPLES))]
 
-    return rows_task(rows, _inputs(method), method.field, 1 + NUM_SAMPLES)
+    return rows_task(rows, _inputs(method), method.field, ("image", *SAMPLES))
 
 
 def make_inpaint(method: DDPM, options: InpaintOptions) -> Task:
@@ -325,7 +331,8 @@ def make_inpaint(method: DDPM, options: InpaintOptions) -> Task:
 
         return [x_0, left, *lax.map(draw, jax.random.split(key, NUM_SAMPLES))]
 
-    return rows_task(rows, _inputs(method), method.field, 2 + NUM_SAMPLES)
+    names = "image", "left half", *SAMPLES
+    return rows_task(rows, _inputs(method), method.field, names)
 
 
 def make_vlb(method: DDPM, options: VLBOptions) -> Task:
