@@ -14,7 +14,7 @@ OTHERS = [*ROOT.glob("examples/*.py"), *ROOT.glob("benchmarks/*.py")]
 FILES = [*PACKAGE, *sorted(ROOT.glob("configs/*.py")), *sorted(OTHERS)]
 
 # main -> train, sample, evaluate, trained -> evaluators -> outputs, task_runner
-#      -> scorers -> inference, runs, run_config, run_data -> methods, renames
+#      -> scorers, planning -> inference, runs, run_config, run_data -> methods, renames
 #      -> models, diffusion, objectives, data, training, metrics
 #      -> prng, lookup, paths, special_tokens, strict_json
 ANYONE = {"prng", "lookup", "paths", "special_tokens", "strict_json"}
@@ -23,9 +23,10 @@ BELOW_RUNS = LEAVES | ANYONE | {"methods", "renames"}
 RUNS = {"inference", "runs", "run_config", "run_data"}
 COMMAND = BELOW_RUNS | RUNS | {"scorers", "task_runner", "outputs", "evaluators"}
 WITHIN = {
-    "main": COMMAND | {"train", "sample", "evaluate", "command_line"},
+    "main": COMMAND | {"train", "sample", "evaluate", "command_line", "planning"},
     "command_line": {"renames", "run_config", "training"} | ANYONE,
-    "train": COMMAND,
+    "train": COMMAND | {"planning"},
+    "planning": BELOW_RUNS | {"run_config"},
     "sample": COMMAND,
     "evaluate": COMMAND,
     "evaluators": COMMAND - {"evaluators"},
@@ -68,7 +69,7 @@ OUTSIDE = {
     "examples": MATHEMATICS | {"flax", "optax", "matplotlib"},
     "benchmarks": MATHEMATICS | BENCHMARKS,
     **dict.fromkeys("main command_line train sample evaluate".split(), FLAGS),
-    **dict.fromkeys("evaluators scorers task_runner trained".split(), FLAGS),
+    **dict.fromkeys("evaluators scorers task_runner trained planning".split(), FLAGS),
     **dict.fromkeys("inference runs".split(), FLAGS),
     **dict.fromkeys("run_config run_data".split(), FLAGS),
 }
