@@ -10,7 +10,7 @@ The run prints its plan, with reasons, and then how long it takes. docs/own_pict
 has the details.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from diffusion_jax.methods import autoencoder, cyclegan, gan
 from diffusion_jax.methods.config import leave_open, select
@@ -50,10 +50,10 @@ def diffusion() -> ConfigDict:
 def vae() -> ConfigDict:
     """A convolutional VAE."""
     config = autoencoder.vae_defaults()
-    config.name, config.data.source = "folder_vae", "folder:PATH"
-    config.model = ConfigDict({"name": "conv", "num_latents": 0})
-    config.model.update(channels=(), strides=())
-    leave_open(config, COMMON + " model.channels model.strides model.num_latents")
+    config.name = "folder_vae"
+    config.data.source = "folder:PATH"
+    config.model = config_dict.create(name="conv", channels=(), strides=(), num_latents=0)
+    leave_open(config, f"{COMMON} model.channels model.strides model.num_latents")
     config.vae.update(likelihood="gaussian", noise_scale=0.2)
     config.eval.metric = "copying"
     return config
@@ -62,13 +62,14 @@ def vae() -> ConfigDict:
 def dcgan() -> ConfigDict:
     """A DCGAN; conditional if the folder has one subfolder per class."""
     config = gan.defaults()
-    config.name, config.data.source = "folder_dcgan", "folder:PATH"
-    leave_open(config, COMMON + " model.width model.dtype model.num_classes")
+    config.name = "folder_dcgan"
+    config.data.source = "folder:PATH"
+    leave_open(config, f"{COMMON} model.width model.dtype model.num_classes")
     config.eval.metric = "copying"
     return config
 
 
-def two_folders() -> ConfigDict:
+def between_folders() -> ConfigDict:
     """A CycleGAN between the pictures of two folders."""
     config = cyclegan.defaults()
     config.name = "folder_cyclegan"
@@ -77,4 +78,4 @@ def two_folders() -> ConfigDict:
     return config
 
 
-FAMILIES = {"vae": vae, "dcgan": dcgan, "cyclegan": two_folders}
+FAMILIES = {"vae": vae, "dcgan": dcgan, "cyclegan": between_folders}

@@ -73,6 +73,7 @@ METRICS = {
         *("retrieval_error", "image_to_text_recall", "image_to_text_recall, real")
     ],
     "samples": OF_SAMPLES,
+    "copying": ["copied_share", "nearest_distance", "nearest_distance_real"],
 }
 EVALUATED = [
     *[("autoencoder", "reconstruction"), ("autoencoder", "samples")],
@@ -86,6 +87,7 @@ EVALUATED = [
     *[("contrastive", "retrieval"), ("cascade", "retrieval")],
     *[("dalle", "retrieval"), ("digits_captions", "retrieval")],
     ("upsampler", "paired"),
+    *[(x, "copying") for x in "autoencoder vae gan pix2pix cascade dalle".split()],
     *[("language_model", "bits_per_character"), ("seq2seq", "exact_match")],
     *[("seq2seq", "bleu"), ("seq2seq", "perplexity")],
 ]
@@ -96,6 +98,7 @@ TASKS = [
     *[("dcgan", "sample"), ("dcgan", "interpolate")],
     *[("conv", "reconstruct"), ("gan", "sample"), ("points", "sample")],
     *[("cyclegan", "translate"), ("upsampler", "translate")],
+    *[("cyclegan", "a_to_b"), ("cyclegan", "b_to_a")],
     *[("pix2pix", "sample"), ("pix2pix", "translate")],
     *[("cascade", "stages"), ("cascade", "translate")],
     *[("digits_captions", "guidance"), ("digits_captions", "mix")],
