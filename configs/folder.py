@@ -52,7 +52,9 @@ def vae() -> ConfigDict:
     config = autoencoder.vae_defaults()
     config.name = "folder_vae"
     config.data.source = "folder:PATH"
-    config.model = config_dict.create(name="conv", channels=(), strides=(), num_latents=0)
+    config.model = config_dict.create(
+        name="conv", channels=(), strides=(), num_latents=0
+    )
     leave_open(config, f"{COMMON} model.channels model.strides model.num_latents")
     config.vae.update(likelihood="gaussian", noise_scale=0.2)
     config.eval.metric = "copying"

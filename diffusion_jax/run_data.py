@@ -64,9 +64,7 @@ def open_domain(config: ConfigDict, domain: str) -> Source:
     def named(values: Mapping[str, Any]) -> dict[str, Any]:
         return {f"{name}_{domain}": value for name, value in values.items()}
 
-    return LazySource(
-        len(one), lambda i: named(one[i]), named(one.fields), source
-    )
+    return LazySource(len(one), lambda i: named(one[i]), named(one.fields), source)
 
 
 def forget() -> None:

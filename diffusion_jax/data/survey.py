@@ -12,7 +12,10 @@ from diffusion_jax.data.folders import Contents
 MAX_HEADERS, MAX_DECODED = 2000, 100  # files that are looked at
 MAX_TINT = 8  # difference between the channels of a grey pixel, as JPEG may make it
 HELD_OUT = ("test", "validation")  # splits, the first one that exists is used
-ORIENTATION, SIDEWAYS = 274, (5, 6, 7, 8)  # EXIF: such pictures are turned by 90 degrees
+ORIENTATION, SIDEWAYS = (
+    274,
+    (5, 6, 7, 8),
+)  # EXIF: such pictures are turned by 90 degrees
 
 
 class Survey(NamedTuple):

@@ -155,14 +155,13 @@ class Progress:
 
 def duration_in_words(seconds: float) -> str:
     """Formats a time of a minute or more: "12 minutes", "3.5 hours", "4.2 days"."""
-    for unit, length, limit in (("minutes", 60, 100), ("hours", 3600, 48)):
-        if seconds < limit * length:
-            break
-    else:
-        unit, length = "days", 86400
-    value = seconds / length
-    shown = f"{value:.1f}" if value < 9.95 and unit != "minutes" else f"{value:.0f}"
-    return f"{shown} {unit}" if shown != "1" else f"1 {unit[:-1]}"
+    if seconds < 100 * 60:
+        minutes = f"{seconds / 60:.0f}"
+        return "1 minute" if minutes == "1" else f"{minutes} minutes"
+    value, unit = seconds / 3600, "hours"
+    if value >= 48:
+        value, unit = value / 24, "days"
+    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
 
 
 class MetricsLog:
