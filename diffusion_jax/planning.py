@@ -115,8 +115,11 @@ def check_source(config: ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       ValueError: its data.source is another folder.
     """
-    old, new = run_config.stored_config(workdir).data.source, config.data.source
-    if not open_keys(config) or new.startswith(UNNAMED) or _real(old) == _real(new):
+    new = config.data.source
+    if not open_keys(config) or new.startswith(UNNAMED):
+        return
+    old = run_config.stored_config(workdir).data.source
+    if _real(old) == _real(new):
         return
     raise ValueError(
         f"The run in {workdir} is a model of {old}, not of {new}: give another model "
@@ -230,8 +233,10 @@ def _plan_size(
     """Chooses data.image_size, and data.image_width where it is open as well."""
     height, width = pictures.height, pictures.width
     set_width, largest = config.data.image_width, MAX_SIZE[machine.is_cpu]
-    fits = max(height, width) <= largest and not (height % 4 or width % 4)
-    if pictures.same_size and fits and set_width in (None, width):
+    levels = _num_levels(height, width, 4)
+    halves = levels > 1 and min(height, width) >> levels - 1 < 8
+    kept = max(height, width) <= largest and halves or not pictures.resizes
+    if pictures.same_size and kept and set_width in (None, width):
         choose("data.image_size", height, "as all pictures are")
         if width not in (height, set_width):
             choose("data.image_width", width, "as all pictures are")

@@ -124,7 +124,8 @@ def look_at(source: str, split: str, held_out: float) -> survey.Survey:
         except (ValueError, FileNotFoundError):
             return False
 
-    held_out_splits = (x for x in survey.HELD_OUT if x != split and exists(x))
+    trains_on_all = not split.startswith("train")
+    held_out_splits = (x for x in survey.HELD_OUT if not trains_on_all and exists(x))
     return survey.survey_arrays(
         opened.arrays["image"],
         opened.fields["label"].size,

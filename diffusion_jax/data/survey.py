@@ -29,6 +29,7 @@ class Survey(NamedTuple):
       same_size: whether all have this size.
       grey: whether none has colours.
       num_classes: 1 or 0 without classes.
+      resizes: whether the source resizes its pictures to data.image_size.
     """
 
     num_train: int
@@ -38,6 +39,7 @@ class Survey(NamedTuple):
     same_size: bool
     grey: bool
     num_classes: int
+    resizes: bool = True
 
 
 def survey_folder(contents: Contents, split: str) -> Survey:
@@ -62,7 +64,10 @@ def survey_folder(contents: Contents, split: str) -> Survey:
             "whether they are damaged."
         )
     height, width = np.median(sizes, axis=0).astype(int).tolist()
-    held_out = [x for x in HELD_OUT if x in contents.splits and x != split]
+    known = set(files)
+    held_out = [
+        x for x in HELD_OUT if known.isdisjoint(contents.splits.get(x, files))
+    ]
     return Survey(
         len(files),
         held_out[0] if held_out else "",
@@ -77,7 +82,8 @@ def survey_folder(contents: Contents, split: str) -> Survey:
 def survey_arrays(images: np.ndarray, num_classes: int, held_out: str) -> Survey:
     """Describes images in memory, u8[N, H, W, C]."""
     num, height, width, channels = images.shape
-    return Survey(num, held_out, height, width, True, channels == 1, num_classes)
+    grey = channels == 1
+    return Survey(num, held_out, height, width, True, grey, num_classes, resizes=False)
 
 
 def merge(surveys: Sequence[Survey]) -> Survey:
@@ -90,6 +96,7 @@ def merge(surveys: Sequence[Survey]) -> Survey:
         same_size=all(x.same_size for x in surveys)
         and len({(x.height, x.width) for x in surveys}) == 1,
         grey=all(x.grey for x in surveys),
+        resizes=all(x.resizes for x in surveys),
     )
 
 

@@ -64,6 +64,9 @@ def test_splits_and_classes(tmp_path):
     assert found.num_classes == 2 and found.held_out == "test"
     assert found.num_train < 20
     assert sources.look_at(source, "train", 0.0)[:2] == (20, "")
+    assert sources.look_at(source, "all", 0.1)[:2] == (20, "")  # trained on
+    assert sources.look_at("digits", "train", 0.1).held_out == "test"
+    assert sources.look_at("digits", "all", 0.1).held_out == ""
 
 
 def test_unreadable_pictures_are_left_to_training(tmp_path):
@@ -81,4 +84,4 @@ def test_arrays(tmp_path):
     images = np.zeros((12, 10, 14, 3), np.uint8)
     np.savez(tmp_path / "x.npz", images=images, labels=np.arange(12) % 3)
     found = sources.look_at(f"npz:{tmp_path}/x.npz", "train", 0.1)
-    assert found == (12, "", 10, 14, True, False, 3)
+    assert found == (12, "", 10, 14, True, False, 3, False)
