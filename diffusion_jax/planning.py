@@ -274,12 +274,12 @@ def _plan_batch(
         size = (32 if short <= 64 else 16) if machine.is_cpu else 64
     else:
         size = 64
-    devices = machine.num_devices
-    wanted = max(size, devices) // devices * devices
-    batch = max(min(wanted, pictures.num_train // devices * devices), devices)
+    num = machine.num_devices
+    wanted = max(size, num) // num * num
+    batch = max(min(wanted, pictures.num_train // num * num), num)
     reason = "usual for this size" if batch == wanted else "no more than pictures"
-    if devices > 1:
-        reason += f", on {devices} devices"
+    if num > 1:
+        reason += f", on {num} devices"
     choose("data.batch_size", batch, reason)
 
 

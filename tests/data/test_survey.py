@@ -12,7 +12,8 @@ ORIENTATION = 274  # of EXIF; 6: turned by 90 degrees
 def save(path, height, width, mode="RGB", tint=(200, 30, 30), **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", (width, height), tint)
-    image.convert(mode).save(path, **options)
+    image = image.quantize() if mode == "P" else image.convert(mode)
+    image.save(path, **options)
 
 
 def test_sizes_are_medians(tmp_path):
