@@ -215,7 +215,7 @@ def test_commands_of_own_pictures(tmp_path, monkeypatch):
         Image.fromarray(noise).save(folder / f"{i}.png")
     page = (ROOT / "docs/own_pictures.md").read_text()
     trained = set()
-    for line in "\n".join(find_blocks("bash", page)).splitlines():
+    for line in "".join(find_blocks("bash", page)).splitlines():
         words = shlex.split(line.replace("PATH", str(tmp_path / "PATH")))
         if words[0] == "bash":  # launch/local.sh CONFIG [WORKDIR]
             config, words = words[2], words[3:]

@@ -65,9 +65,7 @@ def survey_folder(contents: Contents, split: str) -> Survey:
         )
     height, width = np.median(sizes, axis=0).astype(int).tolist()
     known = set(files)
-    held_out = [
-        x for x in HELD_OUT if known.isdisjoint(contents.splits.get(x, files))
-    ]
+    held_out = [x for x in HELD_OUT if known.isdisjoint(contents.splits.get(x, files))]
     return Survey(
         len(files),
         held_out[0] if held_out else "",
