@@ -6,7 +6,7 @@ import logging
 import jax
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from smoke import load
@@ -70,7 +70,12 @@ def fields_of(config, num_classes):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@settings(max_examples=8, deadline=None, phases=[Phase.generate])
+@settings(
+    max_examples=8,
+    deadline=None,
+    phases=[Phase.generate],  # a network takes a second
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(surveys, st.sampled_from(MACHINES), overrides)
 def test_every_plan_is_valid(variant, pictures, machine, values):
     """Any pictures give a config without open values that passes the checks and whose
