@@ -31,6 +31,8 @@ COLUMNS = {  # images in a row
     "traverse": BETWEEN,
     "manifold": 20,
     "translate": 6,
+    "a_to_b": 2,
+    "b_to_a": 2,
     "stages": 2,
     "guidance": 5,
     "mix": 7,
