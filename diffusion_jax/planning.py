@@ -372,10 +372,11 @@ def _plan_schedule(config: ConfigDict, pictures: Survey, choose: Choose) -> None
     num_steps, train = config.train.num_steps, config.train
     decay = 0.999 if num_steps < 20_000 else 0.9999
     choose("optim.ema_decay", decay, "samples use averaged weights")
-    tenth = num_steps // 10 if num_steps >= 100 else num_steps
-    choose("train.sample_every", tenth, "writes pictures ten times")
-    save_every = train.sample_every or tenth
-    choose("train.save_every", save_every, "at the same time")
+    tenth, reason = num_steps // 10, "draws pictures ten times"
+    if num_steps < 100:
+        tenth, reason = num_steps, "draws pictures at the end"
+    choose("train.sample_every", tenth, reason)
+    choose("train.save_every", train.sample_every or tenth, "at the same time")
     choose("train.log_every", max(1, min(100, num_steps // 20)), "often enough")
     few = pictures.num_train < FEW and pictures.held_out
     if few and config.eval.metric == "copying":
@@ -386,6 +387,7 @@ def _plan_schedule(config: ConfigDict, pictures: Survey, choose: Choose) -> None
     side = max(_sides(config))
     num, together = (36, 36) if side <= 64 else (16, 16) if side <= 128 else (16, 4)
     choose("sample.num_examples", num, "pictures in a grid")
+    together = min(together, config.sample.num_examples)
     choose("sample.batch_size", together, "drawn at a time")
 
 
