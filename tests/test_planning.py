@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from smoke import load
 
-from diffusion_jax import main, methods, planning, run_config
+from diffusion_jax import main, methods, planning, run_config, run_data, task_runner
+from diffusion_jax.data import loader
 from diffusion_jax.data.base import image_field, label_field
 from diffusion_jax.data.survey import Survey
+from diffusion_jax.evaluators import copying
 from diffusion_jax.methods.config import leave_open
 from diffusion_jax.sample import sample
 from diffusion_jax.train import train
@@ -288,55 +290,9 @@ def test_mode_config_shows_the_plan(pictures, tmp_path, capsys):
     assert "may copy" in err
 
 
-@pytest.mark.parametrize("variant", ["vae", "dcgan"])
-def test_other_families(variant, pictures, tmp_path):
-    """A VAE and a DCGAN of the folder train, draw and look for copies."""
-    small = {"model__channels": (4,), "model__strides": (2,)}
-    small = small if variant == "vae" else {"model__width": 4}
-    changes = {key: SHORT[key] for key in SHORT if key[:5] != "model"}
-    changes.pop("sample__num_steps")
-    config = load("folder", variant, data__source=f"folder:{pictures}")
-    values = {k.replace("__", "."): v for k, v in (changes | small).items()}
-    config.update_from_flattened_dict(values)
-    train(config, tmp_path)
-    assert (tmp_path / "samples/00000003.png").exists()
-    assert (tmp_path / "nearest.png").exists()
-
-
-def test_two_folders(pictures, tmp_path):
-    """A CycleGAN of two folders trains; then pictures of the first domain alone are
-    translated, and nothing is read of the second one."""
-    config = load("folder", "cyclegan", **{"data__batch_size": 8})
-    config.data.update(
-        source=f"folder:{pictures}/cats", source_b=f"folder:{pictures}/dogs"
-    )
-    config.train.num_steps = 2
-    config.model.update(base_channels=4, num_blocks=1, disc_channels=4)
-    config.sample.update(num_examples=4, batch_size=4)
-    train(config, tmp_path)
-    assert (tmp_path / "samples/00000002.png").exists()
-    found = run_config.stored_config(tmp_path)
-    found = run_config.read_config(
-        tmp_path,
-        config,
-        {
-            "data.source_b": "folder:/nosuch",
-            "eval.split": "all",
-            "sample.task": "a_to_b",
-        },
-    )
-    sample(found, tmp_path, tmp_path / "out")
-    with np.load(tmp_path / "out/a_to_b.npz") as arrays:
-        assert arrays["rows"].shape == (4, 2, 32, 32, 3)
-
-
 def test_copies_are_found(tmp_path, monkeypatch):
     """A model that returns training pictures has a copied_share of 1 and a distance of
     0; one that returns held-out pictures has the held-out distance."""
-    from diffusion_jax import run_data, task_runner
-    from diffusion_jax.data import loader
-    from diffusion_jax.evaluators import copying
-
     config = load("digits", "", sample__num_examples=30)
     fields = {"image": image_field((8, 8, 1)), "label": label_field(10)}
     method = methods.make(config, fields)
@@ -351,7 +307,7 @@ def test_copies_are_found(tmp_path, monkeypatch):
         if split == "train":
             assert found["copied_share"] == 1 and found["nearest_distance"] == 0
         else:
-            assert found["copied_share"] <= 0.05
+            assert found["copied_share"] == pytest.approx(0.05, abs=1 / 359)
             assert found["nearest_distance"] == found["nearest_distance_real"] > 0
         nearest = np.asarray(Image.open(tmp_path / "nearest.png"))
         assert nearest.shape == (8 * 34, 2 * 34)

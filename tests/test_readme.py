@@ -246,6 +246,9 @@ def test_commands_of_own_pictures(tmp_path, monkeypatch):
     ):
         assert (tmp_path / "runs" / path).exists()
     assert (tmp_path / "runs/folder/samples/00000003.png").exists()
+    for name in ("folder_vae", "folder_dcgan"):
+        assert (tmp_path / f"runs/{name}/samples/00000002.png").exists()
+        assert (tmp_path / f"runs/{name}/nearest.png").exists()
     assert (tmp_path / "runs/folder_cyclegan/a_to_b.png").exists()
 
 
