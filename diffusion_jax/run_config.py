@@ -77,7 +77,11 @@ def read_config(
     before = found.to_dict()
     overrides = _following(found, config, overrides) | overrides
     kept = _changes(config.to_dict(), before | {"name": config.name})
-    kept = {key: kept[key] for key in kept if key not in overrides}
+    kept = {  # without what the file leaves open
+        key: pair
+        for key, pair in kept.items()
+        if key not in overrides and pair[0] is not None
+    }
     if kept:
         own = [f"{key} = {x} (file: {file})" for key, (file, x) in kept.items()]
         LOGGER.info("The run in %s keeps its own values: %s.", workdir, ", ".join(own))
@@ -424,8 +428,8 @@ def _completed(
         value = old.get(key, renames.IMPLIED.get(prefix + key, current))
         if isinstance(value, dict) and isinstance(current, dict):
             value = _completed(value, current, path, f"{prefix}{key}.")
-        elif isinstance(value, list) and isinstance(current, tuple):
-            value = tuple(value)
+        elif isinstance(value, list) and isinstance(current, tuple | None):
+            value = tuple(value)  # None: the file leaves it open
         elif isinstance(value, int) and isinstance(current, float):
             value = float(value)
         elif None not in (value, current) and type(value) is not type(current):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,30 @@ def open_held_out(config: ConfigDict) -> Source:
     """
     split_b = config.eval.split_b if "source_b" in config.data else None
     return _open_source(config, config.eval.split, split_b)
+
+
+def open_domain(config: ConfigDict, domain: str) -> Source:
+    """Opens the evaluation data of one domain of two; the other one may be missing.
+
+    Args:
+      config: of a family with two domains.
+      domain: "a" or "b".
+
+    Returns:
+      A source whose fields have the suffix of the domain, as those of both have.
+
+    Raises:
+      FileNotFoundError: the data are missing.
+      ValueError: they are not what the config says.
+    """
+    suffix = "" if domain == "a" else "_b"
+    source, split = config.data[f"source{suffix}"], config.eval[f"split{suffix}"]
+    one = _open_one(config, source, split)
+
+    def named(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {f"{name}_{domain}": value for name, value in values.items()}
+
+    return LazySource(len(one), lambda i: named(one[i]), named(one.fields), source)
 
 
 def forget() -> None:
@@ -84,26 +108,31 @@ def _open_pairs(config: ConfigDict, split: str, split_b: str | None) -> Source:
     return lookup(splits, split, f"split of {config.data.source}")
 
 
+def _open_one(config: ConfigDict, source: str, split: str) -> Source:
+    """Opens a split of one source of images."""
+    data = config.data
+    return _opened(
+        _images,
+        data.check_files,
+        source,
+        split,
+        (data.image_size, data.image_width or data.image_size),
+        data.num_channels,
+        data.data_dir,
+        data.background,
+        data.held_out,
+        data.on_error,
+    )
+
+
 def _open_images(config: ConfigDict, split: str, split_b: str | None) -> Source:
     data = config.data
-
-    def opened(source: str, split: str) -> Source:
-        return _opened(
-            _images,
-            data.check_files,
-            source,
-            split,
-            (data.image_size, data.image_width or data.image_size),
-            data.num_channels,
-            data.data_dir,
-            data.background,
-            data.held_out,
-            data.on_error,
-        )
-
     if split_b is not None:
-        return Unpaired(opened(data.source, split), opened(data.source_b, split_b))
-    source = opened(data.source, split)
+        return Unpaired(
+            _open_one(config, data.source, split),
+            _open_one(config, data.source_b, split_b),
+        )
+    source = _open_one(config, data.source, split)
     num_classes = config.model.get("num_classes", 0)
     if not num_classes:
         return source

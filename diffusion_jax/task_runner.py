@@ -172,7 +172,14 @@ def open_source(
                 "sample.label has no effect on this task, which takes its examples "
                 "from eval.split: leave it at -1."
             )
-        source = run_data.open_held_out(config) if data is None else data
+        if data is not None:
+            source = data
+        elif inputs <= {"index", "image_a"}:
+            source = run_data.open_domain(config, "a")
+        elif inputs <= {"index", "image_b"}:
+            source = run_data.open_domain(config, "b")
+        else:
+            source = run_data.open_held_out(config)
     elif "label" in inputs:
         if prompts and label < 0:
             raise ValueError(

@@ -9,7 +9,15 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from diffusion_jax import evaluators, methods, run_config, run_data, runs, task_runner
+from diffusion_jax import (
+    evaluators,
+    methods,
+    planning,
+    run_config,
+    run_data,
+    runs,
+    task_runner,
+)
 from diffusion_jax.data.base import Field
 from diffusion_jax.data.loader import Loader
 from diffusion_jax.outputs import writers
@@ -48,6 +56,7 @@ Draw = Callable[[int, Variables, bool], None]
 def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains until config.train.num_steps, from the last checkpoint if there is one.
 
+    Values that the config leaves open are planned first, see `planning`.
     Writes config.json, fields.json, metrics.jsonl, tensorboard/, checkpoints/ and
     samples/ into the workdir, but nothing before everything has been checked; only
     half-written and damaged checkpoints are set aside before. SIGTERM and Ctrl-C save
@@ -69,8 +78,9 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     # 1. Validate the config, the data and the folder before anything is compiled.
-    every = config.train
     run_data.forget()
+    config = planning.complete(config)
+    every = config.train
     methods.check_training(config)
     changes = run_config.compare_config(config, workdir)
     is_trained = run_config.has_checkpoints(workdir)

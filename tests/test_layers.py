@@ -14,8 +14,8 @@ OTHERS = [*ROOT.glob("examples/*.py"), *ROOT.glob("benchmarks/*.py")]
 FILES = [*PACKAGE, *sorted(ROOT.glob("configs/*.py")), *sorted(OTHERS)]
 
 # main, trained -> training_loop, sample, evaluate, report -> evaluators -> outputs,
-#      task_runner
-#      -> scorers -> inference, runs, run_config, run_data -> methods, renames
+#      task_runner -> scorers, planning -> inference, runs, run_config, run_data
+#      -> methods, renames
 #      -> models, diffusion, objectives, data, training, metrics
 #      -> prng, lookup, paths, progress, special_tokens, strict_json
 ANYONE = {"prng", "lookup", "paths", "progress", "special_tokens", "strict_json"}
@@ -25,9 +25,11 @@ RUNS = {"inference", "runs", "run_config", "run_data"}
 COMMAND = BELOW_RUNS | RUNS | {"scorers", "task_runner", "outputs", "evaluators"}
 WITHIN = {
     "__main__": set(),
-    "main": COMMAND | {"training_loop", "sample", "evaluate", "report", "command_line"},
+    "main": COMMAND
+    | {"training_loop", "sample", "evaluate", "report", "command_line", "planning"},
     "command_line": {"renames", "run_config", "training", ""} | ANYONE,  # "": version
-    "training_loop": COMMAND,
+    "training_loop": COMMAND | {"planning"},
+    "planning": BELOW_RUNS | {"run_config"},
     "sample": COMMAND,
     "evaluate": COMMAND,
     "report": COMMAND,
@@ -73,7 +75,7 @@ OUTSIDE = {
     "examples": MATHEMATICS | {"flax", "optax", "matplotlib"},
     "benchmarks": MATHEMATICS | BENCHMARKS,
     "__main__": set(),
-    **dict.fromkeys("main command_line training_loop sample".split(), FLAGS),
+    **dict.fromkeys("main command_line training_loop sample planning".split(), FLAGS),
     **dict.fromkeys("evaluate report scorers task_runner trained".split(), FLAGS),
     **dict.fromkeys("inference runs".split(), FLAGS),
     **dict.fromkeys("run_config run_data".split(), FLAGS),

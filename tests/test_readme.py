@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from PIL import Image
 
 from diffusion_jax import command_line, evaluators, main, methods, run_config
 from diffusion_jax.data.base import image_field, label_field
@@ -198,6 +199,71 @@ def test_python_page(tmp_path, monkeypatch):
     assert (tmp_path / "runs/digits_vae/rows.png").exists()
     exec(second, found)
     methods.check(found["get_config"]())
+
+
+# Networks of a few weights for the variants of configs/folder.py, which learn 16x16
+# pixels in two steps.
+SMALL_NETWORKS = {
+    "": ["base_channels=8", "channel_multipliers=(1,)", "num_blocks=1"],
+    ":vae": ["channels=(4,)", "strides=(2,)"],
+    ":dcgan": ["width=4"],
+    ":cyclegan": ["base_channels=4", "num_blocks=1", "disc_channels=4"],
+}
+SMALL_RUN = {
+    "data.image_size": "16",
+    "data.batch_size": "8",
+    "train.num_steps": "2",
+    "sample.num_examples": "8",
+    "sample.num_steps": "4",
+}
+
+
+def test_commands_of_own_pictures(tmp_path, monkeypatch):
+    """All commands of docs/own_pictures.md run, in order, on a small folder."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    for i in range(24):
+        folder = tmp_path / f"PATH/{'ab'[i % 2]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(i).integers(0, 256, (20 + i, 30, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{i}.png")
+    page = (ROOT / "docs/own_pictures.md").read_text()
+    trained = set()
+    for line in "".join(find_blocks("bash", page)).splitlines():
+        words = shlex.split(line.replace("PATH", str(tmp_path / "PATH")))
+        if words[0] == "bash":  # launch/local.sh CONFIG [WORKDIR]
+            config, words = words[2], words[3:]
+        else:  # python -m diffusion_jax.main --config=CONFIG
+            config, words = words[3].removeprefix("--config="), words[4:]
+        if not words[0].startswith("--"):
+            words[0] = f"--workdir={words[0]}"
+        variant, small = config.removeprefix("configs/folder.py"), dict(SMALL_RUN)
+        if variant:
+            del small["sample.num_steps"]
+        if "num_frames" in line:
+            small["sample.num_frames"] = "2"
+        if "num_steps=8000" in line:  # the run goes on
+            small["train.num_steps"] = "3"
+        network = [f"--config.model.{x}" for x in SMALL_NETWORKS[variant]]
+        if "--mode=sample" in line or "--mode=evaluate" in line:
+            small = {key: x for key, x in small.items() if key.startswith("sample")}
+            network = []
+        given = [x for x in words if x[9:].partition("=")[0] not in small]
+        given += [f"--config.{key}={x}" for key, x in small.items()]
+        call_main([f"--config={config}", *given, *network], monkeypatch)
+        trained.add(variant)
+    assert len(trained) == len(SMALL_NETWORKS)
+    for path in (
+        "folder/sample.gif",
+        "folder/nearest.png",
+        "large/samples/00000002.png",
+    ):
+        assert (tmp_path / "runs" / path).exists()
+    assert (tmp_path / "runs/folder/samples/00000003.png").exists()
+    for name in ("folder_vae", "folder_dcgan"):
+        assert (tmp_path / f"runs/{name}/samples/00000002.png").exists()
+        assert (tmp_path / f"runs/{name}/nearest.png").exists()
+    assert (tmp_path / "runs/folder_cyclegan/a_to_b.png").exists()
 
 
 def shrunk(word):

@@ -16,6 +16,7 @@ from diffusion_jax.data import (
     npz,
     paired,
     points,
+    survey,
     tfds,
     transforms,
 )
@@ -91,6 +92,45 @@ def make(
             f"data.num_channels ask for {base.shape_text(shape)}; change these."
         )
     return opened
+
+
+def look_at(source: str, split: str, held_out: float) -> survey.Survey:
+    """Surveys the pictures of a source without knowing their size or channels.
+
+    Args:
+      source: folder:PATH, or a source of images in memory, such as npz:PATH.
+      split: that is trained on.
+      held_out: see `make`.
+
+    Raises:
+      FileNotFoundError: there is no such file or folder.
+      ValueError: the source is another one, or it has no such split.
+    """
+    name, _, rest = source.partition(":")
+    if name == "folder":
+        return survey.survey_folder(folders.scan(rest, held_out), split)
+    spec = base.ImageSpec(split, (1, 1), 1, held_out=held_out)
+    opened = _open(source, spec)
+    if not isinstance(opened, base.ArraySource) or "image" not in opened.fields:
+        raise ValueError(
+            f"{source}: the size and number of pictures are found out only for folder:"
+            "PATH, npz:PATH, idx:PATH and digits; use one of these, or a config that "
+            "sets all values."
+        )
+
+    def exists(other: str) -> bool:
+        try:
+            return bool(len(_open(source, spec._replace(split=other))))
+        except (ValueError, FileNotFoundError):
+            return False
+
+    trains_on_all = not split.startswith("train")
+    held_out_splits = (x for x in survey.HELD_OUT if not trains_on_all and exists(x))
+    return survey.survey_arrays(
+        opened.arrays["image"],
+        opened.fields["label"].size,
+        next(held_out_splits, ""),
+    )
 
 
 def _open(source: str, spec: base.ImageSpec) -> base.Source:

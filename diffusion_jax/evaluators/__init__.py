@@ -14,6 +14,7 @@ from diffusion_jax import methods
 from diffusion_jax.evaluators import (
     accuracy,
     autoencoder,
+    copying,
     likelihood,
     paired,
     retrieval,
@@ -91,5 +92,6 @@ EVALUATORS = {
     "exact_match": Row({"sample", "align"}, text.make_exact_match),
     "bleu": Row({"sample", "align"}, text.make_bleu),
     "samples": Row({"sample"}, samples.make_samples, excludes=TEXT),
+    "copying": Row({"sample"}, copying.make_copying, excludes=TEXT),
     "modes": Row({"sample"}, samples.make_modes, excludes=TEXT),
 }

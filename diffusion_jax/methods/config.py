@@ -126,6 +126,21 @@ def decay_over_second_half(config: ConfigDict) -> None:
     config.optim.decay_end = num_steps
 
 
+def leave_open(config: ConfigDict, keys: str) -> None:
+    """Leaves values to the plan that is made of the data; see `planning`.
+
+    Args:
+      config: of any family.
+      keys: dotted, with spaces between them.
+    """
+    for key in keys.split():
+        *groups, name = key.split(".")
+        group = config
+        for part in groups:
+            group = group[part]
+        group[name] = config_dict.placeholder(type(group[name]))
+
+
 def make_tiny(config: ConfigDict) -> None:
     """Turns any config into a smoke test: four steps with batches of eight digits."""
     config.name += "_tiny"
@@ -155,13 +170,17 @@ def _make_short(config: ConfigDict) -> None:
     config.data.batch_size = 8
     config.data.train_split, config.eval.split = "train", "test"
     config.train.update(num_steps=4, log_every=2, save_every=2, evaluate_every=0)
-    config.train.sample_every = min(4, config.train.sample_every)
+    if config.train.sample_every:  # neither switched off nor left open
+        config.train.sample_every = min(4, config.train.sample_every)
     config.sample.update(num_examples=16, batch_size=16)
     config.eval.update(batch_size=64, classifier="")
 
 
 def select(
-    config: ConfigDict, variant: str, tiny: Callable[[ConfigDict], None]
+    config: ConfigDict,
+    variant: str,
+    tiny: Callable[[ConfigDict], None],
+    others: str = "",
 ) -> ConfigDict:
     """Applies the variant after the colon in --config=configs/NAME.py:tiny.
 
@@ -169,6 +188,7 @@ def select(
       config: the experiment.
       variant: "" or "tiny".
       tiny: turns the config into a smoke test.
+      others: names of variants that the caller knows, for the message, with a comma.
 
     Raises:
       ValueError: there is no such variant.
@@ -176,5 +196,5 @@ def select(
     if variant == "tiny":
         tiny(config)
     elif variant:
-        raise ValueError(f"Unknown variant {variant!r}. Known: tiny.")
+        raise ValueError(f"Unknown variant {variant!r}. Known: tiny{others}.")
     return config

@@ -185,6 +185,23 @@ def make_translate(method: CycleGAN, options: NoOptions) -> Task:
     return rows_task(rows, ("image_a", "image_b"), method.field, names)
 
 
+def make_a_to_b(method: CycleGAN, options: NoOptions) -> Task:
+    """Translates a to b, without any data of b: "rows" [B, 2, ...]."""
+    return _one_way(method, AB, "image_a")
+
+
+def make_b_to_a(method: CycleGAN, options: NoOptions) -> Task:
+    """Translates b to a, without any data of a: "rows" [B, 2, ...]."""
+    return _one_way(method, BA, "image_b")
+
+
+def _one_way(method: CycleGAN, group: str, name: str) -> Task:
+    def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
+        return [batch[name], method.translate(variables, group, batch[name])]
+
+    return rows_task(rows, (name,), method.field, 2)
+
+
 def defaults() -> ConfigDict:
     """Returns the settings of Zhu et al. 2017 for 256x256 images."""
     config = common.defaults("cyclegan")
@@ -261,4 +278,9 @@ def make(config: ConfigDict, fields: Fields) -> CycleGAN:
     )
 
 
-FAMILY = Family(make, defaults, {"translate": (NoOptions, make_translate)})
+TASKS = {
+    "translate": (NoOptions, make_translate),
+    "a_to_b": (NoOptions, make_a_to_b),
+    "b_to_a": (NoOptions, make_b_to_a),
+}
+FAMILY = Family(make, defaults, TASKS)

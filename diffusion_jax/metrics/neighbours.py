@@ -106,11 +106,27 @@ def nearest_distance(generated: np.ndarray, train: np.ndarray) -> float:
     Raises:
       ValueError: F differs, a set is empty, or a value is not finite.
     """
+    return float(np.median(nearest(generated, train)[0]))
+
+
+def nearest(generated: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the nearest training vector of each sample.
+
+    Args:
+      generated: [M, F].
+      train: [N, F].
+
+    Returns:
+      Euclidean distances f64[M], 0 for copies, and positions in `train` i64[M].
+
+    Raises:
+      ValueError: F differs, a set is empty, or a value is not finite.
+    """
     train, generated = _centred(train, generated, 1)
-    nearest = np.concatenate(
+    positions = np.concatenate(
         [distances.argmin(axis=1) for _, distances in _distances(generated, train)]
     )
-    return float(np.median(np.linalg.norm(generated - train[nearest], axis=1)))
+    return np.linalg.norm(generated - train[positions], axis=1), positions
 
 
 def _centred(

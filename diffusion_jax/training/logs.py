@@ -22,6 +22,9 @@ SPEED = ["step_time", "data_wait", "mfu", "device_memory"]
 SPEED += [f"{unit}_per_second{x}" for unit in UNITS for x in ("", "_per_device")]
 KEPT = "logs-before-"  # folder of logs that are set aside, before its number
 MIN_WAIT = 0.2  # the progress line shows a larger share of waiting for data
+# The time that is left is estimated once, from so many steps and seconds, if it is not
+# shorter than this.
+FIRST_STEPS, FIRST_SECONDS, MIN_LEFT = 3, 5.0, 60.0
 
 
 class Progress:
@@ -40,6 +43,8 @@ class Progress:
         self._num_steps = num_steps
         self._unit = unit
         self._since: float | None = None  # the end of the last step or pause
+        # Steps and seconds until they are enough for `first_estimate`, then None.
+        self._first: tuple[int, float] | None = (0, 0.0)
         self._reset()
 
     def _reset(self) -> None:
@@ -59,7 +64,31 @@ class Progress:
             self._units += units
             self._flops += flops or 0
             self._seconds += now - self._since
+            if self._first:
+                steps, seconds = self._first
+                self._first = steps + 1, seconds + now - self._since
         self._since = now
+
+    def first_estimate(self, step: int) -> str:
+        """Returns a sentence on the time that is left, as soon as it is known.
+
+        Returns:
+          "" before and after that, or if less than a minute is left.
+        """
+        if not self._first:
+            return ""
+        steps, seconds = self._first
+        if steps < FIRST_STEPS or seconds < FIRST_SECONDS:
+            return ""
+        self._first = None
+        left = (self._num_steps - step) * seconds / steps
+        if left < MIN_LEFT:
+            return ""
+        return (
+            f"The remaining {self._num_steps - step} steps take about "
+            f"{duration_in_words(left)} here, at {seconds / steps:.2g} s a step; "
+            "sampling and evaluation come on top."
+        )
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -117,6 +146,17 @@ class Progress:
                 line += f"  data wait {speed['data_wait']:.0%}".replace("%", " %")
             line += f"  {left} left"
         progress.line(line, step == self._num_steps)
+
+
+def duration_in_words(seconds: float) -> str:
+    """Formats a time of a minute or more: "12 minutes", "3.5 hours", "4.2 days"."""
+    if seconds < 100 * 60:
+        minutes = f"{seconds / 60:.0f}"
+        return "1 minute" if minutes == "1" else f"{minutes} minutes"
+    value, unit = seconds / 3600, "hours"
+    if value >= 48:
+        value, unit = value / 24, "days"
+    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
 
 
 class MetricsLog:
@@ -285,6 +325,9 @@ class MetricLogger:
         stop = int(values.pop("stop"))
         self.stop_requested = self.stop_requested or stop
         self._progress.step_done(units, flops)
+        estimate = self._progress.first_estimate(step)
+        if self._log and estimate:
+            LOGGER.info(estimate)
         due = self._log_every > 0 and step % self._log_every == 0
         if due or step == self._num_steps:
             speed = self._speed()

@@ -157,6 +157,16 @@ def test_in_single_precision():
     assert neighbours.density_coverage(real, generated, 2) == pytest.approx(other)
 
 
+def test_nearest():
+    """Moved copies find their originals, at the length of their shifts."""
+    rng = np.random.default_rng(0)
+    train, order = 100 * rng.normal(size=(50, 4)), rng.permutation(50)[:20]
+    shifts = rng.normal(size=(20, 4))
+    distances, positions = neighbours.nearest(train[order] + shifts, train)
+    np.testing.assert_array_equal(positions, order)
+    np.testing.assert_allclose(distances, np.linalg.norm(shifts, axis=1), rtol=1e-9)
+
+
 def test_nearest_distance():
     """Copies are at distance exactly 0, however large they are; a shift away from a
     line of points has its own length; the median is over the samples."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 
 import numpy as np
@@ -223,6 +224,44 @@ def test_a_prefix_is_only_in_the_logs(tmp_path):
     assert seen == [(5, {"kl": 2.0})]
     assert lines_of(tmp_path) == [{"step": 5, "test_kl": 2.0}]
     assert scalars_in(tmp_path) == [(5, "test_kl", 2.0)]
+
+
+@pytest.mark.parametrize(
+    "num_steps, step_time, expected",
+    [
+        (1000, 2.0, r"The remaining 996 steps take about 33 minutes here, at 2 s"),
+        (100_000, 0.01, r"The remaining 99499 steps take about 17 minutes here"),
+        (20, 2.0, None),
+    ],
+)
+def test_first_estimate(tmp_path, monkeypatch, caplog, num_steps, step_time, expected):
+    """Once, after three steps and five seconds, the log says how long the rest takes,
+    without the first step, which compiles, unless that is less than a minute."""
+    now = 0.0
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    logger = logger_of(tmp_path, num_steps=num_steps)
+    with caplog.at_level("INFO"):
+        for step in range(1, min(num_steps, 600)):
+            now += 100.0 if step == 1 else step_time
+            logger.push(step, metrics_of(step), 4)
+            logger.flush()
+    logger.close()
+    said = [x.getMessage() for x in caplog.records if "remaining" in x.getMessage()]
+    assert len(said) == (expected is not None)
+    assert not expected or re.match(expected, said[0])
+
+
+def test_duration_in_words():
+    """Units follow the size, and one unit is singular."""
+    for seconds, words in (
+        (60, "1 minute"),
+        (59 * 60, "59 minutes"),
+        (2 * 3600, "2.0 hours"),
+        (30 * 3600, "30 hours"),
+        (3 * 86400, "3.0 days"),
+        (40 * 86400, "40 days"),
+    ):
+        assert logs.duration_in_words(seconds) == words
 
 
 def test_timing(monkeypatch):
