@@ -23,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.dvae.update(likelihood="gaussian", noise_scale=0.1)
     config.dalle.cond_dropout = 0.1
     config.optim.update(warmup_steps=200, ema_decay=0.995)
-    config.train.update(num_steps=5000, log_every=200, save_every=1000)
+    config.train.update(num_steps=5000, log_every=200)
     config.train.update(sample_every=2500, init_from="dvae=runs/emoji_dvae")
     decay_over_second_half(config)
     return select(config, variant, dalle.tiny)
