@@ -52,7 +52,7 @@ def make_stream(
             index = parallel.local_rows(np.minimum(index, num - 1))
             return loader.read(source, index)
 
-        with progress.bar(what, num) as advance:
+        with progress.bar(what, num, parallel.process_index() == 0) as advance:
             for number, batch in loader.prefetch(batch_at, 0, -(-num // batch_size)):
                 interrupts.check()
                 needed = {name: batch[name] for name in ("index", *task.inputs)}

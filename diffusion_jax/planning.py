@@ -23,8 +23,8 @@ from diffusion_jax.training import parallel
 
 LOGGER = logging.getLogger(__name__)
 
-UNNAMED = "folder:PATH"  # and folder:PATH_B, before the user has set them
-SIZES = 32, 64, 128, 256  # proposed for the shorter side, in pixels
+UNNAMED = "folder:PATH", "folder:PATH_B"  # before the user has set them
+SIZES = 32, 64, 128  # proposed for the shorter side, in pixels
 MAX_SIZE = {True: 32, False: 128}  # proposed at most: on a CPU, on an accelerator
 MAX_RATIO = 1.25  # of the sides; pictures beyond it are not made square
 FEW = 1000  # training pictures; with fewer, a model may copy them
@@ -59,13 +59,16 @@ class Machine(NamedTuple):
 
 
 def complete(
-    config: ConfigDict, show: Callable[[str], None] = LOGGER.info
+    config: ConfigDict,
+    show: Callable[[str], None] = LOGGER.info,
+    workdir: pathlib.Path | None = None,
 ) -> ConfigDict:
     """Returns the config with the values that it leaves open, and shows these.
 
     Args:
       config: of any family; one without open values is returned as it is.
-      show: takes the table of the plan, and a warning if there are few pictures.
+      show: takes the table of the plan, and a note if there are few pictures.
+      workdir: of the run. If there is one already, its values are taken instead.
 
     Raises:
       FileNotFoundError: the data are missing.
@@ -73,12 +76,15 @@ def complete(
     """
     if not open_keys(config):
         return config
+    if workdir and (workdir / run_config.CONFIG).exists():
+        check_source(config, workdir)
+        return _as_stored(config, workdir)
     data = config.data
     domains = [(data.source, data.train_split)]
     if "source_b" in data:
         domains.append((data.source_b, data.train_split_b))
     for key, (source, _) in zip(("source", "source_b"), domains, strict=False):
-        if source.startswith(UNNAMED):
+        if source in UNNAMED:
             raise ValueError(
                 f"Name the folder of your pictures: --config.data.{key}=folder:PATH, "
                 "such as folder:/home/me/pictures."
@@ -103,6 +109,18 @@ def complete(
     return config
 
 
+def _as_stored(config: ConfigDict, workdir: pathlib.Path) -> ConfigDict:
+    """Returns the config with the values of a run where it leaves them open."""
+    stored = run_config.stored_config(workdir)
+    stored = run_config.complete(stored, config, workdir).to_dict()
+    config = config.copy_and_resolve_references()
+    for key in (*open_keys(config), "data.image_width"):
+        group, name = key.split(".")
+        if config[group][name] is None:
+            config[group][name] = stored[group][name]
+    return config
+
+
 def check_source(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Refuses to go on with a run that was planned for another folder.
 
@@ -115,17 +133,18 @@ def check_source(config: ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       ValueError: its data.source is another folder.
     """
-    new = config.data.source
-    if not open_keys(config) or new.startswith(UNNAMED):
+    if not open_keys(config):
         return
-    old = run_config.stored_config(workdir).data.source
-    if _real(old) == _real(new):
-        return
-    raise ValueError(
-        f"The run in {workdir} is a model of {old}, not of {new}: give another model "
-        "its own folder, such as --workdir=runs/NAME. If the pictures have only moved, "
-        "leave a link to them at the old place, and do not set data.source."
-    )
+    stored = run_config.stored_config(workdir).data
+    for key in (x for x in ("source", "source_b") if x in config.data):
+        old, new = stored[key], config.data[key]
+        if new in UNNAMED or _real(old) == _real(new):
+            continue
+        raise ValueError(
+            f"The run in {workdir} is a model of {old}, not of {new}: give another "
+            "model its own folder, such as --workdir=runs/NAME. If the pictures have "
+            f"only moved, leave a link to them at the old place, and keep data.{key}."
+        )
 
 
 def _real(source: str) -> str:
@@ -216,7 +235,8 @@ def _plan_data(
     else:
         split, reason = config.data.train_split, "there are no held-out pictures"
     choose("eval.split", split, reason)
-    choose("eval.split_b", split, reason)
+    other = pictures.held_out_b
+    choose("eval.split_b", other or config.data.get("train_split_b"), reason)
     num = pictures.num_classes
     if num < 2:
         classes = 0, "there are no folders of classes"
@@ -254,7 +274,7 @@ def _plan_size(
     unit = side // 4  # sides that can be halved several times
     long = round(side * max(ratio, 1 / ratio) / unit) * unit
     if set_width is not None:  # the height follows
-        set_height = side if square else round(set_width / ratio / unit) * unit
+        set_height = set_width if square else round(set_width / ratio / unit) * unit
         choose("data.image_size", max(set_height, unit), "follows data.image_width")
         return
     choose("data.image_size", side if square or ratio > 1 else long, reason)
@@ -278,6 +298,8 @@ def _plan_batch(
     wanted = max(size, num) // num * num
     batch = max(min(wanted, pictures.num_train // num * num), num)
     reason = "usual for this size" if batch == wanted else "no more than pictures"
+    if batch > pictures.num_train:
+        reason = "one for each device; there are fewer pictures"
     if num > 1:
         reason += f", on {num} devices"
     choose("data.batch_size", batch, reason)

@@ -1,4 +1,4 @@
-"""Shows how far long work is: a bar on a terminal, now and then a line in a file."""
+"""Progress of long computations: a bar on a terminal, lines in a file."""
 
 import contextlib
 import logging
@@ -16,7 +16,14 @@ from rich.progress import (
 
 EVERY = 30.0  # seconds between two lines in a file
 
-CONSOLE = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)  # stdout
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Raises the error, before which training saves, where rich would exit."""
+        raise  # the BrokenPipeError that is being handled
+
+
+CONSOLE = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)  # stdout
 OPTIONS = {"console": CONSOLE, "transient": True, "speed_estimate_period": 3600.0}
 
 _displays: list[Progress] = []  # the one that is on the terminal, if there is one
@@ -28,16 +35,15 @@ class Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints a record."""
-        CONSOLE.print(self.format(record))
+        try:
+            CONSOLE.print(self.format(record))
+        except Exception:  # such as a character that the terminal cannot show
+            self.handleError(record)
 
 
-def show(everything: bool) -> None:
-    """Sets whether progress is shown. Without it there are only lines of training.
-
-    Args:
-      everything: bars and lines, or nothing.
-    """
-    _settings.update(bars=everything, lines=everything)
+def show(enabled: bool) -> None:
+    """Turns bars and lines on or off. Without a call, only training prints lines."""
+    _settings.update(bars=enabled, lines=enabled)
 
 
 def line(text: str, is_last: bool) -> None:
@@ -53,7 +59,9 @@ def line(text: str, is_last: bool) -> None:
 
 
 @contextlib.contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def bar(
+    what: str, total: int, is_shown: bool = True
+) -> Iterator[Callable[[int], None]]:
     """Shows the progress of the work within a `with` statement.
 
     A bar on a terminal disappears at the end. A file gets a line if the work takes
@@ -63,11 +71,12 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     Args:
       what: the work, such as "Sampling".
       total: number of examples.
+      is_shown: False in all processes but one.
 
     Yields:
       A function that takes how many more examples are done.
     """
-    if not _settings["bars"]:
+    if not (_settings["bars"] and is_shown):
         yield lambda num: None
     elif not CONSOLE.is_terminal:
         yield _Lines(what, total).advance
@@ -113,8 +122,8 @@ class _Lines:
             return
         self._shown, (done, start) = now, self._first
         seconds = (self._total - self._done) * (now - start) / (self._done - done)
-        line = f"{self._what}: {self._done} of {self._total}, {clock(seconds)} left"
-        CONSOLE.print(line)
+        left = f"{clock(seconds)} left"
+        CONSOLE.print(f"{self._what}: {self._done} of {self._total}, {left}")
 
 
 def clock(seconds: float) -> str:
@@ -124,3 +133,16 @@ def clock(seconds: float) -> str:
     if hours >= 48:
         return f"{hours / 24:.0f} days"
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def in_words(seconds: float) -> str:
+    """Returns a duration as "20 seconds", "12 minutes", "3.5 hours" or "4.2 days"."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} seconds"
+    if seconds < 100 * 60:
+        minutes = f"{seconds / 60:.0f}"
+        return "1 minute" if minutes == "1" else f"{minutes} minutes"
+    value, unit = seconds / 3600, "hours"
+    if value >= 48:
+        value, unit = value / 24, "days"
+    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"

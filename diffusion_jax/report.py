@@ -12,10 +12,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from diffusion_jax import methods, paths, run_config, strict_json
+from diffusion_jax import methods, paths, progress, run_config, strict_json
 from diffusion_jax.evaluators import tables
 from diffusion_jax.outputs import html, plots, writers
-from diffusion_jax.training import logs
+from diffusion_jax.training import logs, parallel
 
 LOGGER = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ def report(
     Raises:
       FileNotFoundError: there is no run in workdir.
     """
+    if parallel.process_index() != 0:
+        return
     folder = output or workdir
     writers.check_writable(folder)
     lines = _read_lines(workdir / logs.METRICS)
@@ -50,7 +52,7 @@ def report(
         ("Samples over training", html.slider(_samples(workdir))),
         ("Pictures", _pictures(workdir)),
         ("Texts", _texts(workdir)),
-        ("Curves", _curves(lines)),
+        ("Curves", _curves(lines, config.eval.split)),
         ("Metrics", _metrics(workdir)),
         ("Going on", _commands(config, workdir)),
         ("Config", _details(strict_json.dumps(config.to_dict(), indent=2))),
@@ -64,10 +66,17 @@ def report(
 
 
 def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the objects in a file of JSON lines; none if there is no file."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line]
+    """Returns the objects in a file of JSON lines; none if there is no file.
+
+    A line that was cut short, as by a kill, is left out.
+    """
+    found = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            LOGGER.warning("%s: left out a line that cannot be read.", path)
+    return [x for x in found if isinstance(x, dict)]
 
 
 def _model(
@@ -89,17 +98,16 @@ def _model(
         ("examples per step", config.data.batch_size),
     ]
     if seconds:
-        hours = step * sum(seconds) / len(seconds) / 3600
-        words = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
-        rows.append(("time of the steps", words))
+        total = step * sum(seconds) / len(seconds)
+        rows.append(("time of the steps", progress.in_words(total)))
     return html.table(rows)
 
 
 def _samples(workdir: pathlib.Path) -> list[html.Slide]:
     """The pictures that training drew."""
-    files = sorted((workdir / logs.SAMPLES).glob("*.png"))
+    files = sorted((workdir / logs.SAMPLES).glob("[0-9]*.png"))
     files = [files[i] for i in html.evenly(len(files), MAX_SLIDES)]
-    return [html.Slide(x.read_bytes(), f"Step {int(x.stem):,}") for x in files]
+    return [html.Slide(x.read_bytes(), f"Step {x.stem.lstrip('0')}") for x in files]
 
 
 def _pictures(workdir: pathlib.Path) -> str:
@@ -110,8 +118,7 @@ def _pictures(workdir: pathlib.Path) -> str:
         alts = (f"{path.stem}, frame {i} of {len(frames)}" for i in range(1, 99))
         parts.append(html.slider([*map(html.Slide, frames, alts)]))
     for path in sorted(workdir.glob("*.png")):
-        if not path.with_suffix(".gif").exists():
-            parts.append(html.slider([html.Slide(path.read_bytes(), path.stem)]))
+        parts.append(html.slider([html.Slide(path.read_bytes(), path.stem)]))
     return "\n".join(parts)
 
 
@@ -124,12 +131,12 @@ def _texts(workdir: pathlib.Path) -> str:
     return "".join(f"<pre>{html.text(text)}</pre>" for text in texts)
 
 
-def _curves(lines: list[dict[str, Any]]) -> str:
+def _curves(lines: list[dict[str, Any]], split: str) -> str:
     """Losses, and the metrics of evaluations during training, over the steps."""
     curves = []
     for name in dict.fromkeys(name for line in lines for name in line):
         is_loss = name == "loss" or name.endswith("/loss")
-        _, _, metric = name.partition("_")  # without the split
+        metric = name.removeprefix(f"{split}_")
         if is_loss or tables.is_score(metric):
             points = [(x["step"], x[name]) for x in lines if x.get(name) is not None]
             curves.append(plots.curve(name, points))
@@ -155,13 +162,8 @@ def _metrics(workdir: pathlib.Path) -> str:
 
 def _commands(config: ConfigDict, workdir: pathlib.Path) -> str:
     """How to resume, sample, evaluate, and load the run in Python."""
-    stem = config.name.removesuffix("_tiny")
-    variant = ":tiny" if stem != config.name else ""
     folder = shlex.quote(str(workdir))
-    command = (
-        f"python -m diffusion_jax.main --config=configs/{stem}.py{variant} "
-        f"--workdir={folder}"
-    )
+    command = f"python -m diffusion_jax.main --config=CONFIG --workdir={folder}"
     python = (
         "import diffusion_jax as dj\n\n"
         f"samples = dj.load({str(workdir)!r}).sample(16, seed=1)"
@@ -172,7 +174,8 @@ def _commands(config: ConfigDict, workdir: pathlib.Path) -> str:
         f"{command} --mode=evaluate",
     ]
     blocks = "\n".join(modes), python
-    return "".join(f"<pre>{html.text(block)}</pre>" for block in blocks)
+    first = "<p>CONFIG is the config that the run was started with.</p>"
+    return first + "".join(f"<pre>{html.text(block)}</pre>" for block in blocks)
 
 
 def _details(content: str) -> str:

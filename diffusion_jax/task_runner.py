@@ -64,9 +64,8 @@ def make(
     scorer = _open_scorer(config, method, task)
     if name != "sample" and len(source) < options.num_examples:
         LOGGER.warning(
-            "eval.split %r has %d examples, fewer than sample.num_examples = %d: they "
-            "repeat.",
-            config.eval.split,
+            "%s: %d examples, fewer than sample.num_examples = %d, so they repeat.",
+            f"eval.split {config.eval.split!r}" if data is None else "The given data",
             len(source),
             options.num_examples,
         )

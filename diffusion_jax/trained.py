@@ -176,8 +176,9 @@ class TrainedModel:
           **options: values of the group eval that replace the run's, such as split.
 
         Returns:
-          The metrics, the settings they depend on, and details, by name. The metric
-          rate_distortion writes its curve into the run's folder.
+          The metrics, the settings they depend on, and details, by name.
+          rate_distortion writes its curve, and copying nearest.png, into the run's
+          folder.
 
         Raises:
           ValueError: there is no such metric or option, or a value is invalid.

@@ -79,7 +79,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
 def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     # 1. Validate the config, the data and the folder before anything is compiled.
     run_data.forget()
-    config = planning.complete(config)
+    config = planning.complete(config, workdir=workdir)
     every = config.train
     methods.check_training(config)
     changes = run_config.compare_config(config, workdir)

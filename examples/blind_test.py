@@ -1,4 +1,4 @@
-r"""A blind test of text to image: which of ten captions is a picture of?
+r"""A blind test of text to image: which of ten captions belongs to a picture?
 
     python -m diffusion_jax.main --config=configs/emoji_captions.py --mode=sample
     python examples/blind_test.py runs/emoji_captions --num=40
@@ -7,7 +7,8 @@ r"""A blind test of text to image: which of ten captions is a picture of?
 The first command of the example writes blind_test.png: drawn pictures, from sample.npz
 and sample.txt of the run, and as many real ones of split test, in random order and with
 ten captions each. Somebody who has seen neither answers with the number of a caption
-for each picture, and the second command prints the shares of right answers.
+for each picture, and the second command prints the shares of right answers; it needs
+the same --num, --seed and sample.npz.
 """
 
 import argparse
@@ -29,7 +30,8 @@ def real_pictures(run: pathlib.Path, num: int, seed: int) -> tuple[np.ndarray, l
     """Returns pictures of split test, u8[num, H, W, C], and their captions."""
     data = json.loads((run / "config.json").read_text())["data"]
     size = data["image_size"], data["image_width"] or data["image_size"]
-    source = sources.make(data["source"], "test", size, data["num_channels"])
+    same = [data[key] for key in ("data_dir", "background", "held_out", "on_error")]
+    source = sources.make(data["source"], "test", size, data["num_channels"], *same)
     chosen = np.random.default_rng(seed).permutation(len(source))[:num]
     batch = source.read(np.sort(chosen))
     vocabulary = source.fields["caption"].vocabulary

@@ -80,6 +80,7 @@ def test_blind_test(tmp_path, capsys):
     sheet shows every picture once."""
     example = load(ROOT / "examples/blind_test.py")
     data = dict(source="captions:digits", image_size=8, image_width=0, num_channels=1)
+    data |= dict(data_dir=None, background="white", held_out=0.1, on_error="raise")
     (tmp_path / "config.json").write_text(json.dumps({"data": data}))
     images = np.arange(12, dtype=np.uint8)[:, None, None, None] * np.ones((8, 8, 1))
     np.savez(tmp_path / "sample.npz", image=images.astype(np.uint8))

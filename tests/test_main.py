@@ -160,7 +160,7 @@ def test_train(run):
     fields = json.loads((workdir / "fields.json").read_text())
     assert fields["image"]["shape"] == [8, 8, 1] and fields["label"]["size"] == 10
     assert (workdir / "checkpoints/2").is_dir()
-    assert Image.open(workdir / "samples/00000002.png").size == (136, 136)
+    assert Image.open(workdir / "samples/00000002.png").size == (520, 520)
     assert list((workdir / "tensorboard").iterdir())
     metrics = [json.loads(x) for x in (workdir / "metrics.jsonl").open()]
     assert metrics[-1]["step"] == 2 and metrics[-1]["loss"] > 0
@@ -191,9 +191,9 @@ def test_sample_command(run, call, capfd):
     assert arrays["image"].shape == (5, 8, 8, 1)
     assert arrays["frames"].shape == (5, 3, 8, 8, 1)
     assert all(x.dtype == np.uint8 for x in arrays.values())
-    assert Image.open(workdir / "sample.png").size == (102, 68)
-    animation = Image.open(workdir / "sample.gif")
-    assert animation.size == (102, 68) and animation.n_frames <= 3
+    grid, animation = (Image.open(workdir / f"sample.{x}") for x in ("png", "gif"))
+    assert animation.size == grid.size and animation.n_frames <= 3
+    assert 2 * grid.width == 3 * grid.height  # three columns, two rows
     assert all(str(workdir / f"sample.{x}") in stdout for x in ("npz", "png", "gif"))
     assert (workdir / "config.json").read_text() == before
 

@@ -17,6 +17,7 @@ from diffusion_jax.data.base import image_field, label_field
 from diffusion_jax.data.survey import Survey
 from diffusion_jax.evaluators import copying
 from diffusion_jax.methods.config import leave_open
+from diffusion_jax.outputs.images import TITLE_HEIGHT
 from diffusion_jax.sample import sample
 from diffusion_jax.training_loop import train
 
@@ -244,11 +245,12 @@ def test_a_folder_is_enough(run, pictures):
     assert config.data.image_size == 32 and config.data.num_channels == 3
     assert config.model.num_classes == 2 and config.diffusion.cond_dropout == 0.1
     assert not planning.open_keys(config)
-    grid = np.asarray(Image.open(run / "samples/00000003.png"))
-    assert grid.shape == (3 * 34, 3 * 34, 3)
+    grid = Image.open(run / "samples/00000003.png")
+    assert grid.mode == "RGB" and grid.width == grid.height  # 3 x 3
     lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     assert 0 <= lines[-1]["test_copied_share"] <= 1
-    assert np.asarray(Image.open(run / "nearest.png")).shape == (8 * 34, 2 * 34, 3)
+    nearest = Image.open(run / "nearest.png")
+    assert nearest.height > 3 * nearest.width  # 8 rows of a sample and its neighbour
 
 
 def test_a_run_keeps_its_plan(run, pictures, caplog):
@@ -267,6 +269,11 @@ def test_a_run_keeps_its_plan(run, pictures, caplog):
     found.sample.guidance_scale = 2.0
     sample(found, run, run / "guided")
     assert (run / "guided/sample.png").exists()
+    caplog.clear()
+    config.train.num_steps = 3
+    with caplog.at_level(logging.INFO):
+        train(config, run)  # as from Python, where nothing has read the run's config
+    assert "Planned" not in caplog.text and "Nothing is left to do" in caplog.text
 
 
 def test_another_folder_needs_another_run(run, pictures, tmp_path):
@@ -309,7 +316,7 @@ def test_copies_are_found(tmp_path, monkeypatch):
         else:
             assert found["copied_share"] == pytest.approx(0.05, abs=1 / 359)
             assert found["nearest_distance"] == found["nearest_distance_real"] > 0
-        nearest = np.asarray(Image.open(tmp_path / "nearest.png"))
-        assert nearest.shape == (8 * 34, 2 * 34)
-    left, right = nearest[:, :32], nearest[:, 34:66]
-    assert not np.array_equal(left, right)
+        nearest = np.asarray(Image.open(tmp_path / "nearest.png"))[TITLE_HEIGHT:]
+        left, right = np.hsplit(nearest, 2)
+        assert len(nearest) == 8 * left.shape[1]
+        assert np.array_equal(left, right) == (split == "train")

@@ -285,16 +285,16 @@ def open_tfds(rest: str, spec: base.ImageSpec) -> base.Source:
 
     def read(split: str) -> list[list[str]]:
         captions = tfds.read_captions(builder, split)
-        captions = [[*filter(None, map(normalise, texts))] for texts in captions]
-        if [] in captions:
-            raise ValueError(
-                f"captions:{name}: example {captions.index([])} of split {split!r} has "
-                "no caption; choose another data set."
-            )
-        return captions
+        return [[*filter(None, map(normalise, texts))] for texts in captions]
 
+    captions = read(spec.split)
+    if [] in captions:
+        raise ValueError(
+            f"captions:{name}: example {captions.index([])} of split {spec.split!r} "
+            "has no caption; choose another split or data set."
+        )
     every = (text for split in builder.info.splits for x in read(split) for text in x)
-    return add(source, caption_field(every), read(spec.split), by_class=False)
+    return add(source, caption_field(every), captions, by_class=False)
 
 
 Captions = dict[str, list[str]]  # of each file, by its path below the root

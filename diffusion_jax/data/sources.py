@@ -109,14 +109,14 @@ def look_at(source: str, split: str, held_out: float) -> survey.Survey:
     name, _, rest = source.partition(":")
     if name == "folder":
         return survey.survey_folder(folders.scan(rest, held_out), split)
-    spec = base.ImageSpec(split, (1, 1), 1, held_out=held_out)
-    opened = _open(source, spec)
-    if not isinstance(opened, base.ArraySource) or "image" not in opened.fields:
+    if name not in ("npz", "idx", "digits"):
         raise ValueError(
             f"{source}: the size and number of pictures are found out only for folder:"
             "PATH, npz:PATH, idx:PATH and digits; use one of these, or a config that "
             "sets all values."
         )
+    spec = base.ImageSpec(split, (1, 1), 1, held_out=held_out)
+    opened = _open(source, spec)
 
     def exists(other: str) -> bool:
         try:

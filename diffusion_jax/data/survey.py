@@ -12,10 +12,8 @@ from diffusion_jax.data.folders import Contents
 MAX_HEADERS, MAX_DECODED = 2000, 100  # files that are looked at
 MAX_TINT = 8  # difference between the channels of a grey pixel, as JPEG may make it
 HELD_OUT = ("test", "validation")  # splits, the first one that exists is used
-ORIENTATION, SIDEWAYS = (
-    274,
-    (5, 6, 7, 8),
-)  # EXIF: such pictures are turned by 90 degrees
+ORIENTATION = 274  # the EXIF tag
+SIDEWAYS = 5, 6, 7, 8  # its values for pictures that are turned by 90 degrees
 
 
 class Survey(NamedTuple):
@@ -30,6 +28,7 @@ class Survey(NamedTuple):
       grey: whether none has colours.
       num_classes: 1 or 0 without classes.
       resizes: whether the source resizes its pictures to data.image_size.
+      held_out_b: that of the second domain, if there are two.
     """
 
     num_train: int
@@ -40,6 +39,7 @@ class Survey(NamedTuple):
     grey: bool
     num_classes: int
     resizes: bool = True
+    held_out_b: str = ""
 
 
 def survey_folder(contents: Contents, split: str) -> Survey:
@@ -95,6 +95,7 @@ def merge(surveys: Sequence[Survey]) -> Survey:
         and len({(x.height, x.width) for x in surveys}) == 1,
         grey=all(x.grey for x in surveys),
         resizes=all(x.resizes for x in surveys),
+        held_out_b=surveys[-1].held_out,
     )
 
 

@@ -57,14 +57,17 @@ def make_copying(
     check_held_out(config)
     train, held_out = run_data.open_train(config), run_data.open_held_out(config)
     runner, name = task_runner.make(config, method, "sample"), method.data
-    order = np.random.default_rng(0).permutation(len(train))[:MAX_REAL]
+    order, chosen = (
+        np.random.default_rng(0).permutation(len(x))[:MAX_REAL]
+        for x in (train, held_out)
+    )
 
     def evaluate(variables: Variables) -> Iterator[Record]:
         known = _small_of(train, name, order)
         if config.data.flip:
             known = np.concatenate([known, known[:, :, ::-1]])
         known = known.reshape(len(known), -1)
-        real = _small_of(held_out, name, np.arange(len(held_out))[:MAX_REAL])
+        real = _small_of(held_out, name, chosen)
         baseline, _ = neighbours.nearest(real.reshape(len(real), -1), known)
         drawn = runner.run(variables)[name]
         small = _small(drawn)
@@ -78,12 +81,11 @@ def make_copying(
             pairs = transforms.to_uint8(pairs.reshape(-1, *pairs.shape[2:]))
             with paths.writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                images.save_grid(path, pairs, columns=2)
+                images.save_grid(path, pairs, 2, ("sample", "nearest"))
         LOGGER.log(
             logging.WARNING if share > SUSPICIOUS else logging.INFO,
             "%.0f %% of %d samples are nearer to a training picture than nearly all "
-            "held-out pictures are (without copying, about 5 %%). %s shows the nearest "
-            "ones, and the training pictures on their right.%s",
+            "held-out pictures are (without copying, about 5 %%). %s shows them.%s",
             100 * share,
             len(drawn),
             path,

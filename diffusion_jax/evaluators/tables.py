@@ -16,8 +16,8 @@ MEANINGS = {
     "accuracy": "share of examples that are classified right",
     "active_units": "latents that carry information",
     "bits_per_character": "the code length of held-out text; lower is better",
-    "bits_per_dim": "the code length of held-out images; lower is better, 8: no model",
-    "bleu": "words and phrases that are as in the references, 0 to 100",
+    "bits_per_dim": "the code length of held-out images; 8: uniform bytes",
+    "bleu": "n-gram overlap with the references, 0 to 100; higher is better",
     "class_kept_to": "share of images that keep their class when translated",
     "class_lost": "share of images that lose their class when translated",
     "classes_covered": "classes that occur among the samples",
@@ -34,7 +34,7 @@ MEANINGS = {
     "error": "share of examples that are wrong",
     "exact_match": "share of outputs that are right as a whole",
     "image_to_text_recall": "share of images whose caption is the most similar one",
-    "kl": "nats that the latents take; 0 means that they are ignored",
+    "kl": "nats per example in the latents; 0: they are ignored",
     "modes_covered": "modes that enough samples reach",
     "modes_missing": "modes that too few samples reach",
     "modes_touched": "modes that any sample reaches",
@@ -45,7 +45,7 @@ MEANINGS = {
     "negative_bleu": "the score: -BLEU",
     "negative_elbo": "an upper bound of -log p(x) in nats; lower is better",
     "negative_importance_bound": "a tighter bound of -log p(x) in nats",
-    "perplexity": "how many codes are used, if equally often",
+    "perplexity": "effective number of codes in use, exp(entropy)",
     "perplexity_per_token": "as uncertain as among so many equally likely tokens",
     "precision": "share of samples that look real",
     "prior": "bits/dim between the noise at T and the prior, L_T; about 0",
@@ -63,6 +63,7 @@ MEANINGS = {
 }
 CONTROLS = {"squared_error_of_pca": ("squared_error", "PCA")}  # with irregular names
 # The settings that say how many examples a metric is a mean of.
+NOT_SHOWN = "seconds", "standard_error"
 NUMBERS = "num_samples", "num_examples", "num_pairs", "num_tokens"
 
 
@@ -90,18 +91,19 @@ def lines(record: Record) -> list[Line]:
     metrics: dict[str, str] = {}
     baselines: dict[str, list[str]] = {}
     for name, value in (record.metrics | record.details).items():
-        is_number = isinstance(value, float | int) and not name.startswith("num_")
-        if not is_number or name in ("seconds", "standard_error"):
+        is_number = isinstance(value, float | int | None)
+        if not is_number or name.startswith("num_") or name in NOT_SHOWN:
             continue
+        shown = "not finite" if value is None else f"{value:.4g}"  # null in JSON
         of, what = _control(name)
         of = next((x for x in (of, f"conditional_{of}") if x in record.metrics), "")
         if of:
-            baselines.setdefault(of, []).append(f"{what} {value:.4g}")
+            baselines.setdefault(of, []).append(f"{what} {shown}")
         else:
-            metrics[name] = f"{value:.4g}"
-    first = next(iter(metrics))
-    if "standard_error" in record.metrics:
-        metrics[first] += f" ± {record.metrics['standard_error']:.2g}"
+            metrics[name] = shown
+    error = record.metrics.get("standard_error")
+    if error is not None:
+        metrics[next(iter(metrics))] += f" ± {error:.2g}"
     return [
         Line(name, value, ", ".join(baselines.get(name, [])), meaning(name))
         for name, value in metrics.items()
@@ -109,7 +111,7 @@ def lines(record: Record) -> list[Line]:
 
 
 def _control(name: str) -> tuple[str, str]:
-    """Returns the metric that a value is a baseline of, and how it is called."""
+    """Returns the metric that a value is a baseline of, and what it is called."""
     if name in CONTROLS:
         return CONTROLS[name]
     real = re.fullmatch("(.*)_real(.*)", name)  # such as accuracy_real of size
@@ -130,6 +132,11 @@ def is_score(name: str) -> bool:
     return bool(meaning(name)) and not _control(name)[0]
 
 
+def is_metric(name: str) -> bool:
+    """Returns whether a name is that of a metric with a meaning, or its baseline."""
+    return bool(meaning(name) or meaning(_control(name)[0]))
+
+
 def from_line(line: dict[str, Any]) -> Record:
     """Returns the record that a line of evaluations.jsonl was made of.
 
@@ -138,7 +145,7 @@ def from_line(line: dict[str, Any]) -> Record:
     metrics = {
         name: value
         for name, value in line.items()
-        if meaning(name) or meaning(_control(name)[0]) or name == "standard_error"
+        if is_metric(name) or name == "standard_error"
     }
     return Record(metrics, {name: line[name] for name in line.keys() - metrics.keys()})
 

@@ -199,7 +199,8 @@ def _one_way(method: CycleGAN, group: str, name: str) -> Task:
     def rows(variables: Variables, batch: Batch, key: Array) -> list[Array]:
         return [batch[name], method.translate(variables, group, batch[name])]
 
-    return rows_task(rows, (name,), method.field, 2)
+    names = "image", "translation"
+    return rows_task(rows, (name,), method.field, names)
 
 
 def defaults() -> ConfigDict:

@@ -107,14 +107,19 @@ def check_training(config: ConfigDict) -> None:
     """
     check(config)
     values = dict(_leaves(config))
-    of_base = values.get("sample.upsampler_num_steps") is not None  # sample.num_steps
+    # Then sample.num_steps is of the base alone, and frames are of the last upsampler.
+    separate = values.get(UPSAMPLER_STEPS) is not None
     for key, (other, difference) in LIMITS.items():
+        if separate and key == "sample.num_frames":
+            other = UPSAMPLER_STEPS
+        of_base = separate and key != UPSAMPLER_STEPS
         limits = [
             value
             for x, value in values.items()
-            if x == other or (row_key(x) == other and not of_base)
+            if (x == other and key != UPSAMPLER_STEPS)
+            or (x != other and row_key(x) == other and not of_base)
         ]
-        if key not in values or not limits:
+        if values.get(key) is None or not limits:
             continue
         maximum = min(limits) - difference  # of the stages, if there are several
         if any(number > maximum for number in _numbers(key, values[key])):
@@ -303,10 +308,12 @@ MIN_LENGTHS = {  # of the keys with several numbers, beside those of eval.sweep
     "model.strides": 1,
     "sample.guidance_interval": 0,
 }
+UPSAMPLER_STEPS = "sample.upsampler_num_steps"
 # key -> (the key that limits it, how far below it must stay).
 LIMITS = {
     "sample.num_steps": ("diffusion.num_timesteps", 0),
     "eval.sweep.num_steps": ("diffusion.num_timesteps", 0),
+    UPSAMPLER_STEPS: ("diffusion.num_timesteps", 0),
     "sample.num_frames": ("sample.num_steps", 0),
     "eval.num_terms": ("diffusion.num_timesteps", 1),
 }

@@ -86,7 +86,7 @@ class Progress:
             return ""
         return (
             f"The remaining {self._num_steps - step} steps take about "
-            f"{duration_in_words(left)} here, at {seconds / steps:.2g} s a step; "
+            f"{progress.in_words(left)} here, at {seconds / steps:.3g} s a step; "
             "sampling and evaluation come on top."
         )
 
@@ -146,17 +146,6 @@ class Progress:
                 line += f"  data wait {speed['data_wait']:.0%}".replace("%", " %")
             line += f"  {left} left"
         progress.line(line, step == self._num_steps)
-
-
-def duration_in_words(seconds: float) -> str:
-    """Formats a time of a minute or more: "12 minutes", "3.5 hours", "4.2 days"."""
-    if seconds < 100 * 60:
-        minutes = f"{seconds / 60:.0f}"
-        return "1 minute" if minutes == "1" else f"{minutes} minutes"
-    value, unit = seconds / 3600, "hours"
-    if value >= 48:
-        value, unit = value / 24, "days"
-    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
 
 
 class MetricsLog:

@@ -114,7 +114,7 @@ def test_names_of_a_data_set(tmp_path):
 
 def test_captions_of_a_data_set(tmp_path):
     """TFDS data sets bring one or several captions an example; every split counts for
-    the vocabulary, and examples without a caption are refused."""
+    the vocabulary, and a split with an example without a caption is refused."""
     images = np.zeros((4, 8, 8, 1), np.uint8)
     splits, data_dir = ("train", "test"), str(tmp_path)
 
@@ -133,8 +133,9 @@ def test_captions_of_a_data_set(tmp_path):
     assert texts_of(opened("many", "train"))[0] in ("a dog", "the dog")
     texts[3] = ["", " "]
     prepare(tmp_path, "none", (8, 8, 1), images, captions=texts, splits=splits)
+    assert texts_of(opened("none", "train"))[1] == "a cat"
     with pytest.raises(ValueError, match="example 1 of split 'test' has no caption"):
-        opened("none", "train")
+        opened("none", "test")
 
 
 def test_folder_of_classes(tmp_path):

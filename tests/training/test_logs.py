@@ -10,6 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto import event_pb2
 
+from diffusion_jax.progress import in_words
 from diffusion_jax.training import logs, tensorboard
 
 
@@ -254,6 +255,7 @@ def test_first_estimate(tmp_path, monkeypatch, caplog, num_steps, step_time, exp
 def test_duration_in_words():
     """Units follow the size, and one unit is singular."""
     for seconds, words in (
+        (20, "20 seconds"),
         (60, "1 minute"),
         (59 * 60, "59 minutes"),
         (2 * 3600, "2.0 hours"),
@@ -261,7 +263,7 @@ def test_duration_in_words():
         (3 * 86400, "3.0 days"),
         (40 * 86400, "40 days"),
     ):
-        assert logs.duration_in_words(seconds) == words
+        assert in_words(seconds) == words
 
 
 def test_timing(monkeypatch):
