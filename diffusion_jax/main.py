@@ -57,7 +57,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/
 _OUTPUT = flags.DEFINE_string("output", None, "Default: WORKDIR. Not for train.")
 flags.DEFINE_bool("version", False, "Print the version and exit.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error was raised.")
-_QUIET = flags.DEFINE_bool("quiet", False, "Print only results and warnings.")
+_QUIET = flags.DEFINE_bool("quiet", False, "Print only metrics, texts, warnings.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the platform's processes.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "ADDRESS:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")

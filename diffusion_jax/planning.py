@@ -280,6 +280,8 @@ def _plan_size(
     choose("data.image_size", side if square or ratio > 1 else long, reason)
     if not square and long != side:
         shape = "wider than high" if ratio > 1 else "higher than wide"
+        if not 1 / 2 <= width / height <= 2:
+            shape += ", and are cropped at both ends"
         choose("data.image_width", long if ratio > 1 else side, f"they are {shape}")
 
 

@@ -277,6 +277,11 @@ class TrainedModel:
         arrays = {name: np.asarray(x) for name, x in images.items()}
         for name, x in arrays.items():
             shape = fields[name].shape
+            if x.ndim < 3:
+                raise ValueError(
+                    f"The images must be an array {['N', *shape]}, not "
+                    f"{images[name]!r:.60}."
+                )
             if shape[-1] == 1 and x.shape[1:] == shape[:-1]:
                 arrays[name] = x[..., None]
         if labels is not None:

@@ -251,7 +251,8 @@ def loop(
         # Processes may see different states of a shared disk.
         if evaluate_now and not parallel.largest(checkpoints.has_score(done)):
             metrics, score = evaluate(for_inference(state.averaged))
-            LOGGER.info("Step %d, %s: %s", done, config.eval.split, metrics)
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            LOGGER.info("Step %d, %s: %s", done, config.eval.split, shown)
             logger.write(done, metrics, prefix=f"{config.eval.split}_")
             checkpoints.set_score(done, score)
         if draw and is_due(done, every.sample_every, num_steps):

@@ -29,6 +29,7 @@ MAX_REAL = 10_000  # training images, and as many held-out ones
 READ_TOGETHER = 256  # images
 BY_CHANCE = 0.05  # share of held-out images that count as near to a training image
 SUSPICIOUS = 0.25  # a larger share of samples than this is warned about
+MIN_HELD_OUT = 20  # 1 / BY_CHANCE
 NUM_SHOWN = 8  # pairs in the picture
 
 
@@ -93,6 +94,13 @@ def make_copying(
             if share > SUSPICIOUS
             else "",
         )
+        if len(real) < MIN_HELD_OUT:
+            LOGGER.warning(
+                "There are only %d held-out pictures, so that copied_share is very "
+                "uncertain: look at %s, or set a larger data.held_out in a new run.",
+                len(real),
+                path,
+            )
         metrics = {
             "copied_share": share,
             "nearest_distance": float(np.median(distances)),

@@ -166,7 +166,8 @@ def table(what: str, record: Record) -> Table:
     """
     made = Table(title=title(what, record), title_justify="left", box=box.SIMPLE_HEAD)
     for name in HEADER:
-        made.add_column(name, justify="right" if name == "value" else "left")
+        justify = "right" if name == "value" else "left"
+        made.add_column(name, justify=justify, overflow="fold")
     for line in lines(record):
         made.add_row(*line)
     return made

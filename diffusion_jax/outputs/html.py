@@ -19,11 +19,12 @@ img, svg { max-width: 100%; height: auto; }
 img, svg { background: #fff; }
 figure { margin: 1rem 0; }
 figcaption { color: #888; }
-input[type=range] { width: 100%; max-width: 32rem; display: block; }
+figure.slider { width: fit-content; max-width: 100%; }
+input[type=range] { width: 100%; display: block; }
 .slides > img { display: none; }
 .slides > img.shown { display: block; }
-.curves { display: flex; flex-wrap: wrap; gap: .5rem; }
-.curves svg { flex: 1 1 20rem; }
+.curves { display: grid; gap: .5rem;
+          grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; vertical-align: top;
@@ -36,7 +37,9 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; vertical-align: top;
   .metrics td:first-child { font-weight: 600; }
   .metrics td:last-child { flex-basis: 100%; color: #888; padding-top: 0; }
 }
-pre { overflow-x: auto; padding: .7rem; background: #8882; border-radius: .4rem; }
+td { overflow-wrap: anywhere; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .7rem;
+      background: #8882; border-radius: .4rem; }
 """
 
 SCRIPT = """

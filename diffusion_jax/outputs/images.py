@@ -73,16 +73,16 @@ def show(images: np.ndarray, columns: int | None = None) -> Image.Image:
     """Draws images as one grid, which a notebook displays and `.save(path)` writes.
 
     Args:
-      images: u8[N, H, W, C] with C = 1 or 3, u8[N, H, W], or rows of images
-        u8[N, k, H, W, C]; N >= 1.
+      images: u8[N, H, W, C] with C = 1 or 3, one of them u8[H, W, C], u8[N, H, W], or
+        rows of images u8[N, k, H, W, C]; N >= 1.
       columns: images per row; None: k, or else the grid is about square.
 
     Raises:
       ValueError: the images have another dtype or shape.
     """
     found = np.asarray(images)
-    if found.ndim == 3:
-        found = found[..., None]
+    if found.ndim == 3:  # one picture, or several grey ones
+        found = found[None] if found.shape[-1] in (1, 3) else found[..., None]
     if found.ndim == 5:
         columns = columns or found.shape[1]
         found = found.reshape(-1, *found.shape[2:])
