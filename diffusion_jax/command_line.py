@@ -115,6 +115,8 @@ def _parse(argv: list[str]) -> list[str]:
         print(f"diffusion_jax {diffusion_jax.__version__}")
         sys.exit()
     given = values["config"].value
+    if sum(map(_is_config, argv)) > 1:
+        raise ValueError("--config is given twice: leave one of them out.")
     if given:
         path = os.path.expanduser(given)
         argv = [path if x == given else x for x in argv]

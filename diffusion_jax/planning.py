@@ -410,7 +410,9 @@ def _plan_schedule(config: ConfigDict, pictures: Survey, choose: Choose) -> None
     choose("train.evaluate_every", *evaluate)
     side = max(_sides(config))
     num, together = (36, 36) if side <= 64 else (16, 16) if side <= 128 else (16, 4)
-    choose("sample.num_examples", num, "pictures in a grid")
+    if config.method == "cyclegan":  # rows of six
+        num, together = num // 3, together // 2
+    choose("sample.num_examples", num, "pictures, or rows of them, in a grid")
     together = min(together, config.sample.num_examples)
     choose("sample.batch_size", together, "drawn at a time")
 

@@ -202,10 +202,13 @@ def _check_fields(data: Source, needed: Collection[str]) -> None:
     """Raises ValueError unless data have exactly the fields that a task reads."""
     if data.fields.keys() != needed:
         reads = ", ".join(sorted(needed)) or "no examples"
+        if needed - data.fields.keys() == {"label"}:
+            remedy = "the model is conditioned on classes, so pass labels=[...]"
+        else:
+            remedy = "give it what it reads, or choose another task"
         raise ValueError(
             f"This task of the model reads {reads}, and was given "
-            f"{', '.join(sorted(data.fields))}: give it what it reads, or choose "
-            "another task."
+            f"{', '.join(sorted(data.fields))}: {remedy}."
         )
 
 

@@ -47,6 +47,12 @@ class TrainedModel:
         self.workdir = workdir
         self.method, self.variables, self.step = run
 
+    def __repr__(self) -> str:
+        return (
+            f"<{self.config.method} model of {self.config.data.source}, step "
+            f"{self.step}, in {self.workdir}>"
+        )
+
     def sample(self, num_examples: int = 16, **options: Any) -> np.ndarray | Any:
         """Draws samples: what the task sample of the model's family returns.
 

@@ -96,6 +96,7 @@ def test_a_traceback_on_request():
         (["--config="], "--config is missing"),
         (["--config"], "Missing value for flag --config"),
         ([], "--config is missing"),
+        (["--config=a.py", "--config=configs/digits.py"], "--config is given twice"),
     ],
 )
 def test_config_files_that_do_not_exist(arguments, words, monkeypatch, capsys):

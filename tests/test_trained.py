@@ -166,7 +166,7 @@ IMAGES = np.zeros((2, 8, 8, 1), np.uint8)
         (
             "digits",
             lambda m: m.reconstruct(IMAGES),
-            "reads image, label, and was given image:",
+            r"reads image, label, and was given image: .* labels=\[...\]",
         ),
         (
             "digits",
