@@ -13,13 +13,15 @@ class Page(HTMLParser):
       title: text of the title.
       headings: texts of h2.
       sources: what images load.
-      alts: texts for images, also for plots.
+      alts: texts for images, also for plots; None where one is missing.
+      loads: tags that load something else than an image.
       text: all of it.
     """
 
     def __init__(self, text: str):
         super().__init__()
         self.open, self.headings, self.sources, self.alts = [], [], [], []
+        self.loads = []
         self.title, self.text = "", ""
         self.feed(text)
         self.close()
@@ -30,12 +32,11 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "img":
             self.sources.append(values["src"])
-            self.alts.append(values["alt"])
-        if tag == "svg":
-            self.alts.append(values["aria-label"])
-        assert tag not in ("link", "iframe") and not values.get("src", "").startswith(
-            ("http", "//")
-        )
+            self.alts.append(values.get("alt"))
+        if tag == "svg" and values.get("role") == "img":
+            self.alts.append(values.get("aria-label"))
+        if tag in ("link", "iframe") or tag == "script" and "src" in values:
+            self.loads.append(tag)
 
     def handle_startendtag(self, tag, attributes):
         self.handle_starttag(tag, attributes)

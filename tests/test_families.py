@@ -471,7 +471,7 @@ def test_report(name, run_of, tmp_path):
     workdir, config, _ = run_of(name)
     report(config, workdir, tmp_path)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert not page.open and page.title == config.name
+    assert not page.open and not page.loads and page.title == config.name
     assert all(x.startswith("data:image/png;base64,") for x in page.sources)
     pictures = {*workdir.glob("samples/*.png"), *workdir.glob("*.png")}
     assert len(page.sources) >= len(pictures) and all(page.alts)

@@ -1,0 +1,70 @@
+"""The documentation as a site: python -m sphinx -W -b html docs runs/site"""
+
+import pathlib
+import re
+
+import diffusion_jax
+
+project = "diffusion_jax"
+author = copyright = "The diffusion_jax developers"
+release = diffusion_jax.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["sampler_errors.md"]  # a table that diffusion.md links to
+smartquotes = False  # flags begin with two hyphens
+html_theme = "furo"
+html_title = project
+myst_heading_anchors = 4  # links such as families.md#pix2pix
+myst_enable_extensions = ["dollarmath"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+napoleon_use_ivar = True  # attributes of a class are described once
+
+SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Source):")
+
+
+def prepare_docstring(app, what, name, obj, options, lines):
+    """Makes the equations, which are indented, literal; bars are no substitutions."""
+    made, is_equation, after_text = [], False, False
+    for line in lines:
+        is_indented = line.startswith("    ")
+        if SECTION.match(line):
+            after_text = True
+        if is_indented and not is_equation and not after_text:
+            made += ["::", ""]
+        is_equation = is_indented if line else is_equation
+        made.append(line if is_indented and not after_text else escape(line))
+    lines[:] = made
+
+
+def escape(line):
+    return line.replace("|", r"\|").replace("*", r"\*")
+
+
+DOCS = pathlib.Path(__file__).parent
+ROOT_PAGES = {
+    "readme": "README",
+    "changelog": "CHANGELOG",
+    "contributing": "CONTRIBUTING",
+}
+
+
+def prepare_page(app, name, source):
+    """Puts pages of the root here; folders, which GitHub shows, are no links."""
+    if name in ROOT_PAGES:
+        text = (DOCS.parent / f"{ROOT_PAGES[name]}.md").read_text()
+        text = re.sub(r"\]\((?!http|#)", "](../", text).replace("](../docs/", "](")
+        for page, stem in ROOT_PAGES.items():
+            text = text.replace(f"](../{stem}.md", f"]({page}.md")
+        source[0] = text
+    if name == "readme":  # its first screen is that of index.md
+        source[0] = "# Usage and options\n" + source[0].partition("## Usage\n")[2]
+    link = re.compile(r"\[([^\]]*)\]\((\.\./[^)#]*)\)")
+    is_folder = lambda match: (DOCS / match[2]).is_dir()  # noqa: E731
+    source[0] = link.sub(lambda x: x[1] if is_folder(x) else x[0], source[0])
+
+
+def setup(app):
+    app.connect("source-read", prepare_page)
+    # Before napoleon, which turns sections into fields.
+    app.connect("autodoc-process-docstring", prepare_docstring, priority=100)
