@@ -11,6 +11,7 @@ release = diffusion_jax.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["sampler_errors.md"]  # a table that diffusion.md links to
+highlight_language = "none"  # of equations in docstrings
 smartquotes = False  # flags begin with two hyphens
 html_theme = "furo"
 html_title = project
