@@ -343,7 +343,7 @@ def test_rows_that_repeat(task, num, repeats, caplog):
     config = load("digits_vae", sample__num_examples=num)
     method = methods.make(config, run_data.open_train(config).fields)
     task_runner.make(config, method, task)
-    words = f"has 359 examples, fewer than sample.num_examples = {num}: they repeat"
+    words = f": 359 examples, fewer than sample.num_examples = {num}, so they repeat"
     assert (words in caplog.text) == repeats
 
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from smoke import CONFIGS, load
 
-from diffusion_jax import runs
+from diffusion_jax import planning, runs
 from diffusion_jax.outputs import writers
 from diffusion_jax.training_loop import train
 
@@ -57,7 +57,7 @@ def train_tiny(name: str, folder: pathlib.Path) -> TinyRun:
     """
     config_name = RUNS.get(name, name)
     config = load(config_name, train__num_steps=2, **CHANGES.get(name, {}))
-    workdir = folder / config_name
+    config, workdir = planning.complete(config), folder / config_name
     with pytest.MonkeyPatch.context() as patch:
         drawn, save = [], writers.save_preview
         spy = lambda *x: (drawn.append(x[1:]), save(*x))  # noqa: E731

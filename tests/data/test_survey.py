@@ -85,4 +85,4 @@ def test_arrays(tmp_path):
     images = np.zeros((12, 10, 14, 3), np.uint8)
     np.savez(tmp_path / "x.npz", images=images, labels=np.arange(12) % 3)
     found = sources.look_at(f"npz:{tmp_path}/x.npz", "train", 0.1)
-    assert found == (12, "", 10, 14, True, False, 3, False)
+    assert found == (12, "", 10, 14, True, False, 3, False, "")

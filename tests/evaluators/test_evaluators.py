@@ -221,7 +221,10 @@ def test_sweep_of_samples(records):
     [
         ({"eval__split": "train"}, "1438 of the 1438.*data.train_split.*held-out"),
         ({"sample__num_examples": 5}, "at least 6, not 5"),
-        ({"eval__metric": "elbo"}, "Unknown eval.metric of a gan 'elbo'.*samples, mod"),
+        (
+            {"eval__metric": "elbo"},
+            "Unknown eval.metric of a gan 'elbo'.*samples, copying, mod",
+        ),
         ({"eval__metric": "modes"}, "grid25.*not digits"),
     ],
     ids=str,
