@@ -10,7 +10,7 @@ A trained model in Python:
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # type checkers cannot follow __getattr__
     from diffusion_jax.outputs.images import show as show
     from diffusion_jax.trained import TrainedModel as TrainedModel
     from diffusion_jax.trained import load as load

@@ -4,8 +4,7 @@
   --mode=sample    runs sample.task, writes OUTPUT/TASK.npz and .png (or .txt, .gif)
   --mode=evaluate  appends a line of metrics to OUTPUT/evaluations.jsonl
   --mode=report    writes OUTPUT/report.html, a page about the run
-  --mode=config    prints the whole config, as it is after all overrides (and, to
-                   stderr, what is planned where a config leaves values open)
+  --mode=config    prints the whole config, after all overrides and as it is planned
 
 --config.GROUP.NAME=VALUE sets any value of the config, such as --config.seed=1 or
 --config.sample.sampler=ancestral. If there is a run in WORKDIR, every mode but config
@@ -17,9 +16,7 @@ command, the config or the data; 128 + N sampling or evaluation was stopped by s
 or anything was killed by a third one.
 """
 
-import pathlib
 import signal
-import sys
 
 if __name__ == "__main__":
     # While modules are imported, Ctrl-C ends the process without a traceback.
@@ -27,28 +24,21 @@ if __name__ == "__main__":
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from diffusion_jax import command_line, planning, run_config, strict_json
+from diffusion_jax import command_line, planning, run_config
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.report import report
 from diffusion_jax.sample import sample
 from diffusion_jax.training import processes
 from diffusion_jax.training_loop import train
 
-
-def show_config(config: ConfigDict, *_: pathlib.Path) -> None:
-    """Prints a config as JSON, with what is planned where it leaves values open."""
-    config = planning.complete(config, lambda text: print(text, file=sys.stderr))
-    print(strict_json.dumps(config.to_dict(), indent=2))
-
-
 MODES = {
     "train": lambda config, workdir, output: train(config, workdir),
     "sample": sample,
     "evaluate": evaluate,
     "report": report,
-    "config": show_config,
+    "config": planning.show_config,
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment.")

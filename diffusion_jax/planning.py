@@ -9,13 +9,14 @@ The run's config.json has them all, so that a resumed run keeps its plan.
 import logging
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
-from diffusion_jax import methods, run_config
+from diffusion_jax import methods, run_config, strict_json
 from diffusion_jax.data import sources
 from diffusion_jax.data.survey import Survey, merge
 from diffusion_jax.lookup import lookup
@@ -107,6 +108,12 @@ def complete(
             f"them instead of inventing new ones{end}"
         )
     return config
+
+
+def show_config(config: ConfigDict, *_: pathlib.Path) -> None:
+    """Prints a config as JSON; to stderr, what is planned where values are open."""
+    config = complete(config, lambda text: print(text, file=sys.stderr))
+    print(strict_json.dumps(config.to_dict(), indent=2))
 
 
 def _as_stored(config: ConfigDict, workdir: pathlib.Path) -> ConfigDict:

@@ -152,9 +152,9 @@ class TrainedModel:
             translate images, or see `run`.
         """
         if self.config.method == "cyclegan":
-            data = self._examples(labels, image_a=images, image_b=images)
-            rows = self.run("translate", len(data), data=data, **options)["rows"]
-            return rows[:, 4 if reverse else 1]  # a, a -> b, back, b, b -> a, back
+            task, field = ("b_to_a", "image_b") if reverse else ("a_to_b", "image_a")
+            data = self._examples(labels, **{field: images})
+            return self.run(task, len(data), data=data, **options)["rows"][:, 1]
         if reverse:
             raise ValueError("reverse=True is only for a CycleGAN: leave it out.")
         name = self._data_name("translate")

@@ -248,9 +248,10 @@ def test_commands_of_own_pictures(tmp_path, monkeypatch):
         if "--mode=sample" in line or "--mode=evaluate" in line:
             small = {key: x for key, x in small.items() if key.startswith("sample")}
             network = []
-        given = [x for x in words if x[9:].partition("=")[0] not in small]
-        given += [f"--config.{key}={x}" for key, x in small.items()]
-        call_main([f"--config={config}", *given, *network], monkeypatch)
+        replaced = tuple(f"--config.{key}=" for key in small)
+        kept = [word for word in words if not word.startswith(replaced)]
+        added = [f"--config.{key}={x}" for key, x in small.items()]
+        call_main([f"--config={config}", *kept, *added, *network], monkeypatch)
         trained.add(variant)
     assert len(trained) == len(SMALL_NETWORKS)
     for path in (

@@ -40,8 +40,8 @@ MEANINGS = {
     "modes_touched": "modes that any sample reaches",
     "nats_per_code": "the code length of a held-out image token; lower is better",
     "nats_per_token": "the code length of a held-out word or token; lower is better",
-    "nearest_distance": "to the nearest training image; far below that of held-out "
-    "real images: copying",
+    "nearest_distance": "distance to the nearest training image; copying if far below "
+    "that of held-out real images",
     "negative_bleu": "the score: -BLEU",
     "negative_elbo": "an upper bound of -log p(x) in nats; lower is better",
     "negative_importance_bound": "a tighter bound of -log p(x) in nats",
@@ -62,11 +62,9 @@ MEANINGS = {
     "usage": "share of the codebook that is in use",
 }
 CONTROLS = {"squared_error_of_pca": ("squared_error", "PCA")}  # with irregular names
-# The settings that say how many examples a metric is a mean of.
 NOT_SHOWN = "seconds", "standard_error"
+# The settings that say how many examples a metric is a mean of.
 NUMBERS = "num_samples", "num_examples", "num_pairs", "num_tokens"
-
-
 HEADER = "metric", "value", "baseline", "meaning"
 
 
