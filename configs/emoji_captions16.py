@@ -2,7 +2,7 @@
 
     python -m diffusion_jax.main --config=configs/emoji_captions16.py
 
-Data: apt-get install fonts-noto-color-emoji; pip install -e '.[text_to_image]'
+Data: apt-get install fonts-noto-color-emoji; pip install -e '.[emoji]'
 Result: not measured.
 """
 

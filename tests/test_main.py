@@ -99,10 +99,14 @@ def compiled():
 
 @pytest.fixture
 def call(monkeypatch, logger):
-    """Returns call(*args): the program in this process."""
+    """Returns call(*args): the program in this process, with `config` unless the
+    arguments give one."""
 
     def run(*args, config=f"{CONFIG}:tiny"):
-        argv = ["main.py", *[f"--config={config}"] * bool(config), *map(str, args)]
+        args = [str(x) for x in args]
+        if config and not any(x.startswith("--config=") for x in args):
+            args = [f"--config={config}", *args]
+        argv = ["main.py", *args]
         monkeypatch.setattr(sys, "argv", argv)
         before = set(flags.FLAGS)
         try:

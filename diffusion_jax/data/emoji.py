@@ -56,7 +56,7 @@ def open_emoji(rest: str, spec: base.ImageSpec) -> base.Source:
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(
                 f"data.source=emoji needs the package {package.lower()}: pip install "
-                "'diffusion_jax[text_to_image]'."
+                "'diffusion_jax[emoji]'."
             )
     names = dict(_names())
     bitmaps, version = _bitmaps(path, names)

@@ -11,8 +11,8 @@ from PIL import Image
 
 from diffusion_jax.data import captions, emoji, sources
 
-package = pytest.importorskip("emoji", reason="needs the extra 'text_to_image'")
-pytest.importorskip("fontTools", reason="needs the extra 'text_to_image'")
+package = pytest.importorskip("emoji", reason="needs the extra 'emoji'")
+pytest.importorskip("fontTools", reason="needs the extra 'emoji'")
 
 TONES = [chr(0x1F3FB + i) for i in range(5)]
 ROLES = ["🚒", "🚀", "🍳", "🌾", "🎓", "🎤", "🏫", "🏭", "💻", "🔧"]
@@ -206,7 +206,7 @@ def test_refusals(tmp_path, font, monkeypatch):
         with pytest.raises(ValueError, match=words):
             sources.make(name, split, 8, 3)
     monkeypatch.setattr(emoji.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install .*\[text_to_image\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install .*\[emoji\]"):
         sources.make(font, "train", 8, 3)
 
 
