@@ -1,5 +1,7 @@
 """Runs a task over any number of examples, on all devices, as a stream of batches."""
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 
 import jax
@@ -12,12 +14,15 @@ from diffusion_jax.methods import Task
 from diffusion_jax.training import interrupts, parallel
 from diffusion_jax.training.state import Variables
 
+LOGGER = logging.getLogger(__name__)
+
+LONG = 120.0  # seconds; work that takes longer is announced
 Arrays = dict[str, np.ndarray]
 Stream = Callable[[Variables, Source, int], Iterator[Arrays]]
 
 
 def make_stream(
-    task: Task, batch_size: int, seed: int, what: str = "Running"
+    task: Task, batch_size: int, seed: int, what: str = "Running", advice: str = ""
 ) -> Stream:
     """Makes a function that runs a task over the examples of a source, in order.
 
@@ -33,6 +38,7 @@ def make_stream(
       seed: seed of the random numbers. A row depends only on the seed, the example and
         its index, not on the batch size or the number of devices.
       what: the work, for the progress bar, such as "Sampling".
+      advice: how to make it shorter, logged with its duration if it takes long.
 
     Returns:
       (variables, source, num) -> an iterator over batches of host arrays, [b, ...]: the
@@ -53,15 +59,29 @@ def make_stream(
             return loader.read(source, index)
 
         with progress.bar(what, num, parallel.process_index() == 0) as advance:
+            started = 0.0
             for number, batch in loader.prefetch(batch_at, 0, -(-num // batch_size)):
                 interrupts.check()
                 needed = {name: batch[name] for name in ("index", *task.inputs)}
                 rows = parallel.all_rows(batch | run(variables, needed, key))
                 cut = min(batch_size, num - number * batch_size)
                 advance(cut)
+                if number == 0:  # compiled
+                    started = time.monotonic()
+                elif number == 1:
+                    _announce(what, num, (time.monotonic() - started) / cut, advice)
                 yield {name: x[:cut] for name, x in rows.items()}
 
     return stream
+
+
+def _announce(what: str, num: int, seconds: float, advice: str) -> None:
+    """Logs how long the work takes, from the seconds per example, if that is long."""
+    if num * seconds > LONG and parallel.process_index() == 0:
+        duration = progress.in_words(num * seconds)
+        LOGGER.info(
+            "%s: %d examples take about %s here%s.", what, num, duration, advice
+        )
 
 
 def collect(stream: Iterator[Arrays], *names: str) -> Arrays:

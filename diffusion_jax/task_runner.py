@@ -73,7 +73,7 @@ def make(
         num = options.num_candidates
         task = reranking.rerank(task, method.data, scorer.method, scorer.ids, num)
     stream = inference.make_stream(
-        task, options.batch_size, options.seed, f"Running {name}"
+        task, options.batch_size, options.seed, f"Running {name}", advice(options)
     )
     # A captioned example keeps its labels, to measure whether its image shows them.
     fields = dict(task.outputs)
@@ -93,6 +93,13 @@ def make(
         return inference.collect(rows, *fields)
 
     return TaskRunner(run, fields, source)
+
+
+def advice(options: ConfigDict) -> str:
+    """Says how to sample faster: the end of a sentence, for `inference.make_stream`."""
+    if "num_steps" not in options:
+        return ""
+    return f", in proportion to sample.num_steps={options.num_steps}"
 
 
 def _open_scorer(

@@ -1,8 +1,13 @@
 """Laws of the progress: what it prints, and when."""
 
+import types
+
+import numpy as np
 import pytest
 
-from diffusion_jax import progress
+from diffusion_jax import inference, progress
+from diffusion_jax.data.base import Range
+from diffusion_jax.methods import Task
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +77,19 @@ def test_bars_of_a_terminal_disappear(capsys, monkeypatch):
     erased = "\x1b[2K"  # the line of the cursor
     assert text.rindex(erased) > text.rindex("Sampling")
     assert "a message" in text
+
+
+@pytest.mark.parametrize("seconds, is_long", [(0.1, False), (1.0, True)])
+def test_long_work_is_announced(monkeypatch, caplog, seconds, is_long):
+    """After the second batch, once, with the duration of all and what shortens it."""
+    caplog.set_level("INFO")
+    now = iter(np.arange(100.0) * 10 * seconds)  # one look at the clock per batch
+    clock = types.SimpleNamespace(monotonic=lambda: next(now))
+    monkeypatch.setattr(inference, "time", clock)
+    task = Task(lambda variables, batch, key: batch, ("index",), {})
+    stream = inference.make_stream(task, 8, 0, "Running sample", ", in proportion")
+    list(stream({}, Range(800), 800))
+    said = [x.getMessage() for x in caplog.records if "examples take" in x.getMessage()]
+    minutes = "17 minutes" if is_long else ""
+    expected = f"Running sample: 800 examples take about {minutes} here, in proportion."
+    assert said == [expected] * is_long

@@ -161,16 +161,19 @@ def open_contents(contents: Contents, spec: base.ImageSpec) -> base.Source:
         contents.skipped,
     )
 
-    def is_transparent(path: str) -> bool:
+    def check(path: str) -> bool | transforms.UnreadableError:
         try:
             return transforms.check_image(path)
-        except transforms.UnreadableError:
-            if spec.on_error == "raise":
-                raise
-            return False
+        except transforms.UnreadableError as error:
+            return error
 
     with futures.ThreadPoolExecutor(16) as pool:  # Network disks have a high latency.
-        num = sum(pool.map(is_transparent, paths))
+        checked = list(pool.map(check, paths))
+    errors = [x for x in checked if isinstance(x, transforms.UnreadableError)]
+    if errors and spec.on_error == "raise":
+        first = errors[0]
+        raise transforms.UnreadableError(first.example, first.reason, len(errors) - 1)
+    num = sum(x is True for x in checked)
     base.warn_of_transparency(name, num, len(paths), spec.background)
 
     def decode(i: int) -> tuple[Image.Image, int]:

@@ -14,13 +14,17 @@ class UnreadableError(ValueError):
     Args:
       example: names it, such as the path of the file.
       reason: what is wrong with it.
+      num_others: how many others cannot be decoded either, as far as is known.
     """
 
-    def __init__(self, example: str, reason: object):
+    def __init__(self, example: str, reason: object, num_others: int = 0):
         self.example, self.reason = example, " ".join(str(reason).split())
+        others = ""
+        if num_others:
+            others = f", nor can {num_others} other{'s' if num_others > 1 else ''}"
         super().__init__(
-            f"{example} cannot be read ({self.reason}); repair or remove it, or set "
-            "data.on_error=skip."
+            f"{example} cannot be read ({self.reason}){others}; repair or remove "
+            f"{'them' if num_others else 'it'}, or set data.on_error=skip."
         )
 
 

@@ -53,6 +53,14 @@ def test_a_file_that_vanishes(tmp_path):
         source[1]
 
 
+def test_files_without_a_header_are_counted(tmp_path):
+    """The first one is named, with the number of the others, before reading any."""
+    name = folder(tmp_path, 6, header=[1, 2, 5])
+    words = "0001.png cannot be read .*, nor can 2 others; repair or remove them, or"
+    with pytest.raises(transforms.UnreadableError, match=words):
+        make(name)
+
+
 def test_skip_takes_the_next_readable_example(tmp_path):
     """Point 7: a damaged example is replaced by the next readable one, around the end,
     with its label, whatever is read before; damaged headers are skipped as well."""
