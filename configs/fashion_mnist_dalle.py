@@ -18,7 +18,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.name = "fashion_mnist_dalle"
     config.data.source = "captions:idx:/usr/share/datasets/fashion-mnist"
     config.data.update(image_size=28, batch_size=64)
-    config.model.dropout = 0.1
     config.dvae_model.update(num_codes=128, num_features=32, width=64)
     config.dvae_model.num_downsamplings = 2
     config.dvae.update(likelihood="gaussian", noise_scale=0.2)
