@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.dvae_model.num_downsamplings = 2
     config.dvae.update(likelihood="gaussian", noise_scale=0.2)
     config.optim.update(warmup_steps=100, ema_decay=0.995)
-    config.train.update(num_steps=3000, log_every=100, save_every=1000)
+    config.train.update(num_steps=3000, log_every=100)
     config.train.update(sample_every=3000, init_from="dvae=runs/fashion_mnist_dvae")
     decay_over_second_half(config)
     config.sample.num_examples = 200
