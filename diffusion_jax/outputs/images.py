@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 MIN_SIDE, MIN_LONG_SIDE = 32, 512
 FONT_SIZE, TITLE_HEIGHT = 12, 18  # of titles, pixels
 GAP, GAP_GREY = 2, 96  # width in pixels and grey level of the gaps between images
+MAX_ASPECT = 3  # height / width of a grid of rows; higher ones are cut into strips
+STRIP_GAP = 16  # black pixels between strips
 FRAME_MS, LAST_FRAME_MS = 120, 2000  # display time of a frame, in milliseconds
 
 
@@ -23,7 +25,8 @@ def tile(
     Args:
       images: u8[N, H, W, C], C = 1 or 3; small ones are enlarged by a whole factor,
         also so that titles fit.
-      columns: images per row; None makes the grid about square.
+      columns: images per row; None makes the grid about square. Many short rows are
+        arranged in strips, side by side, to be read from the left strip to the right.
       titles: of the columns, if they have some.
 
     Returns:
@@ -36,11 +39,15 @@ def tile(
     rows = math.ceil(count / columns)
     cells = np.zeros((rows * columns, height, width, channels), np.uint8)
     cells[:count] = images
-    font = ImageFont.load_default(FONT_SIZE)
+    num_strips, aspect = 1, rows * height / (columns * width)
+    if aspect > MAX_ASPECT:
+        num_strips = min(rows, math.ceil(math.sqrt(aspect)))
+    long_side = max(math.ceil(rows / num_strips) * height, num_strips * columns * width)
+    font = _font()
     factor = max(
         1,
         MIN_SIDE // min(height, width),
-        math.ceil(MIN_LONG_SIDE / max(rows * height, columns * width)),
+        math.ceil(MIN_LONG_SIDE / long_side),
         *(math.ceil(font.getlength(title) / width) for title in titles),
     )
     cells = cells.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -48,15 +55,36 @@ def tile(
     cells = np.pad(cells, gap, constant_values=GAP_GREY)
     _, height, width, _ = cells.shape
     cells = cells.reshape(rows, columns, height, width, channels)
-    grid = cells.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
-    if not titles:
-        return grid
-    header = Image.new("L", (columns * width, TITLE_HEIGHT))
+    grid = cells.swapaxes(1, 2).reshape(rows, height, columns * width, channels)
+    strips = [x.reshape(-1, *x.shape[2:]) for x in np.array_split(grid, num_strips)]
+    if titles:
+        header = _header(titles, columns * width, channels)
+        strips = [np.concatenate([header, strip]) for strip in strips]
+    return _side_by_side(strips)
+
+
+def _header(titles: Sequence[str], width: int, channels: int) -> np.ndarray:
+    """Draws the titles of columns, u8[TITLE_HEIGHT, width, channels]."""
+    header, font = Image.new("L", (width, TITLE_HEIGHT)), _font()
     draw = ImageDraw.Draw(header)
     for i, title in enumerate(titles):
-        centre = (i + 0.5) * width - GAP / 2, TITLE_HEIGHT / 2
+        centre = (i + 0.5) * width / len(titles) - GAP / 2, TITLE_HEIGHT / 2
         draw.text(centre, title, fill=255, font=font, anchor="mm")
-    return np.concatenate([np.asarray(header)[..., None].repeat(channels, 2), grid])
+    return np.asarray(header)[..., None].repeat(channels, 2)
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(FONT_SIZE)
+
+
+def _side_by_side(strips: Sequence[np.ndarray]) -> np.ndarray:
+    """Joins u8[H, W, C], where H may differ, with gaps between them."""
+    height, last = len(strips[0]), len(strips) - 1  # the first one has most rows
+    padded = [
+        np.pad(x, ((0, height - len(x)), (0, STRIP_GAP * (i < last)), (0, 0)))
+        for i, x in enumerate(strips)
+    ]
+    return np.concatenate(padded, axis=1)
 
 
 def save_grid(

@@ -61,18 +61,37 @@ def test_small_images_are_enlarged_without_interpolation(size, columns, factor):
 def test_titles_of_columns():
     """Titles stand above the grid, each within its column, which is as wide as they
     are; without titles the grid is the same but for its size."""
-    x = constant_images(40, size=(8, 8), channels=3)
-    grid = images.tile(x, 2, ("image", "reconstruction"))
+    x = constant_images(10, size=(8, 8), channels=3)
+    grid = images.tile(x, 2, ("image", "reconstruction of the image"))
     header, below = np.split(grid, [images.TITLE_HEIGHT])
     width = header.shape[1] // 2
     assert width > images.tile(x, 2).shape[1] // 2
-    assert np.all(
-        below[:: below.shape[0] // 20, ::width] == x[:, 0, 0].reshape(20, 2, 3)
-    )
+    assert np.all(below[:: below.shape[0] // 5, ::width] == x[:, 0, 0].reshape(5, 2, 3))
     assert np.any(header[:, :width]) and np.any(header[:, width:])
     ends = header[[0, -1]], header[:, :1], header[:, width - 2 : width], header[:, -2:]
     assert not any(map(np.any, ends))
     np.testing.assert_array_equal(images.tile(x, 2, ()), images.tile(x, 2))
+
+
+@pytest.mark.parametrize("titles", [(), ("a", "b")])
+def test_many_short_rows_become_strips(titles):
+    """Rows stay whole and in order, from the top of the left strip to the bottom of the
+    right one, each below the titles, and the grid is no longer high and narrow."""
+    x = constant_images(25, size=(64, 64)).repeat(2, axis=0)  # rows of two equal images
+    grid = images.tile(x, 2, titles)
+    cell, top = 64 + images.GAP, images.TITLE_HEIGHT * bool(titles)
+    strip = 2 * cell + images.STRIP_GAP
+    assert grid.shape == (top + 7 * cell, 4 * strip - images.STRIP_GAP, 1)
+    header, cells = grid[:top], grid[top:]
+    for row in range(28):
+        column, line = divmod(row, 7)
+        place = cells[line * cell :, column * strip :][:64, : 2 * cell, 0]
+        number = row - max(0, column - 1) + 1  # the first strip has 7 rows, others 6
+        expected = 10 * number * (line < 6 or column == 0)
+        assert np.all(place[:, :64] == expected), row
+        assert np.all(place[:, cell:][:, :64] == expected), row
+        above = header[:, column * strip :][:, : 2 * cell]
+        np.testing.assert_array_equal(above, header[:, : 2 * cell])
 
 
 def test_number_of_columns():
