@@ -394,7 +394,7 @@ def test_docs(path):
     """The commands above the tables are valid, and the images and links exist."""
     text = path.read_text()
     assert "@@" not in text, "a placeholder is left"
-    for line in "\n".join(find_blocks("bash", text)).splitlines():
+    for line in find_commands(text):
         if "diffusion_jax.main" in line:
             check_arguments(shlex.split(line)[3:])
     for link in re.findall(r"\]\(([^)#\s:]+)\)", text):
