@@ -65,6 +65,8 @@ def test_page(name, tables, monkeypatch, tmp_path):
         np.testing.assert_allclose(found["x_0"].mean(), found["MEAN"], atol=0.02)
         np.testing.assert_allclose(found["x_0"].std(), found["STD"], atol=0.02)
     if name == "own_dataset":
+        negatives = sources.make("inverted:shapes:0.9", "test", 16, 1)
+        assert negatives.arrays["label"].mean() < 0.2  # 0: discs
         noise = found["open_noise"]("", base.ImageSpec("train", (4, 4), 3))
         batch = loader.to_batch(noise, np.arange(5))
         assert batch["image"].shape == (5, 4, 4, 3)
