@@ -2,7 +2,7 @@
 
     python -m diffusion_jax.main --config=configs/celeba_hq256.py
 
-Data: tfds build celeb_a_hq/256 --file_format=array_record (see README, Data).
+Data: tfds build celeb_a_hq/256 --file_format=array_record (see docs/data.md).
 TFDS asks you to download the archives by hand. There is no test split.
 Result: not measured. Paper: no FID given.
 Time: 0.5M steps at 2.2 steps per second on a TPU v3-8 (paper).

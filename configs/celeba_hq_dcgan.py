@@ -4,7 +4,7 @@
 
 Networks, initialisation, learning rate and batch size of Radford et al. 2016,
 arXiv:1511.06434.
-Data: tfds build celeb_a_hq/128 --file_format=array_record (see README, Data).
+Data: tfds build celeb_a_hq/128 --file_format=array_record (see docs/data.md).
 TFDS asks you to download the archives by hand. There is no test split.
 Result: not measured.
 """

@@ -4,7 +4,7 @@
 
 Gradients are clipped on each device ("per_replica"), as in the authors' code; this
 equals the paper's setting with 16 images per device (8 devices).
-Data: tfds build cifar10 --file_format=array_record (see README, Data).
+Data: tfds build cifar10 --file_format=array_record (see docs/data.md).
 Result: not measured. Paper: FID 3.17, at most 3.75 bits/dim.
 Time: 10.6 hours for 800k steps on a TPU v3-8 (paper).
 """

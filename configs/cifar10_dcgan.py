@@ -4,7 +4,7 @@
 
 Networks, initialisation, learning rate and batch size of Radford et al. 2016,
 arXiv:1511.06434.
-Data: tfds build cifar10 --file_format=array_record (see README, Data).
+Data: tfds build cifar10 --file_format=array_record (see docs/data.md).
 Result: not measured.
 """
 

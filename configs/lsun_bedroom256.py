@@ -2,7 +2,7 @@
 
     python -m diffusion_jax.main --config=configs/lsun_bedroom256.py
 
-Data: tfds build lsun/bedroom --file_format=array_record (see README, Data).
+Data: tfds build lsun/bedroom --file_format=array_record (see docs/data.md).
 Images are resized to a short side of 256 pixels and centre-cropped.
 Result: not measured. Paper: FID 6.36.
 Time: 2.4M steps at 2.2 steps per second on a TPU v3-8 (paper).

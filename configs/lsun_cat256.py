@@ -2,7 +2,7 @@
 
     python -m diffusion_jax.main --config=configs/lsun_cat256.py
 
-Data: tfds build lsun/cat --file_format=array_record (see README, Data).
+Data: tfds build lsun/cat --file_format=array_record (see docs/data.md).
 Images are resized to a short side of 256 pixels and centre-cropped.
 There is no test split.
 Result: not measured. Paper: FID 19.75.

@@ -2,7 +2,7 @@
 
     python -m diffusion_jax.main --config=configs/lsun_church256.py
 
-Data: tfds build lsun/church_outdoor --file_format=array_record (see README, Data).
+Data: tfds build lsun/church_outdoor --file_format=array_record (see docs/data.md).
 Images are resized to a short side of 256 pixels and centre-cropped.
 Result: not measured. Paper: FID 7.89.
 Time: 1.2M steps at 2.2 steps per second on a TPU v3-8 (paper).

@@ -4,7 +4,7 @@
 
 Kingma and Welling 2014, arXiv:1312.6114. Each pixel is redrawn from a Bernoulli in
 every step and evaluation. 40 epochs.
-Data: tfds build mnist --file_format=array_record (see README, Data).
+Data: tfds build mnist --file_format=array_record (see docs/data.md).
 Result: not measured.
 """
 

@@ -5,7 +5,7 @@
 Networks, loss weights, image pool and learning rate schedule of Zhu et al. 2017,
 arXiv:1703.10593: a constant rate for 100 epochs of the larger domain, then a linear
 decay to 0 over another 100.
-Data: tfds build cycle_gan/vangogh2photo --file_format=array_record (see README, Data).
+Data: tfds build cycle_gan/vangogh2photo --file_format=array_record (see docs/data.md).
 Result: not measured.
 """
 

@@ -10,7 +10,7 @@ author = copyright = "The diffusion_jax developers"
 release = diffusion_jax.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["sampler_errors.md"]  # a table that diffusion.md links to
+exclude_patterns = ["sampler_errors.md"]  # a table that diffusion_results.md shows
 highlight_language = "none"  # of equations in docstrings
 smartquotes = False  # flags begin with two hyphens
 html_theme = "furo"
@@ -43,11 +43,7 @@ def escape(line):
 
 
 DOCS = pathlib.Path(__file__).parent
-ROOT_PAGES = {
-    "readme": "README",
-    "changelog": "CHANGELOG",
-    "contributing": "CONTRIBUTING",
-}
+ROOT_PAGES = {"changelog": "CHANGELOG", "contributing": "CONTRIBUTING"}
 
 
 def prepare_page(app, name, source):
@@ -58,8 +54,6 @@ def prepare_page(app, name, source):
         for page, stem in ROOT_PAGES.items():
             text = text.replace(f"](../{stem}.md", f"]({page}.md")
         source[0] = text
-    if name == "readme":  # its first screen is that of index.md
-        source[0] = "# Usage and options\n" + source[0].partition("## Usage\n")[2]
     link = re.compile(r"\[([^\]]*)\]\((\.\./[^)#]*)\)")
     is_folder = lambda match: (DOCS / match[2]).is_dir()  # noqa: E731
     source[0] = link.sub(lambda x: x[1] if is_folder(x) else x[0], source[0])

@@ -1,9 +1,7 @@
 """The README and the docs: their commands run, their links and figures exist."""
 
 import importlib.util
-import logging
 import os
-import pathlib
 import re
 import shlex
 import subprocess
@@ -13,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from absl.testing import flagsaver
+from documents import ROOT, call_main, find_blocks, find_commands
 from PIL import Image
 
-from diffusion_jax import command_line, evaluators, main, methods, run_config
+from diffusion_jax import evaluators, main, methods, run_config
 from diffusion_jax.data.base import image_field, label_field
 from diffusion_jax.diffusion import (
     guidance,
@@ -28,9 +26,16 @@ from diffusion_jax.diffusion import (
     timesteps,
 )
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
-TEXT = README.read_text() if README.exists() else ""
+README = (ROOT / "README.md").read_text()
+# Every command on these pages is run, or checked where it cannot be.
+PAGES = {
+    name: (ROOT / f"docs/{name}.md").read_text()
+    for name in (
+        *("start", "commands", "configs", "data", "evaluation", "devices", "cost"),
+        *("diffusion", "results", "tour"),
+    )
+}
+TEXT = "\n".join([README, *PAGES.values()])
 # These install, download or need another machine. The files they name are checked.
 NOT_RUN = (
     "git clone",
@@ -44,6 +49,7 @@ NOT_RUN = (
 # Values that take long or need other data, and their replacements at :tiny.
 SMALL = {
     "train.num_steps": "2",
+    "train.evaluate_every": "1",
     "train.init_from": "net=runs/digits_tiny",
     "sample.num_steps": "4",
     "sample.num_examples": "9",
@@ -59,19 +65,6 @@ ONE_LEVEL = "--config.model.channel_multipliers=(1,)"
 RUN = ("--config=", "--workdir=", ONE_LEVEL)  # what the run of a command depends on
 
 
-def find_blocks(language, text):
-    """The fenced blocks of a language."""
-    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", text)
-
-
-def find_commands():
-    """The commands in the fenced bash blocks, without their comments."""
-    blocks = find_blocks("(?:bash|sh)", TEXT)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    lines = [re.sub(r"(^|\s+)#.*", "", line).strip() for line in lines]
-    return [line for line in dict.fromkeys(lines) if line]
-
-
 def words_of(line):
     """The words of a command, without the variables set before it."""
     words = shlex.split(line)
@@ -80,7 +73,7 @@ def words_of(line):
     return words
 
 
-COMMANDS = find_commands()
+COMMANDS = find_commands(TEXT)
 MAIN = [words_of(line) for line in COMMANDS if "-m diffusion_jax.main" in line]
 LAUNCH = [words_of(line) for line in COMMANDS if re.search(r"\blaunch/", line)]
 EXAMPLES = [words_of(line) for line in COMMANDS if "python examples/" in line]
@@ -143,7 +136,8 @@ def test_commands_of_main(tmp_path, monkeypatch):
     """Every command is valid; those on digits run, in order, at :tiny.
 
     The first one runs in a process of its own, as a user would run it, the others in
-    this process. The Python blocks of docs/families.md use the runs that are left.
+    this process. The Python blocks of the README and of docs/families.md use the runs
+    that are left.
     """
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
@@ -164,6 +158,9 @@ def test_commands_of_main(tmp_path, monkeypatch):
         call(small, monkeypatch)
         call = call_main
         trained.add(tuple(run))
+    (block,) = find_blocks("python", README)
+    exec(block.replace("runs/digits", "runs/digits_tiny"), found := {})
+    assert found["images"].shape == (16, 8, 8, 1)
     for block in find_blocks("python", (ROOT / "docs/families.md").read_text()):
         exec(block.replace("runs/digits_vae", "runs/digits_vae_tiny"), {})
     assert (tmp_path / "runs/digits_vae_tiny/arithmetic.png").exists()
@@ -287,48 +284,30 @@ def call_process(arguments, monkeypatch):
     assert done.returncode == 0, (arguments, done.stderr)
 
 
-def call_main(arguments, monkeypatch):
-    """Runs the program in this process, which saves the imports, and cleans up."""
-    argv = ["main.py", *arguments]
-    monkeypatch.setattr(sys, "argv", argv)
-    logger, known = logging.getLogger("diffusion_jax"), set(flags.FLAGS)
-    before = logger.handlers[:], logger.propagate, logger.level
-    try:
-        with flagsaver.flagsaver():
-            main.main(command_line.parse_flags(argv))
-    finally:
-        for name in set(flags.FLAGS) - known:
-            delattr(flags.FLAGS, name)
-        logger.handlers[:], logger.propagate = before[:2]
-        logger.setLevel(before[2])
-
-
-@pytest.mark.skipif(not TEXT, reason="there is no README.md")
 def test_links_and_figures():
     """Everything that the README links to or shows is in the repository."""
-    links = re.findall(r"\]\(([^)#\s]+)", TEXT) + re.findall(r'src="([^"]+)"', TEXT)
+    links = re.findall(r"\]\(([^)#\s]+)", README)
     paths = [link for link in links if not re.match(r"\w+:", link)]
     assert any(path.endswith((".png", ".gif")) for path in paths), "it shows no image"
     tops = "configs|diffusion_jax|examples|launch|tests"
-    paths += re.findall(rf"`((?:{tops})/[\w./-]+)`", TEXT)
-    assert "@@" not in TEXT, "a placeholder is left"
+    paths += re.findall(rf"`((?:{tops})/[\w./-]+\w)`", TEXT)
+    assert "@@" not in README, "a placeholder is left"
     for path in paths:
         assert (ROOT / path).exists(), f"{path} does not exist"
 
 
-@pytest.mark.skipif(not TEXT, reason="there is no README.md")
 def test_first_screen():
     """The first screen shows an image and the two commands, which CI runs."""
-    screen = "\n".join(TEXT.splitlines()[:45])
+    screen = "\n".join(README.splitlines()[:45])
     assert "bash launch/local.sh configs/digits.py" in screen
     assert "bash launch/test.sh" in screen
     assert re.search(r"\.(png|gif)\b", screen)
 
 
 def test_functions_named():
-    """The functions that the README names exist."""
+    """The functions that the tour of the code names exist."""
     modules = "process|losses|samplers|gaussians|guidance|sampling|editing"
-    for module, name in re.findall(rf"`({modules})\.(\w+)", TEXT):
+    for module, name in re.findall(rf"`({modules})\.(\w+)", PAGES["tour"]):
         module = importlib.import_module(f"diffusion_jax.diffusion.{module}")
         assert hasattr(module, name), f"{module.__name__} has no {name}"
 
@@ -348,14 +327,15 @@ def test_functions_named():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_table_of_choices(key, choices):
-    """The README lists every value of an option."""
-    row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{key}` |"))
+    """The page lists every value of an option."""
+    lines = PAGES["diffusion"].splitlines()
+    row = next(line for line in lines if line.startswith(f"| `{key}` |"))
     assert set(choices) <= set(re.findall(r"\w+", row))
 
 
 def test_table_of_tasks_and_metrics():
-    """The README lists every metric, and every task that a family can write."""
-    names = set(re.findall(r"\w+", TEXT))
+    """The page lists every metric, and every task that a family can write."""
+    names = set(re.findall(r"\w+", PAGES["commands"]))
     assert set(evaluators.EVALUATORS) <= names
     tasks = {name for family in methods.FAMILIES.values() for name in family.tasks}
     for_metrics = {"log_likelihood", "nats", "target_nats"}  # such as ode_likelihood
@@ -363,7 +343,7 @@ def test_table_of_tasks_and_metrics():
 
 
 def test_rows_added(monkeypatch):
-    """The README's sampler, schedule and prediction are found by name, train and
+    """The page's sampler, schedule and prediction are found by name, train and
     sample."""
     for module, table in (
         (samplers, "SAMPLERS"),
@@ -372,7 +352,7 @@ def test_rows_added(monkeypatch):
     ):
         monkeypatch.setattr(module, table, dict(getattr(module, table)))
     before = len(samplers.SAMPLERS)
-    for block in find_blocks("python", TEXT):
+    for block in find_blocks("python", PAGES["diffusion"]):
         exec(block, {})
     assert len(samplers.SAMPLERS) == before + 1
     config = config_of("configs/digits.py:tiny")
@@ -403,7 +383,7 @@ def test_rows_added(monkeypatch):
 def test_table_of_errors():
     """The table of the samplers' errors is the file that the command wrote."""
     table = (ROOT / "docs/sampler_errors.md").read_text()
-    assert table in (ROOT / "docs/diffusion.md").read_text()
+    assert table in (ROOT / "docs/diffusion_results.md").read_text()
 
 
 DOCS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -414,7 +394,7 @@ def test_docs(path):
     """The commands above the tables are valid, and the images and links exist."""
     text = path.read_text()
     assert "@@" not in text, "a placeholder is left"
-    for line in "\n".join(find_blocks("bash", text)).splitlines():
+    for line in find_commands(text):
         if "diffusion_jax.main" in line:
             check_arguments(shlex.split(line)[3:])
     for link in re.findall(r"\]\(([^)#\s:]+)\)", text):
