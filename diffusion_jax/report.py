@@ -12,7 +12,14 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from diffusion_jax import methods, paths, progress, run_config, strict_json
+from diffusion_jax import (
+    methods,
+    paths,
+    progress,
+    run_config,
+    run_plots,
+    strict_json,
+)
 from diffusion_jax.evaluators import tables
 from diffusion_jax.outputs import html, plots, writers
 from diffusion_jax.training import logs, parallel
@@ -46,7 +53,7 @@ def report(
         return
     folder = output or workdir
     writers.check_writable(folder)
-    lines = _read_lines(workdir / logs.METRICS)
+    lines = strict_json.read_lines(workdir / logs.METRICS)
     sections = [
         ("The model", _model(config, workdir, lines)),
         ("Samples over training", html.slider(_samples(workdir))),
@@ -63,20 +70,6 @@ def report(
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(html.page(config.name, sections), encoding="utf-8")
     LOGGER.info("Wrote %s. Open it with a browser.", path)
-
-
-def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the objects in a file of JSON lines; none if there is no file.
-
-    A line that was cut short, as by a kill, is left out.
-    """
-    found = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            LOGGER.warning("%s: left out a line that cannot be read.", path)
-    return [x for x in found if isinstance(x, dict)]
 
 
 def _model(
@@ -132,21 +125,19 @@ def _texts(workdir: pathlib.Path) -> str:
 
 
 def _curves(lines: list[dict[str, Any]], split: str) -> str:
-    """Losses, and the metrics of evaluations during training, over the steps."""
-    curves = []
-    for name in dict.fromkeys(name for line in lines for name in line):
-        is_loss = name == "loss" or name.endswith("/loss")
-        metric = name.removeprefix(f"{split}_")
-        if is_loss or tables.is_score(metric):
-            points = [(x["step"], x[name]) for x in lines if x.get(name) is not None]
-            curves.append(plots.curve(name, points))
-    return f'<div class="curves">{"".join(curves)}</div>' if curves else ""
+    """Losses, and the metrics of evaluations during training, over the steps.
+
+    They are SVG, not the PNGs in plots/, so that they can be read on a phone.
+    """
+    panels = run_plots.losses({"": lines}) + run_plots.metrics(lines, split)
+    curves = "".join(map(plots.svg, panels))
+    return f'<div class="curves">{curves}</div>' if curves else ""
 
 
 def _metrics(workdir: pathlib.Path) -> str:
     """The last evaluation of each metric and settings, with baselines and meanings."""
     last = {}
-    for line in _read_lines(workdir / "evaluations.jsonl"):
+    for line in strict_json.read_lines(workdir / "evaluations.jsonl"):
         key = [line.get(x) for x in ("metric", *SHOWN) if x != "date"]
         last[json.dumps(key)] = line
     parts = []

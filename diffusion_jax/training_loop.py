@@ -15,6 +15,7 @@ from diffusion_jax import (
     planning,
     run_config,
     run_data,
+    run_plots,
     runs,
     task_runner,
 )
@@ -57,10 +58,10 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains until config.train.num_steps, from the last checkpoint if there is one.
 
     Values that the config leaves open are planned first, see `planning`.
-    Writes config.json, fields.json, metrics.jsonl, tensorboard/, checkpoints/ and
-    samples/ into the workdir, but nothing before everything has been checked; only
-    half-written and damaged checkpoints are set aside before. SIGTERM and Ctrl-C save
-    and return.
+    Writes config.json, fields.json, metrics.jsonl, tensorboard/, checkpoints/, samples/
+    and at the end plots/ into the workdir, but nothing before everything has been
+    checked; only half-written and damaged checkpoints are set aside before. SIGTERM and
+    Ctrl-C save and return.
 
     Raises:
       ValueError: the config is invalid, or does not match the data or an earlier run.
@@ -158,6 +159,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
                 )
             logger.close()
             checkpoints.close()
+            if primary:
+                run_plots.save(workdir, config.eval.split)
         except interrupts.Stopped:
             checkpoints.close()
             LOGGER.warning("Last checkpoint: %s.", checkpoints.last_good())

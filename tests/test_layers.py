@@ -13,8 +13,9 @@ PACKAGE = sorted(ROOT.glob("diffusion_jax/**/*.py"))
 OTHERS = [*ROOT.glob("examples/*.py"), *ROOT.glob("benchmarks/*.py")]
 FILES = [*PACKAGE, *sorted(ROOT.glob("configs/*.py")), *sorted(OTHERS)]
 
-# main, trained -> training_loop, sample, evaluate, report -> evaluators -> outputs,
-#      task_runner -> scorers, planning -> inference, runs, run_config, run_data
+# main, trained -> training_loop, sample, evaluate, report, compare -> run_plots
+#      -> evaluators -> outputs, task_runner -> scorers, planning
+#      -> inference, runs, run_config, run_data
 #      -> methods, renames
 #      -> models, diffusion, objectives, data, training, metrics
 #      -> prng, lookup, paths, progress, special_tokens, strict_json
@@ -22,7 +23,8 @@ ANYONE = {"prng", "lookup", "paths", "progress", "special_tokens", "strict_json"
 LEAVES = set("models diffusion decoding objectives data training metrics".split())
 BELOW_RUNS = LEAVES | ANYONE | {"methods", "renames"}
 RUNS = {"inference", "runs", "run_config", "run_data"}
-COMMAND = BELOW_RUNS | RUNS | {"scorers", "task_runner", "outputs", "evaluators"}
+BELOW_PLOTS = BELOW_RUNS | RUNS | {"scorers", "task_runner", "outputs", "evaluators"}
+COMMAND = BELOW_PLOTS | {"run_plots"}
 WITHIN = {
     "__main__": set(),
     "main": COMMAND
@@ -33,7 +35,8 @@ WITHIN = {
     "sample": COMMAND,
     "evaluate": COMMAND,
     "report": COMMAND,
-    "evaluators": COMMAND - {"evaluators"},
+    "run_plots": BELOW_PLOTS,
+    "evaluators": BELOW_PLOTS - {"evaluators"},
     "outputs": {"data", "training"} | ANYONE,
     "scorers": BELOW_RUNS | RUNS,
     "task_runner": BELOW_RUNS | RUNS | {"scorers"},
@@ -78,6 +81,7 @@ OUTSIDE = {
     **dict.fromkeys("main command_line training_loop sample planning".split(), FLAGS),
     **dict.fromkeys("evaluate report scorers task_runner trained".split(), FLAGS),
     **dict.fromkeys("inference runs".split(), FLAGS),
+    "run_plots": set(),
     **dict.fromkeys("run_config run_data".split(), FLAGS),
 }
 # Slow to import and needed by few: inside the function that needs them.

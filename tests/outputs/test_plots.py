@@ -1,8 +1,5 @@
 """Laws of plots: points are where they belong, and curves are drawn."""
 
-import logging
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,14 +20,6 @@ def test_three_panels(tmp_path):
     pixels = np.asarray(Image.open(tmp_path / "plot.png").convert("L"))
     assert pixels.shape[1] > 2.5 * pixels.shape[0]
     assert all(panel.min() < 50 for panel in np.array_split(pixels, 3, axis=1))
-
-
-def test_without_matplotlib(tmp_path, monkeypatch, caplog):
-    """Without matplotlib there is a warning, no plot and no error."""
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with caplog.at_level(logging.WARNING):
-        plots.save_rate_distortion(tmp_path / "plot.png", COLUMNS)
-    assert "matplotlib" in caplog.text and not (tmp_path / "plot.png").exists()
 
 
 # Points of the plane.
