@@ -26,7 +26,6 @@ from diffusion_jax.outputs import plots, writers
 from diffusion_jax.training import interrupts, parallel
 
 LOGGER = logging.getLogger(__name__)
-EVALUATIONS = "evaluations.jsonl"
 
 
 def evaluate(
@@ -62,7 +61,7 @@ def evaluate(
         for record in compute(config, run, workdir, folder):
             records.append(record)
             if parallel.process_index() == 0:
-                _append(folder / EVALUATIONS, record)
+                _append(folder / tables.EVALUATIONS, record)
     panels = run_plots.sweep(records, config.eval.sweep)
     if panels and parallel.process_index() == 0:
         plots.save_curves(folder / run_plots.FOLDER / run_plots.SWEEP, panels)

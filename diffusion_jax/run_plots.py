@@ -48,8 +48,7 @@ def losses(runs: Mapping[str, Sequence[Line]]) -> list[Panel]:
         if name != "loss" and not name.endswith("/loss"):
             continue
         curves = {run: _curve(lines, name) for run, lines in runs.items()}
-        curves = {run: curve for run, curve in curves.items() if curve[0]}
-        if curves:
+        if any(x for x, _ in curves.values()):
             phase = name.removesuffix("loss").rstrip("/")
             title = f"Loss of {phase}" if phase else "Loss"
             panels.append(Panel(title, curves, STEP, "loss", is_noisy=True))

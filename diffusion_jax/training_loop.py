@@ -21,6 +21,7 @@ from diffusion_jax import (
 )
 from diffusion_jax.data.base import Field
 from diffusion_jax.data.loader import Loader
+from diffusion_jax.evaluators.base import data_settings
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import (
     compilation,
@@ -44,11 +45,6 @@ from diffusion_jax.training.state import TrainState, Variables
 from diffusion_jax.training.step import check_batch, loss_names, make_train_step
 
 LOGGER = logging.getLogger(__name__)
-# Keys of group data that determine what a metric measures.
-SCORED_DATA = (
-    "source source_b image_size image_width num_channels background held_out context "
-    "max_length"
-).split()
 # Variables for inference -> (metrics, score); (step, variables, skip if it exists).
 Evaluate = Callable[[Variables], tuple[dict[str, float], Score]]
 Draw = Callable[[int, Variables, bool], None]
@@ -404,7 +400,7 @@ def make_evaluate(
             values = value if isinstance(value, list) else None  # such as a histogram
             named = {f"{name}/{i}": x for i, x in enumerate(values or [])}
             metrics |= named or {name: value}
-        data = {key: config.data[key] for key in SCORED_DATA if key in config.data}
+        data = data_settings(config)
         settings = {"metric": config.eval.metric, **data, **record.settings}
         value = next(iter(record.metrics.values()))
         return metrics, Score(value, settings)

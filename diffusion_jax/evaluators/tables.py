@@ -8,6 +8,7 @@ from rich.table import Table
 
 from diffusion_jax.evaluators.base import Record
 
+EVALUATIONS = "evaluations.jsonl"  # in a run's folder, or in --output
 # By the name of a metric, without "of ..." and all after a comma.
 MEANINGS = {
     "FD": "distance of samples from real images, at best that between two sets of real "

@@ -35,8 +35,8 @@ class Panel(NamedTuple):
 
     Attributes:
       title: above them.
-      curves: (x, y) by name in the legend, N >= 1 finite numbers each; a curve with the
-        name "" is not in the legend.
+      curves: (x, y) by name in the legend, N finite numbers each; a curve with the name
+        "" is not in the legend. One with N = 0 only keeps the colours of the others.
       x_label: with its unit.
       y_label: with its unit.
       baselines: values of y by name, drawn as dashed lines.
@@ -203,7 +203,7 @@ def save_curves(path: pathlib.Path, panels: Sequence[Panel]) -> None:
 
     Args:
       path: path of the PNG; the folder is created.
-      panels: at least one.
+      panels: at least one, each with a point.
 
     Raises:
       OSError: it cannot be written.
@@ -223,8 +223,8 @@ def save_curves(path: pathlib.Path, panels: Sequence[Panel]) -> None:
 
 
 def svg(panel: Panel) -> str:
-    """Returns a panel as SVG, for a page: its text stays sharp at any width."""
-    figure = _figure(5.0, 3.2)
+    """Returns a panel with a point as SVG, whose text is sharp at any width."""
+    figure = _figure(4.5, 3.0)
     _draw(figure.subplots(), panel)
     file = io.StringIO()
     figure.savefig(file, format="svg")
@@ -237,6 +237,8 @@ def svg(panel: Panel) -> str:
 def _draw(axes: Any, panel: Panel) -> None:
     """Draws a panel on axes of matplotlib."""
     for i, (name, (x, y)) in enumerate(panel.curves.items()):
+        if not len(x):
+            continue
         label, color = name or "_", f"C{i}"  # "_": not in the legend
         x, y = np.asarray(x), np.asarray(y)
         # A curve of all points would be slow, and large as SVG.
