@@ -103,9 +103,12 @@ def _pictures(workdir: pathlib.Path) -> str:
             strip = html.frames(path, STRIP, STRIP_SIDE)
             small = [html.figure(html.Slide(x, label(i))) for i, x in strip.items()]
             parts.append(html.row(small, "strip"))
+    for path in sorted(workdir.glob("*.png")):
+        parts.append(html.figure(html.Slide(path.read_bytes(), path.stem)))
     sweep = workdir / run_plots.FOLDER / run_plots.SWEEP
-    for path in [*sorted(workdir.glob("*.png")), *[sweep] * sweep.is_file()]:
-        parts.append(html.slider([html.Slide(path.read_bytes(), path.stem)]))
+    if sweep.is_file():
+        alt = "Metrics of samples over the options of the last sweep"
+        parts.append(html.figure(html.Slide(sweep.read_bytes(), alt)))
     return "\n".join(parts)
 
 

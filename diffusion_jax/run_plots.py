@@ -104,6 +104,7 @@ def sweep(records: Sequence[Line], keys: Iterable[str]) -> list[Panel]:
         named = (x if key == "sampler" else f"{key} {x}" for key, x in values.items())
         groups.setdefault(", ".join(named), []).append(record)
     label = "sampling steps" if over == "num_steps" else over
+    ticks = sorted({record[over] for record in records})
     panels = []
     for name in filter(tables.is_score, _names(records)):
         curves = {group: _curve(x, name, over) for group, x in groups.items()}
@@ -113,7 +114,8 @@ def sweep(records: Sequence[Line], keys: Iterable[str]) -> list[Panel]:
             for control, what in _controls(_names(records), name)
         }
         if curves:
-            panels.append(Panel(name, curves, label, _label(name), baselines))
+            y_label = _label(name)
+            panels.append(Panel(name, curves, label, y_label, baselines, x_ticks=ticks))
     return panels
 
 

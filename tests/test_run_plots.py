@@ -69,6 +69,7 @@ def test_sweep():
     curve = [5, 10, 50], [1 / 5, 1 / 10, 1 / 50]
     assert panel.curves == {"ddim": curve, "dpmpp_2m": curve}
     assert panel.baselines == {"real": 0.07} and panel.x_label == "sampling steps"
+    assert panel.x_ticks == [5, 10, 50]
     records = [line(1.0, sampler="ddim", guidance_scale=x, seed=3) for x in (2.0, 1.0)]
     (panel,) = run_plots.sweep(records, keys)
     assert panel.curves == {"": ([1.0, 2.0], [1.0, 1.0])}

@@ -41,6 +41,7 @@ class Panel(NamedTuple):
       y_label: with its unit.
       baselines: values of y by name, drawn as dashed lines.
       is_noisy: whether a running mean is drawn over each curve.
+      x_ticks: the values of x that are marked; empty: chosen by their range.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Panel(NamedTuple):
     y_label: str
     baselines: dict[str, float] = {}
     is_noisy: bool = False
+    x_ticks: Sequence[float] = ()
 
 
 def save_points(
@@ -250,6 +252,11 @@ def _draw(axes: Any, panel: Panel) -> None:
         axes.plot(x[shown], y[shown], color=color, label=label, marker=marker)
     for i, (name, value) in enumerate(panel.baselines.items(), len(panel.curves)):
         axes.axhline(value, color=f"C{i}", linestyle="--", linewidth=1, label=name)
+    if panel.x_ticks:
+        if 0 < LOG_RATIO * min(panel.x_ticks) <= max(panel.x_ticks):
+            axes.set_xscale("log")
+        axes.set_xticks(panel.x_ticks, [f"{x:g}" for x in panel.x_ticks])
+        axes.minorticks_off()
     values = [value for _, y in panel.curves.values() for value in y]
     values += panel.baselines.values()
     if 0 < LOG_RATIO * min(values) < max(values):

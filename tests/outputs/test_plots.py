@@ -57,6 +57,16 @@ def test_scale_and_baseline(values, baseline, scale, monkeypatch):
     assert curve.get_ydata().tolist() == values
 
 
+@pytest.mark.parametrize("ticks, scale", [([5, 10, 50], "log"), ([2, 5], "linear")])
+def test_ticks(ticks, scale, monkeypatch):
+    """Only the values that were measured are marked, also on a logarithmic axis."""
+    panel = plots.Panel("T", {"": (ticks, ticks)}, "x", "y", x_ticks=ticks)
+    axis = drawn(panel, monkeypatch).xaxis
+    assert axis.get_scale() == scale
+    assert [x.get_text() for x in axis.get_ticklabels()] == list(map(str, ticks))
+    assert not len(axis.get_minorticklocs())
+
+
 def test_long_curves(monkeypatch):
     """Of a long noisy curve at most MAX_POINTS are drawn, the first and the last among
     them, below its running mean; a run without points keeps the colours of others."""
