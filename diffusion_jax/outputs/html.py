@@ -28,7 +28,7 @@ input[type=range] { width: 100%; display: block; }
 .row figure { margin: 0; }
 .curves { --width: 20rem; }
 .pictures { --width: 14rem; }
-.strip { --width: 5.5rem; font-size: .8rem; }
+.strip { --width: max(5rem, 11%); font-size: .8rem; }
 .wide { overflow-x: auto; }
 .columns td { white-space: pre-line; min-width: 7rem; }
 .columns td:first-child { white-space: normal; overflow-wrap: break-word;
