@@ -27,6 +27,7 @@ NOTE = (
     "compared: with the same data, split, N and classifier. Small differences may be "
     "chance."
 )
+NOT_EVALUATED = "None of these runs has been evaluated yet: see --mode=evaluate."
 MAX_TEXT = 2000  # characters of the texts that a run drew
 # Rows of their own, not among the values that differ.
 SUMMARY: dict[str, Callable[[Summary], str]] = {
@@ -78,20 +79,22 @@ def compare(workdirs: Sequence[str], output: str | None = None) -> None:
     found = [run_summary.read(*x) for x in zip(configs, folders, strict=True)]
     labels = _labels(folders)
     shared, single = _values(configs)
+    metrics = _metrics(found)
+    note = NOTE if metrics else NOT_EVALUATED
     groups = [
         ("Runs", [(x, *map(show, found)) for x, show in SUMMARY.items()]),
         ("Config values that differ", shared),
-        *_metrics(found),
+        *metrics,
     ]
     groups = [group for group in groups if group[1]]
     for group in groups:
         progress.CONSOLE.print(_table(labels, group))
-    progress.CONSOLE.print(NOTE)
+    progress.CONSOLE.print(note)
     header = ("", *labels)
     values = html.columns(header, [("Values that one run has", single)])
     curves = run_plots.losses(dict(zip(labels, (x.log for x in found), strict=True)))
     sections = [
-        ("Side by side", html.columns(header, groups) + f"<p>{html.text(NOTE)}</p>"),
+        ("Side by side", html.columns(header, groups) + f"<p>{html.text(note)}</p>"),
         ("Last samples", html.row([*map(_drawn, labels, found)], "pictures")),
         ("Losses", html.row([*map(plots.svg, curves)], "curves")),
         ("Other config values", html.details("All values", values) if single else ""),
@@ -170,20 +173,16 @@ def _metrics(found: Sequence[Summary]) -> list[Group]:
     groups = []
     for metric, keys in last.items():
         settings = [*map(dict, keys)]
-        differing = {
+        names = dict.fromkeys(name for x in settings for name in x)
+        titled = {
             name
-            for name in dict.fromkeys(name for x in settings for name in x)
+            for name in names.keys() - {"source", *tables.NUMBERS}  # there anyway
             if len({json.dumps(x.get(name)) for x in settings}) > 1
         }
+        titled |= {*TITLED}
         for key, lines in keys.items():
-            shown = {
-                name: value
-                for name, value in key
-                if name in TITLED or name in differing and name not in tables.NUMBERS
-            }
-            data = dict(key)["source"]
-            listed = [f"{name} {_plain(x)}" for name, x in shown.items()]
-            what = ", ".join([f"{metric} on {data}", *listed])
+            listed = [f"{name} {_plain(x)}" for name, x in key if name in titled]
+            what = ", ".join([f"{metric} on {dict(key)['source']}", *listed])
             record = tables.from_line(next(iter(lines.values())))
             rows = _rows(lines, len(found))
             groups.append((tables.title(what, record), rows))

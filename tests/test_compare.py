@@ -113,6 +113,7 @@ def test_families(tmp_path, shown):
     assert rows(lines, "family") == [["ddpm", "gan"]]
     assert not rows(lines, "diffusion.schedule") and "diffusion.schedule" in page.text
     assert str(a) in page.title and str(b) in page.title
+    assert "None of these runs has been evaluated" in page.text
     losses = {f"Loss{x} over training step" for x in ("", " of disc", " of gen")}
     assert losses <= {*page.alts}
 
