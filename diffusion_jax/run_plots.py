@@ -1,5 +1,6 @@
 """Plots of what a run has logged: losses and metrics over training, and sweeps."""
 
+import math
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -112,6 +113,7 @@ def sweep(records: Sequence[Line], keys: Iterable[str]) -> list[Panel]:
         baselines = {
             what: records[-1][control]
             for control, what in _controls(_names(records), name)
+            if _is_finite(records[-1].get(control))
         }
         if curves:
             y_label = _label(name)
@@ -136,8 +138,12 @@ def _curve(
     lines: Sequence[Line], name: str, over: str = "step"
 ) -> tuple[list[float], list[float]]:
     """Returns the values of a metric that are finite, and where they were measured."""
-    points = [(line[over], line[name]) for line in lines if line.get(name) is not None]
+    points = [(line[over], line[name]) for line in lines if _is_finite(line.get(name))]
     return [x for x, _ in points], [y for _, y in points]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, float | int) and math.isfinite(value)
 
 
 def _label(metric: str) -> str:

@@ -1,6 +1,7 @@
 """Plots of what a run has logged: which curves there are, and which files."""
 
 import json
+import math
 import re
 
 import numpy as np
@@ -74,6 +75,9 @@ def test_sweep():
     (panel,) = run_plots.sweep(records, keys)
     assert panel.curves == {"": ([1.0, 2.0], [1.0, 1.0])}
     assert panel.x_label == "guidance_scale"
+    failed = line(math.nan, sampler="ddim", guidance_scale=9.0, seed=3)
+    (panel,) = run_plots.sweep([*records, failed], keys)
+    assert panel.curves == {"": ([1.0, 2.0], [1.0, 1.0])}
     assert not run_plots.sweep([line(1.0, sampler=x, seed=2) for x in "ab"], keys)
     assert not run_plots.sweep([line(1.0, seed=x) for x in (1, 2)], keys)
 
