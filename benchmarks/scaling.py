@@ -98,7 +98,7 @@ def main() -> None:
     add("--axes", nargs="+", default=list(AXES), choices=list(AXES))
     add("--points", type=int, default=5, help="largest number of points per axis")
     add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="change the config")
-    add("--figure", help="write a PNG (needs matplotlib)")
+    add("--figure", help="write a PNG")
     comparisons.add_output(parser)
     arguments = parser.parse_args()
     report = Report("scaling", POINT_COLUMNS, arguments.json, arguments.output)

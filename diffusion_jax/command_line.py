@@ -18,13 +18,18 @@ from ml_collections import ConfigDict, config_flags
 
 import diffusion_jax
 from diffusion_jax import paths, progress, renames, run_config
-from diffusion_jax.training import interrupts
+from diffusion_jax.training import interrupts, processes
 
 PACKAGE = str(pathlib.Path(__file__).parent)
 CONFIGS = pathlib.Path("configs")
 FAILED, MISUSED = 1, 2  # exit codes: something broke; a mistake of the user
 END_WITHIN = 20.0  # seconds
 WITH_OUTPUT = ("sample", "evaluate", "report")  # modes that write to --output
+
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the platform's processes.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "ADDRESS:PORT of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator.")
 
 
 def start(main: Callable[[list[str]], None]) -> None:
@@ -35,6 +40,17 @@ def start(main: Callable[[list[str]], None]) -> None:
     except BaseException as error:
         end_soon(error)
         raise
+
+
+def join_processes() -> None:
+    """Connects this process to the others of the run, if the flags ask for it.
+
+    Raises:
+      ValueError: see `processes.initialize`.
+    """
+    cluster = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    if _DISTRIBUTED.value or processes.on_pod() or cluster != (None, None, None):
+        processes.initialize(*cluster)
 
 
 def prepare(traceback: bool, quiet: bool) -> None:
@@ -110,11 +126,18 @@ def _parse(argv: list[str]) -> list[str]:
     values = flags.FlagValues()
     flags.DEFINE_string("config", None, "", flag_values=values)
     flags.DEFINE_bool("version", False, "", flag_values=values)
+    for name in ("mode", "workdir"):
+        flags.DEFINE_string(name, None, "", flag_values=values)
     values([x for x in argv if not renames.OVERRIDE.fullmatch(x)], known_only=True)
     if values["version"].value:
         print(f"diffusion_jax {diffusion_jax.__version__}")
         sys.exit()
-    given = values["config"].value
+    given, of_runs = values["config"].value, values["mode"].value == "compare"
+    if of_runs and (given or values["workdir"].value):
+        raise ValueError(
+            "--mode=compare takes no --config and no --workdir, but the folders of "
+            "runs: --mode=compare runs/a runs/b."
+        )
     if sum(map(_is_config, argv)) > 1:
         raise ValueError("--config is given twice: leave one of them out.")
     if given:
@@ -125,14 +148,14 @@ def _parse(argv: list[str]) -> list[str]:
         config = _load_config(argv)
         overrides = [m for m in map(renames.OVERRIDE.fullmatch, argv) if m]
         run_config.check_keys(config, [match[1] for match in overrides])
-    elif not any(x.lstrip("-").startswith("help") for x in argv):
+    elif not of_runs and not any(x.lstrip("-").startswith("help") for x in argv):
         raise ValueError(
             "--config is missing: give one, such as --config=configs/digits.py."
         )
     # config_flags reads the overrides from sys.argv, not from what it is given.
     sys.argv = argv
     rest = flags.FLAGS(argv)
-    if len(rest) > 1:
+    if len(rest) > 1 and not of_runs:
         raise ValueError(f"Unknown arguments: {' '.join(rest[1:])}.")
     return rest
 

@@ -17,11 +17,12 @@ from diffusion_jax import (
     progress,
     run_config,
     run_data,
+    run_plots,
     runs,
     strict_json,
 )
 from diffusion_jax.evaluators import tables
-from diffusion_jax.outputs import writers
+from diffusion_jax.outputs import plots, writers
 from diffusion_jax.training import interrupts, parallel
 
 LOGGER = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def evaluate(
     """Appends the metrics of eval.metric to evaluations.jsonl, and prints a table.
 
     A line holds the metrics, the settings they depend on, and details. With eval.sweep
-    there is one line for each combination of its values.
+    there is one line for each combination of its values, and a plot, plots/sweep.png.
 
     Args:
       config: of the run.
@@ -56,9 +57,14 @@ def evaluate(
     with interrupts.handled():
         writers.check_writable(folder)
         run = runs.load(config, workdir, config.eval.checkpoint)
+        records = []
         for record in compute(config, run, workdir, folder):
+            records.append(record)
             if parallel.process_index() == 0:
-                _append(folder / "evaluations.jsonl", record)
+                _append(folder / tables.EVALUATIONS, record)
+    panels = run_plots.sweep(records, config.eval.sweep)
+    if panels and parallel.process_index() == 0:
+        plots.save_curves(folder / run_plots.FOLDER / run_plots.SWEEP, panels)
 
 
 def compute(

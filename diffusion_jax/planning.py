@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -108,6 +108,30 @@ def complete(
             f"them instead of inventing new ones{end}"
         )
     return config
+
+
+def choose_config(
+    config: ConfigDict, mode: str, workdir: pathlib.Path, overrides: Mapping[str, Any]
+) -> ConfigDict:
+    """Returns the config of a command: that of the run, if it is about one.
+
+    Args:
+      config: of the file, with the overrides.
+      mode: of the command.
+      workdir: the run's folder.
+      overrides: value by dotted key.
+
+    Raises:
+      FileNotFoundError: the mode needs a run, and there is none.
+      ValueError: the run has another config, or a value cannot change any more.
+    """
+    if mode == "config":
+        return config
+    if mode == "train":
+        if not (workdir / run_config.CONFIG).exists():
+            return config
+        check_source(config, workdir)
+    return run_config.read_config(workdir, config, overrides)
 
 
 def show_config(config: ConfigDict, *_: pathlib.Path) -> None:

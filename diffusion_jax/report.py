@@ -3,24 +3,26 @@
 import importlib.metadata
 import json
 import logging
-import math
 import pathlib
 import platform
 import shlex
+from collections.abc import Callable
 from typing import Any
 
-import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import methods, paths, progress, run_config, strict_json
+from diffusion_jax import paths, run_plots, run_summary, strict_json
 from diffusion_jax.evaluators import tables
 from diffusion_jax.outputs import html, plots, writers
-from diffusion_jax.training import logs, parallel
+from diffusion_jax.run_summary import Summary
+from diffusion_jax.training import parallel
 
 LOGGER = logging.getLogger(__name__)
 
 REPORT = "report.html"
 MAX_SLIDES = 24
+STRIP, STRIP_SIDE = 8, 200  # frames next to each other, and the pixels of each
 MAX_TEXT = 10_000  # characters
 VERSIONS = "jax jaxlib flax optax orbax-checkpoint numpy".split()
 # Settings of an evaluation that are shown with its metrics.
@@ -46,16 +48,16 @@ def report(
         return
     folder = output or workdir
     writers.check_writable(folder)
-    lines = _read_lines(workdir / logs.METRICS)
+    run = run_summary.read(config, workdir)
     sections = [
-        ("The model", _model(config, workdir, lines)),
-        ("Samples over training", html.slider(_samples(workdir))),
+        ("The model", _model(run)),
+        ("Samples over training", _samples(run)),
         ("Pictures", _pictures(workdir)),
-        ("Texts", _texts(workdir)),
-        ("Curves", _curves(lines, config.eval.split)),
-        ("Metrics", _metrics(workdir)),
+        ("Texts", _texts(run)),
+        ("Curves", _curves(run.log, config.eval.split)),
+        ("Metrics", _metrics(run.evaluations)),
         ("Going on", _commands(config, workdir)),
-        ("Config", _details(strict_json.dumps(config.to_dict(), indent=2))),
+        ("Config", _all_values(config)),
         ("Versions", _versions()),
     ]
     path = folder / REPORT
@@ -65,49 +67,28 @@ def report(
     LOGGER.info("Wrote %s. Open it with a browser.", path)
 
 
-def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the objects in a file of JSON lines; none if there is no file.
-
-    A line that was cut short, as by a kill, is left out.
-    """
-    found = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            LOGGER.warning("%s: left out a line that cannot be read.", path)
-    return [x for x in found if isinstance(x, dict)]
-
-
-def _model(
-    config: ConfigDict, workdir: pathlib.Path, lines: list[dict[str, Any]]
-) -> str:
+def _model(run: Summary) -> str:
     """What was trained, on what, and for how long."""
-    fields = run_config.stored_fields(config, workdir)
-    method = methods.make(config, fields)
-    variables, _ = jax.eval_shape(method.init, jax.random.key(0))
-    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(variables.params))
-    step = max((line["step"] for line in lines), default=0)
-    seconds = [line["step_time"] for line in lines if "step_time" in line]
+    config, fields = run.config, run.fields
     shapes = [f"{name} {list(x.shape) or ''}".strip() for name, x in fields.items()]
     rows = [
         ("family", config.method),
         ("data", f"{config.data.source} ({', '.join(shapes)})"),
-        ("parameters", f"{parameters:,}"),
-        ("steps", f"{step:,} of {config.train.num_steps:,}"),
+        ("parameters", f"{run.num_parameters:,}"),
+        ("steps", run.steps),
         ("examples per step", config.data.batch_size),
     ]
-    if seconds:
-        total = step * sum(seconds) / len(seconds)
-        rows.append(("time of the steps", progress.in_words(total)))
+    if run.time:
+        rows.append(("time of the steps", run.time))
     return html.table(rows)
 
 
-def _samples(workdir: pathlib.Path) -> list[html.Slide]:
+def _samples(run: Summary) -> str:
     """The pictures that training drew."""
-    files = sorted((workdir / logs.SAMPLES).glob("[0-9]*.png"))
+    files = [path for path in run.drawn if path.suffix == ".png"]
     files = [files[i] for i in html.evenly(len(files), MAX_SLIDES)]
-    return [html.Slide(x.read_bytes(), f"Step {x.stem.lstrip('0')}") for x in files]
+    slides = [html.Slide(x.read_bytes(), f"Step {x.stem.lstrip('0')}") for x in files]
+    return html.slider(slides)
 
 
 def _pictures(workdir: pathlib.Path) -> str:
@@ -115,38 +96,60 @@ def _pictures(workdir: pathlib.Path) -> str:
     parts = []
     for path in sorted(workdir.glob("*.gif")):
         frames = html.frames(path, MAX_SLIDES)
-        alts = (f"{path.stem}, frame {i} of {len(frames)}" for i in range(1, 99))
-        parts.append(html.slider([*map(html.Slide, frames, alts)]))
+        label = _frame_label(path, max(frames))
+        slides = [html.Slide(x, f"{path.stem}, {label(i)}") for i, x in frames.items()]
+        parts.append(html.slider(slides))
+        if len(frames) > 1:
+            strip = html.frames(path, STRIP, STRIP_SIDE)
+            small = [html.figure(html.Slide(x, label(i))) for i, x in strip.items()]
+            parts.append(html.row(small, "strip"))
     for path in sorted(workdir.glob("*.png")):
-        parts.append(html.slider([html.Slide(path.read_bytes(), path.stem)]))
+        parts.append(html.figure(html.Slide(path.read_bytes(), path.stem)))
+    sweep = workdir / run_plots.FOLDER / run_plots.SWEEP
+    if sweep.is_file():
+        alt = "Metrics of samples over the options of the last sweep"
+        parts.append(html.figure(html.Slide(sweep.read_bytes(), alt)))
     return "\n".join(parts)
 
 
-def _texts(workdir: pathlib.Path) -> str:
+def _frame_label(path: pathlib.Path, total: int) -> Callable[[int], str]:
+    """Returns a function from the number of an animation's frame to what it shows.
+
+    The frames of a reverse chain are evenly spaced over its steps, see
+    `diffusion.sampling`; others are such as the columns of an interpolation.
+    """
+    arrays = path.with_suffix(".npz")
+    is_chain = False
+    if arrays.is_file():
+        with np.load(arrays) as stored:
+            is_chain = "frames" in stored.files
+    if is_chain:
+        return lambda i: f"after {i / total:.0%} of the steps".replace("%", " %")
+    return lambda i: f"frame {i} of {total}"
+
+
+def _texts(run: Summary) -> str:
     """The texts that were drawn last by training, and by --mode=sample."""
-    drawn = sorted((workdir / logs.SAMPLES).glob("*.txt"))[-1:]
-    files = [*drawn, *sorted(workdir.glob("*.txt"))]
+    drawn = [path for path in run.drawn if path.suffix == ".txt"]
+    files = [*drawn[-1:], *sorted(run.workdir.glob("*.txt"))]
     files = [path for path in files if not path.with_suffix(".png").exists()]
     texts = (path.read_text(encoding="utf-8")[:MAX_TEXT] for path in files)
     return "".join(f"<pre>{html.text(text)}</pre>" for text in texts)
 
 
 def _curves(lines: list[dict[str, Any]], split: str) -> str:
-    """Losses, and the metrics of evaluations during training, over the steps."""
-    curves = []
-    for name in dict.fromkeys(name for line in lines for name in line):
-        is_loss = name == "loss" or name.endswith("/loss")
-        metric = name.removeprefix(f"{split}_")
-        if is_loss or tables.is_score(metric):
-            points = [(x["step"], x[name]) for x in lines if x.get(name) is not None]
-            curves.append(plots.curve(name, points))
-    return f'<div class="curves">{"".join(curves)}</div>' if curves else ""
+    """Losses, and the metrics of evaluations during training, over the steps.
+
+    They are SVG, not the PNGs in plots/, so that they can be read on a phone.
+    """
+    panels = run_plots.losses({"": lines}) + run_plots.metrics(lines, split)
+    return html.row([*map(plots.svg, panels)], "curves")
 
 
-def _metrics(workdir: pathlib.Path) -> str:
+def _metrics(evaluations: list[dict[str, Any]]) -> str:
     """The last evaluation of each metric and settings, with baselines and meanings."""
     last = {}
-    for line in _read_lines(workdir / "evaluations.jsonl"):
+    for line in evaluations:
         key = [line.get(x) for x in ("metric", *SHOWN) if x != "date"]
         last[json.dumps(key)] = line
     parts = []
@@ -178,10 +181,10 @@ def _commands(config: ConfigDict, workdir: pathlib.Path) -> str:
     return first + "".join(f"<pre>{html.text(block)}</pre>" for block in blocks)
 
 
-def _details(content: str) -> str:
-    """A text that is folded away."""
-    shown = f"<pre>{html.text(content)}</pre>"
-    return f"<details><summary>All values</summary>{shown}</details>"
+def _all_values(config: ConfigDict) -> str:
+    """The config, folded away."""
+    shown = html.text(strict_json.dumps(config.to_dict(), indent=2))
+    return html.details("All values", f"<pre>{shown}</pre>")
 
 
 def _versions() -> str:

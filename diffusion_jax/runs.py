@@ -44,6 +44,18 @@ class Run(NamedTuple):
         return f"{number:08x}"
 
 
+def complete_config(workdir: pathlib.Path) -> ConfigDict:
+    """Reads the config of a run, with the keys that its family was given since.
+
+    Raises:
+      FileNotFoundError: there is no run in workdir.
+      ValueError: config.json is damaged, or the family is unknown.
+    """
+    config = run_config.stored_config(workdir)
+    defaults = lookup(methods.FAMILIES, config.method, "method").defaults()
+    return run_config.complete(config, defaults, workdir)
+
+
 def load(config: ConfigDict, workdir: pathlib.Path, checkpoint: str) -> Run:
     """Loads a trained model; nothing of the optimiser is read.
 

@@ -334,9 +334,7 @@ def load(workdir: str | os.PathLike, checkpoint: str = "last") -> TrainedModel:
       ValueError: a file of the run is damaged, or the checkpoint's name is unknown.
     """
     folder = paths.local(workdir)
-    config = run_config.stored_config(folder)
-    defaults = lookup(methods.FAMILIES, config.method, "method").defaults()
-    config = run_config.complete(config, defaults, folder)
+    config = runs.complete_config(folder)
     return TrainedModel(config, folder, runs.load(config, folder, checkpoint))
 
 

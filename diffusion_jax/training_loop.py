@@ -15,11 +15,13 @@ from diffusion_jax import (
     planning,
     run_config,
     run_data,
+    run_plots,
     runs,
     task_runner,
 )
 from diffusion_jax.data.base import Field
 from diffusion_jax.data.loader import Loader
+from diffusion_jax.evaluators.base import data_settings
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import (
     compilation,
@@ -43,11 +45,6 @@ from diffusion_jax.training.state import TrainState, Variables
 from diffusion_jax.training.step import check_batch, loss_names, make_train_step
 
 LOGGER = logging.getLogger(__name__)
-# Keys of group data that determine what a metric measures.
-SCORED_DATA = (
-    "source source_b image_size image_width num_channels background held_out context "
-    "max_length"
-).split()
 # Variables for inference -> (metrics, score); (step, variables, skip if it exists).
 Evaluate = Callable[[Variables], tuple[dict[str, float], Score]]
 Draw = Callable[[int, Variables, bool], None]
@@ -57,10 +54,10 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains until config.train.num_steps, from the last checkpoint if there is one.
 
     Values that the config leaves open are planned first, see `planning`.
-    Writes config.json, fields.json, metrics.jsonl, tensorboard/, checkpoints/ and
-    samples/ into the workdir, but nothing before everything has been checked; only
-    half-written and damaged checkpoints are set aside before. SIGTERM and Ctrl-C save
-    and return.
+    Writes config.json, fields.json, metrics.jsonl, tensorboard/, checkpoints/, samples/
+    and at the end plots/ into the workdir, but nothing before everything has been
+    checked; only half-written and damaged checkpoints are set aside before. SIGTERM and
+    Ctrl-C save and return.
 
     Raises:
       ValueError: the config is invalid, or does not match the data or an earlier run.
@@ -158,6 +155,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
                 )
             logger.close()
             checkpoints.close()
+            if primary:
+                run_plots.save(workdir, config.eval.split)
         except interrupts.Stopped:
             checkpoints.close()
             LOGGER.warning("Last checkpoint: %s.", checkpoints.last_good())
@@ -401,7 +400,7 @@ def make_evaluate(
             values = value if isinstance(value, list) else None  # such as a histogram
             named = {f"{name}/{i}": x for i, x in enumerate(values or [])}
             metrics |= named or {name: value}
-        data = {key: config.data[key] for key in SCORED_DATA if key in config.data}
+        data = data_settings(config)
         settings = {"metric": config.eval.metric, **data, **record.settings}
         value = next(iter(record.metrics.values()))
         return metrics, Score(value, settings)

@@ -6,7 +6,7 @@
     python -m diffusion_jax.main --config=configs/reverse_attention.py --mode=evaluate
     python examples/accuracy_by_length.py runs/reverse_rnn runs/reverse_attention
 
-Reads each run's last evaluation by exact_match; needs matplotlib. After Bahdanau et al.
+Reads each run's last evaluation by exact_match. After Bahdanau et al.
 2015, figure 2, arXiv:1409.0473: a state of fixed size holds only so many tokens.
 """
 

@@ -5,8 +5,7 @@ about 1000 times and start from uniform points in the square. Between the modes 
 score points to the nearer one and carries no information about their weights: plain
 Langevin splits the points by where they start, about half and half. Annealed Langevin
 starts at a noise level that merges the modes, and reduces it in fifty levels (Song and
-Ermon 2019, section 3.2 and figure 3, arXiv:1907.05600). Takes a few seconds on a CPU;
-needs matplotlib.
+Ermon 2019, section 3.2 and figure 3, arXiv:1907.05600). Takes a few seconds on a CPU.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 Data: a mixture of two normals in 1-D, whose exact denoiser replaces the network. Error:
 the 1-Wasserstein distance of 8192 samples to the exact quantiles. All samplers start
 from the same stratified x_T, so deterministic ones have no sampling error. Writes a
-Markdown table and a plot. Takes about two minutes on a CPU; needs matplotlib.
+Markdown table and a plot. Takes about two minutes on a CPU.
 """
 
 import argparse

@@ -5,7 +5,7 @@ r"""Draws a page of texts: what a language model wrote at several steps of its t
     python examples/samples_over_training.py runs/shakespeare_gpt \
         --steps 100 300 1000 2000
 
-Reads samples/STEP.txt of the run, of which the first text is shown; needs matplotlib.
+Reads samples/STEP.txt of the run, of which the first text is shown.
 """
 
 import argparse

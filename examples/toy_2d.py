@@ -1,6 +1,6 @@
 """DDPM on one page: learn to turn noise into a spiral. Read it from top to bottom.
 
-Equations: Ho et al. 2020, arXiv:2006.11239. Takes a minute on a CPU; needs matplotlib.
+Equations: Ho et al. 2020, arXiv:2006.11239. Takes a minute on a CPU.
 """
 
 import argparse

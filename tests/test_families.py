@@ -18,6 +18,7 @@ from diffusion_jax import (
     runs,
     task_runner,
 )
+from diffusion_jax.compare import compare
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.evaluators import tables
 from diffusion_jax.methods import latent_tasks
@@ -480,11 +481,26 @@ def test_report(name, run_of, tmp_path):
     assert f"--workdir={workdir}" in page.text
 
 
+@pytest.mark.parametrize("name", RUNS)
+def test_compare(name, run_of, tmp_path):
+    """A run of each family is compared with one of another: nothing is compiled, and
+    the page stands alone and describes each picture."""
+    other = "vae" if name == "autoencoder" else "autoencoder"
+    folders = [str(run_of(x)[0]) for x in (name, other)]
+    with Compiled() as programs:
+        compare(folders, str(tmp_path))
+    page = Page((tmp_path / "compare.html").read_text(encoding="utf-8"))
+    assert not programs and not page.open and not page.loads and all(page.alts)
+    assert all(x.startswith("data:image/png;base64,") for x in page.sources)
+    assert run_of(name)[1].name in page.text
+
+
 def test_metrics_during_training(tmp_path):
     """With train.evaluate_every the metrics of eval.metric are logged with the name of
-    the split, and the checkpoint with the lowest score is "best"."""
+    the split, the checkpoint with the lowest score is "best", and both the losses and
+    the metrics are plotted."""
     config = load("digits_autoencoder")
-    config.train.update(num_steps=2, evaluate_every=1, sample_every=0)
+    config.train.update(num_steps=2, evaluate_every=1, sample_every=0, log_every=1)
     train(config, tmp_path)
     lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").open()]
     scores = {
@@ -494,6 +510,8 @@ def test_metrics_during_training(tmp_path):
     }
     assert set(scores) == {1, 2}
     assert runs.load(config, tmp_path, "best").step == min(scores, key=scores.get)
+    for name in ("loss", "metrics"):
+        assert max(Image.open(tmp_path / f"plots/{name}.png").size) >= 512
 
 
 def test_no_classifier(run_of):

@@ -13,8 +13,10 @@ PACKAGE = sorted(ROOT.glob("diffusion_jax/**/*.py"))
 OTHERS = [*ROOT.glob("examples/*.py"), *ROOT.glob("benchmarks/*.py")]
 FILES = [*PACKAGE, *sorted(ROOT.glob("configs/*.py")), *sorted(OTHERS)]
 
-# main, trained -> training_loop, sample, evaluate, report -> evaluators -> outputs,
-#      task_runner -> scorers, planning -> inference, runs, run_config, run_data
+# main, trained -> training_loop, sample, evaluate, report, compare
+#      -> run_plots, run_summary -> evaluators -> outputs, task_runner
+#      -> scorers, planning
+#      -> inference, runs, run_config, run_data
 #      -> methods, renames
 #      -> models, diffusion, objectives, data, training, metrics
 #      -> prng, lookup, paths, progress, special_tokens, strict_json
@@ -22,18 +24,23 @@ ANYONE = {"prng", "lookup", "paths", "progress", "special_tokens", "strict_json"
 LEAVES = set("models diffusion decoding objectives data training metrics".split())
 BELOW_RUNS = LEAVES | ANYONE | {"methods", "renames"}
 RUNS = {"inference", "runs", "run_config", "run_data"}
-COMMAND = BELOW_RUNS | RUNS | {"scorers", "task_runner", "outputs", "evaluators"}
+BELOW_PLOTS = BELOW_RUNS | RUNS | {"scorers", "task_runner", "outputs", "evaluators"}
+COMMAND = BELOW_PLOTS | {"run_plots", "run_summary"}
 WITHIN = {
     "__main__": set(),
     "main": COMMAND
-    | {"training_loop", "sample", "evaluate", "report", "command_line", "planning"},
+    | {"training_loop", "sample", "evaluate", "report", "compare"}
+    | {"command_line", "planning"},
     "command_line": {"renames", "run_config", "training", ""} | ANYONE,  # "": version
     "training_loop": COMMAND | {"planning"},
     "planning": BELOW_RUNS | {"run_config"},
     "sample": COMMAND,
     "evaluate": COMMAND,
     "report": COMMAND,
-    "evaluators": COMMAND - {"evaluators"},
+    "compare": COMMAND,
+    "run_plots": BELOW_PLOTS,
+    "run_summary": BELOW_PLOTS,
+    "evaluators": BELOW_PLOTS - {"evaluators"},
     "outputs": {"data", "training"} | ANYONE,
     "scorers": BELOW_RUNS | RUNS,
     "task_runner": BELOW_RUNS | RUNS | {"scorers"},
@@ -78,6 +85,8 @@ OUTSIDE = {
     **dict.fromkeys("main command_line training_loop sample planning".split(), FLAGS),
     **dict.fromkeys("evaluate report scorers task_runner trained".split(), FLAGS),
     **dict.fromkeys("inference runs".split(), FLAGS),
+    **dict.fromkeys("run_plots run_summary".split(), FLAGS),
+    "compare": FLAGS | {"rich"},
     **dict.fromkeys("run_config run_data".split(), FLAGS),
 }
 # Slow to import and needed by few: inside the function that needs them.

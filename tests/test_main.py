@@ -59,6 +59,7 @@ from absl import app, flags
 from diffusion_jax import command_line, main, run_config
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.sample import sample
+NEEDLESS = {"torch", "tensorflow", "matplotlib"}  # there are no curves of one point
 def run(argv):
     main.main(argv)
     print("TRAINED")
@@ -66,7 +67,7 @@ def run(argv):
     for command in (sample, evaluate):
         command(run_config.stored_config(workdir), workdir)
     assert "diffusion_jax.training.logs" in sys.modules
-    print("IMPORTED", sorted({"torch", "tensorflow"} & set(sys.modules)))
+    print("IMPORTED", sorted(NEEDLESS & set(sys.modules)))
 app.run(run, flags_parser=command_line.parse_flags)
 """
 
@@ -259,13 +260,15 @@ def test_evaluate_samples(run):
 
 
 def test_sweep(run):
-    """A sweep is one line per combination of its values; a wrong one is refused."""
+    """A sweep is one line per combination of its values, and a plot; a wrong one is
+    refused."""
     workdir, _ = run
     before = len((workdir / "evaluations.jsonl").read_text().splitlines())
     changes = {"eval.metric": "samples", "eval.sweep.num_steps": (1, 2)}
     evaluate(override(workdir, **changes), workdir)
     lines = (workdir / "evaluations.jsonl").read_text().splitlines()[before:]
     assert [json.loads(line)["num_steps"] for line in lines] == [1, 2]
+    assert max(Image.open(workdir / "plots/sweep.png").size) >= 512
     for refused, words in (
         ({"eval.sweep.sampler": ("ddim", "nosuch")}, "nosuch.*ancestral"),
         ({"eval.metric": "vlb"}, "eval.sweep"),
@@ -316,8 +319,9 @@ def test_samples_depend_on_seed_and_index_alone(run):
     assert not (workdir / "sample.gif").exists()  # only on request
 
 
-def test_neither_torch_nor_tensorflow(process):
-    """A process that trains, samples and evaluates has imported neither of them."""
+def test_needless_imports(process):
+    """A process that trains, samples and evaluates has imported neither torch nor
+    tensorflow, nor matplotlib if there is nothing to plot."""
     assert process[1].splitlines()[-1] == "IMPORTED []"
 
 

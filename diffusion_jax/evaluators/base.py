@@ -18,6 +18,10 @@ IRRELEVANT = (  # keys of group sample that do not affect samples
     "checkpoint task num_examples batch_size animation num_frames strength "
     "num_resamplings"
 ).split()
+SCORED_DATA = (  # keys of group data that determine what a metric measures
+    "source source_b image_size image_width num_channels background held_out context "
+    "max_length"
+).split()
 MAX_DUPLICATES = 0.02  # share of held-out examples that may equal training examples
 
 
@@ -75,6 +79,11 @@ def sampling_settings(config: ConfigDict) -> dict[str, Any]:
         # Sampling has a level of its own.
         diffusion["trained_cond_noise"] = diffusion.pop("cond_noise")
     return diffusion | sampling
+
+
+def data_settings(config: ConfigDict) -> dict[str, Any]:
+    """Returns the settings of the data that determine what a metric measures."""
+    return {key: config.data[key] for key in SCORED_DATA if key in config.data}
 
 
 def check_held_out(config: ConfigDict) -> None:

@@ -23,9 +23,20 @@ figure.slider { width: fit-content; max-width: 100%; }
 input[type=range] { width: 100%; display: block; }
 .slides > img { display: none; }
 .slides > img.shown { display: block; }
-.curves { display: grid; gap: .5rem;
-          grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
+.row { display: grid; gap: .5rem; align-items: start;
+       grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--width)), 1fr)); }
+.row figure { margin: 0; }
+.curves { --width: 20rem; }
+.pictures { --width: 14rem; }
+.strip { --width: max(5rem, 11%); font-size: .8rem; }
 .wide { overflow-x: auto; }
+.columns td { white-space: pre-line; min-width: 7rem; }
+.columns td:first-child { white-space: normal; overflow-wrap: break-word;
+                          max-width: 13rem; position: sticky; left: 0;
+                          background: Canvas; }
+.columns th[colspan] { padding-top: 1.2rem; }
+.columns th span { position: sticky; left: 0; display: inline-block;
+                   max-width: calc(min(100vw, 52rem) - 3rem); }
 table { border-collapse: collapse; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; vertical-align: top;
          border-bottom: 1px solid #8883; }
@@ -101,21 +112,57 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
     return f'<div class="wide"><table{kind}>{body}</table></div>'
 
 
+def columns(
+    header: Sequence[str], groups: Sequence[tuple[str, Sequence[Sequence[object]]]]
+) -> str:
+    """Returns a table whose rows are in groups.
+
+    Args:
+      header: of the columns.
+      groups: titles of the groups and their rows, as wide as the header; empty groups
+        are left out.
+    """
+    lines = ["".join(f'<th scope="col">{text(x)}</th>' for x in header)]
+    for title, rows in groups:
+        if rows:
+            shown = f"<span>{text(title)}</span>"
+            lines.append(f'<th colspan="{len(header)}">{shown}</th>')
+        for name, *cells in rows:
+            shown = "".join(f"<td>{text(x)}</td>" for x in cells)
+            lines.append(f"<td>{text(name)}</td>{shown}")
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="wide"><table class="columns">{body}</table></div>'
+
+
+def figure(slide: Slide) -> str:
+    """Returns a picture with its caption."""
+    caption = f"<figcaption>{text(slide.alt)}</figcaption>"
+    return f"<figure>{_image(slide)}{caption}</figure>"
+
+
+def row(parts: Sequence[str], kind: str) -> str:
+    """Returns parts next to each other, in several rows where the page is narrow.
+
+    Args:
+      parts: such as figures.
+      kind: "curves", "pictures", or "strip", of small ones.
+    """
+    return f'<div class="row {kind}">{"".join(parts)}</div>' if parts else ""
+
+
+def details(summary: str, content: str) -> str:
+    """Returns a part of the page that is folded away."""
+    return f"<details><summary>{text(summary)}</summary>{content}</details>"
+
+
 def slider(slides: Sequence[Slide]) -> str:
     """Returns pictures on a slider, the last one shown; a single one without it."""
     if not slides:
         return ""
-    images = []
-    for i, slide in enumerate(slides):
-        source = base64.b64encode(slide.data).decode()
-        shown = ' class="shown"' if i == len(slides) - 1 else ""
-        images.append(
-            f'<img{shown} src="data:image/png;base64,{source}" alt="{text(slide.alt)}">'
-        )
     if len(slides) == 1:
-        caption = f"<figcaption>{text(slides[0].alt)}</figcaption>"
-        return f"<figure>{images[0]}{caption}</figure>"
+        return figure(slides[0])
     last = len(slides) - 1
+    images = [_image(slide, i == last) for i, slide in enumerate(slides)]
     return (
         f'<figure class="slider"><div class="slides">{"".join(images)}</div>\n'
         f'<input type="range" min="0" max="{last}" value="{last}" '
@@ -124,16 +171,33 @@ def slider(slides: Sequence[Slide]) -> str:
     )
 
 
-def frames(path: pathlib.Path, most: int) -> list[bytes]:
-    """Returns frames of an animation as PNGs, evenly spaced with the first and last."""
+def _image(slide: Slide, is_shown: bool = False) -> str:
+    source = base64.b64encode(slide.data).decode()
+    kind = ' class="shown"' if is_shown else ""
+    return f'<img{kind} src="data:image/png;base64,{source}" alt="{text(slide.alt)}">'
+
+
+def frames(path: pathlib.Path, most: int, side: int | None = None) -> dict[int, bytes]:
+    """Returns frames of an animation, evenly spaced with the first and last.
+
+    Args:
+      path: path of the animation.
+      most: frames to return.
+      side: pixels of the longer side, to which they are reduced; None: as they are.
+
+    Returns:
+      PNGs by the number of the frame, 1..N.
+    """
+    found = {}
     with Image.open(path) as animation:
-        number = getattr(animation, "n_frames", 1)
-        found = []
-        for i in evenly(number, most):
+        for i in evenly(getattr(animation, "n_frames", 1), most):
             animation.seek(i)
+            frame = animation.convert("RGB")
+            if side:
+                frame.thumbnail((side, side))
             buffer = io.BytesIO()
-            animation.convert("RGB").save(buffer, "PNG")
-            found.append(buffer.getvalue())
+            frame.save(buffer, "PNG")
+            found[i + 1] = buffer.getvalue()
     return found
 
 

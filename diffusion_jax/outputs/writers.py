@@ -161,8 +161,8 @@ def _save_grid(path: pathlib.Path, name: str, outputs: Arrays, fields: Fields) -
         captions = [" -> ".join(row) for row in _texts(outputs, fields)]
         captions = np.repeat(captions, columns or 1).tolist()
         flat = transforms.to_uint8(x.reshape(-1, *x.shape[-3:]))
-        if plots.save_captioned(path, flat, captions, columns, titles):
-            return
+        plots.save_captioned(path, flat, captions, columns, titles)
+        return
     shown = x[: max(1, GRID_IMAGES // (columns or 1))].reshape(-1, *x.shape[-3:])
     images.save_grid(path, transforms.to_uint8(shown), columns, titles)
 

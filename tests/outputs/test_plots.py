@@ -1,8 +1,5 @@
 """Laws of plots: points are where they belong, and curves are drawn."""
 
-import logging
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,12 +22,85 @@ def test_three_panels(tmp_path):
     assert all(panel.min() < 50 for panel in np.array_split(pixels, 3, axis=1))
 
 
-def test_without_matplotlib(tmp_path, monkeypatch, caplog):
-    """Without matplotlib there is a warning, no plot and no error."""
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with caplog.at_level(logging.WARNING):
-        plots.save_rate_distortion(tmp_path / "plot.png", COLUMNS)
-    assert "matplotlib" in caplog.text and not (tmp_path / "plot.png").exists()
+# Curves.
+
+
+def drawn(panel, monkeypatch):
+    """The axes on which a panel is drawn."""
+    figures, make = [], plots._figure
+    monkeypatch.setattr(
+        plots, "_figure", lambda *x: figures.append(make(*x)) or figures[-1]
+    )
+    assert plots.svg(panel).startswith('<svg role="img" aria-label="T over x"')
+    return figures[0].axes[0]
+
+
+@pytest.mark.parametrize(
+    "values, baseline, scale",
+    [
+        ([1.0, 0.05], 0.2, "log"),  # more than a factor of ten
+        ([1.0, 0.2], 0.05, "log"),
+        ([1.0, 0.2], 0.2, "linear"),
+        ([1.0, 0.0], 0.2, "linear"),  # no logarithm
+        ([1.0, -5.0], 0.2, "linear"),
+    ],
+)
+def test_scale_and_baseline(values, baseline, scale, monkeypatch):
+    """Positive values of several magnitudes have a logarithmic axis; the baseline is a
+    dashed line over the whole width, named in the legend."""
+    panel = plots.Panel("T", {"": ([1, 2], values)}, "x", "y", {"real": baseline})
+    axes = drawn(panel, monkeypatch)
+    assert axes.get_yscale() == scale and axes.get_ylabel() == "y"
+    curve, dashed = axes.lines
+    assert dashed.get_linestyle() == "--" and {*dashed.get_ydata()} == {baseline}
+    assert [x.get_text() for x in axes.get_legend().get_texts()] == ["real"]
+    assert curve.get_ydata().tolist() == values
+
+
+@pytest.mark.parametrize("ticks, scale", [([5, 10, 50], "log"), ([2, 5], "linear")])
+def test_ticks(ticks, scale, monkeypatch):
+    """Only the values that were measured are marked, also on a logarithmic axis."""
+    panel = plots.Panel("T", {"": (ticks, ticks)}, "x", "y", x_ticks=ticks)
+    axis = drawn(panel, monkeypatch).xaxis
+    assert axis.get_scale() == scale
+    assert [x.get_text() for x in axis.get_ticklabels()] == list(map(str, ticks))
+    assert not len(axis.get_minorticklocs())
+
+
+def test_long_curves(monkeypatch):
+    """Of a long noisy curve at most MAX_POINTS are drawn, the first and the last among
+    them, below its running mean; a run without points keeps the colours of others."""
+    x = np.arange(1, 5001)
+    noise = np.random.default_rng(0).normal(size=5000)
+    curves = {"a": ([], []), "b": (x, noise)}
+    axes = drawn(plots.Panel("T", curves, "x", "y", is_noisy=True), monkeypatch)
+    raw, mean = axes.lines
+    assert raw.get_color() == mean.get_color() == "C1"
+    for line in (raw, mean):
+        steps = line.get_xdata()
+        assert len(steps) <= plots.MAX_POINTS and (steps[0], steps[-1]) == (1, 5000)
+    assert np.std(mean.get_ydata()) < np.std(raw.get_ydata()) / 5
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 9])
+def test_running_mean(width):
+    """The mean of a constant is the constant, that of a line the line, away from the
+    ends; at the ends the window is shorter."""
+    np.testing.assert_allclose(plots.running_mean(np.full(9, 3.0), width), 3)
+    line, side = np.arange(9.0), width // 2
+    found = plots.running_mean(line, width)
+    np.testing.assert_allclose(found[side : 9 - side], line[side : 9 - side])
+    np.testing.assert_allclose(found[0], line[: side + 1].mean())
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_panels(number, tmp_path):
+    """The PNG is created with its folder, 960 pixels wide, for one panel or many."""
+    panel = plots.Panel("T", {"": ([1, 2], [1, 2])}, "x", "y")
+    plots.save_curves(tmp_path / "new/plot.png", [panel] * number)
+    with Image.open(tmp_path / "new/plot.png") as image:
+        assert image.format == "PNG" and image.size[0] == 960
+        assert image.size[1] >= 300 * -(-number // 2)
 
 
 # Points of the plane.

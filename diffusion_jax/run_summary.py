@@ -1,0 +1,79 @@
+"""What a run is and how far it has come, read from its files without its weights."""
+
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from diffusion_jax import methods, progress, run_config, strict_json
+from diffusion_jax.data.base import Field
+from diffusion_jax.evaluators import tables
+from diffusion_jax.training import logs
+
+
+class Summary(NamedTuple):
+    """A run.
+
+    Attributes:
+      config: of the run.
+      workdir: the run's folder.
+      fields: of the data it was trained on.
+      num_parameters: of the model.
+      log: the lines of metrics.jsonl.
+      evaluations: the lines of evaluations.jsonl, the last one last.
+    """
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    fields: dict[str, Field]
+    num_parameters: int
+    log: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+
+    @property
+    def steps(self) -> str:
+        """Returns such as "1,000 of 4,000"."""
+        step = self._last_step()
+        return f"{step:,} of {self.config.train.num_steps:,}"
+
+    @property
+    def time(self) -> str:
+        """Returns about how long all steps took, in words; "" if that is unknown."""
+        seconds = [line["step_time"] for line in self.log if "step_time" in line]
+        if not seconds:
+            return ""
+        return progress.in_words(self._last_step() * sum(seconds) / len(seconds))
+
+    @property
+    def drawn(self) -> list[pathlib.Path]:
+        """Returns the files that training drew, PNGs or texts, the last one last."""
+        return sorted((self.workdir / logs.SAMPLES).glob("[0-9]*.*"))
+
+    def _last_step(self) -> int:
+        return max((line["step"] for line in self.log), default=0)
+
+
+def read(config: ConfigDict, workdir: pathlib.Path) -> Summary:
+    """Reads what training and evaluation have written.
+
+    Args:
+      config: of the run.
+      workdir: the run's folder.
+
+    Raises:
+      FileNotFoundError: the fields of the data are missing.
+      ValueError: a file is damaged.
+    """
+    fields = run_config.stored_fields(config, workdir)
+    method = methods.make(config, fields)
+    variables, _ = jax.eval_shape(lambda: method.init(jax.random.key(0)))
+    return Summary(
+        config,
+        workdir,
+        fields,
+        sum(math.prod(x.shape) for x in jax.tree.leaves(variables.params)),
+        strict_json.read_lines(workdir / logs.METRICS),
+        strict_json.read_lines(workdir / tables.EVALUATIONS),
+    )
