@@ -44,7 +44,8 @@ def programs_of_a_file():
     """Releases the compiled programs after each file: a process may map only so many
     pages of memory, and the whole suite needs more. The cache on disk keeps them."""
     yield
-    jax.clear_caches()
+    if not os.environ.get("KEEP_PROGRAMS"):
+        jax.clear_caches()
 
 
 def pytest_unconfigure():

@@ -88,6 +88,7 @@ class WandB(Tracker):
         self.id = self._run.id
 
     def log(self, step: int, values: Values) -> None:
+        """Sends a row, of which the step is a part."""
         self._run.log(
             {
                 "step": step,
@@ -99,6 +100,7 @@ class WandB(Tracker):
         )
 
     def finish(self, failed: bool) -> None:
+        """Waits up to FINISH_SECONDS for what is being sent."""
         self._run.finish(exit_code=int(failed))
 
 
@@ -139,6 +141,7 @@ class MLflow(Tracker):
         self.id = run_id
 
     def log(self, step: int, values: Values) -> None:
+        """Sends a batch of metrics, and images one by one."""
         now, metrics = int(time.time() * 1000), []
         for name, x in values.items():
             name = re.sub(r"[^\w./ -]", "_", name)  # MLflow refuses commas, for example
@@ -151,6 +154,7 @@ class MLflow(Tracker):
             self._client.log_batch(self.id, metrics=metrics)
 
     def finish(self, failed: bool) -> None:
+        """Sets the status of the run; everything has been sent."""
         self._client.set_terminated(self.id, "FAILED" if failed else "FINISHED")
 
 
