@@ -30,6 +30,7 @@ from diffusion_jax.training import (
     logs,
     parallel,
     profiling,
+    trackers,
 )
 from diffusion_jax.training import state as states
 from diffusion_jax.training.checkpoints import (
@@ -88,6 +89,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
     evaluators.check_name(config)
     check_batch(method, config.data.batch_size, every.accumulate)
     profiled = profiling.parse(every.profile, every.num_steps)
+    tracker_names = trackers.parse(every.trackers)
     batches = Loader(
         source,
         config.data.batch_size,
@@ -108,7 +110,9 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
         check_random_groups(method, template, groups)
 
     primary = parallel.process_index() == 0
-    with locked(workdir) if primary else contextlib.nullcontext():
+    names = tracker_names if primary else ()
+    tracked = trackers.Trackers(names, workdir, config.to_dict())
+    with locked(workdir) if primary else contextlib.nullcontext(), tracked:
         # 2. Restore the last checkpoint, or initialise a new state.
         checkpoints = Checkpoints(workdir / run_config.CHECKPOINTS, every.keep)
         state = restore(checkpoints, template, changes)
@@ -139,6 +143,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
                 losses,
                 TrainingMonitor(losses.values()).push,
                 unit,
+                tracked,
             )
             with profile:
                 loop(
@@ -256,6 +261,7 @@ def loop(
             checkpoints.set_score(done, score)
         if draw and is_due(done, every.sample_every, num_steps):
             draw(done, for_inference(state.averaged), done == start)
+            logger.write_samples(done)
 
     if parallel.process_count() == 1:  # several ones agree with the first step
         interrupts.check()

@@ -1,5 +1,6 @@
 """The documentation as a site: python -m sphinx -W -b html docs runs/site"""
 
+import json
 import pathlib
 import re
 
@@ -10,6 +11,7 @@ author = copyright = "The diffusion_jax developers"
 release = diffusion_jax.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+source_suffix = {".md": "markdown", ".ipynb": "markdown"}  # see `notebook_page`
 exclude_patterns = ["sampler_errors.md"]  # a table that diffusion_results.md shows
 highlight_language = "none"  # of equations in docstrings
 smartquotes = False  # flags begin with two hyphens
@@ -46,8 +48,30 @@ DOCS = pathlib.Path(__file__).parent
 ROOT_PAGES = {"changelog": "CHANGELOG", "contributing": "CONTRIBUTING"}
 
 
+def notebook_page(text):
+    """Turns a notebook into Markdown: its text, its code, and its stored outputs."""
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        content = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(content)
+            continue
+        parts.append(f"```python\n{content}\n```")
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/png" in data:
+                png = data["image/png"].replace("\n", "")
+                parts.append(f"![What this cell draws](data:image/png;base64,{png})")
+            else:
+                shown = "".join(output.get("text", data.get("text/plain", [])))
+                parts.append(f"```\n{shown}\n```")
+    return "\n\n".join(parts)
+
+
 def prepare_page(app, name, source):
     """Puts pages of the root here; folders, which GitHub shows, are no links."""
+    if app.env.doc2path(name).suffix == ".ipynb":
+        source[0] = notebook_page(source[0])
     if name in ROOT_PAGES:
         text = (DOCS.parent / f"{ROOT_PAGES[name]}.md").read_text()
         text = re.sub(r"\]\((?!http|#)", "](../", text).replace("](../docs/", "](")

@@ -9,6 +9,7 @@ import tempfile
 # processes that tests start inherit all of this; one cache of compiled programs serves
 # the session, since compiling takes longer than running here, and about half as long
 # without the expensive optimisations, MLIR emitters of fused loops, and split modules.
+# A cache that the environment names is kept for the next session.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -21,8 +22,8 @@ if MINOR == ["0", "10"]:  # 0.11 has removed it
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
-if not IS_WORKER:
+KEEPS_CACHE = "JAX_COMPILATION_CACHE_DIR" in os.environ  # in a worker, always
+if not KEEPS_CACHE:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
 
 import jax  # noqa: E402
@@ -49,5 +50,5 @@ def programs_of_a_file():
 
 def pytest_unconfigure():
     """Removes the session's compiled programs."""
-    if not IS_WORKER:
+    if not KEEPS_CACHE:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

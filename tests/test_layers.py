@@ -74,7 +74,8 @@ OUTSIDE = {
     "data": set(
         "numpy grain PIL sklearn tensorflow_datasets tokenizers emoji fontTools".split()
     ),
-    "training": MATHEMATICS | {"optax", "orbax", "flax", "tensorboard"},
+    "training": MATHEMATICS
+    | {"optax", "orbax", "flax", "tensorboard", "wandb", "mlflow"},
     "metrics": {"numpy", "sacrebleu"},
     "outputs": {"numpy", "PIL", "matplotlib"},
     "evaluators": FLAGS | {"rich"},
@@ -92,7 +93,7 @@ OUTSIDE = {
 # Slow to import and needed by few: inside the function that needs them.
 LAZY = set(
     "sklearn tensorflow_datasets tokenizers tensorboard matplotlib sacrebleu emoji "
-    "fontTools".split()
+    "fontTools wandb mlflow".split()
 )
 TRAINING = "diffusion_jax/training"
 PLACES = {f"{TRAINING}/parallel.py", f"{TRAINING}/processes.py"}

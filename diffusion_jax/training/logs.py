@@ -1,4 +1,4 @@
-"""Training logs: a progress line, metrics.jsonl and TensorBoard."""
+"""Training logs: a progress line, metrics.jsonl, TensorBoard, and trackers."""
 
 import contextlib
 import json
@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from diffusion_jax import paths, progress, strict_json
-from diffusion_jax.training import costs, parallel
+from diffusion_jax.training import costs, parallel, trackers
 from diffusion_jax.training.tensorboard import EventFile
+from diffusion_jax.training.trackers import Trackers
 
 LOGGER = logging.getLogger(__name__)
 
@@ -224,7 +225,7 @@ def _set_aside(workdir: pathlib.Path) -> None:
         number += 1
     kept = workdir / f"{KEPT}{number}"
     kept.mkdir()
-    for name in (METRICS, TENSORBOARD, *[SAMPLES] * has_samples):
+    for name in (METRICS, TENSORBOARD, trackers.FOLDER, *[SAMPLES] * has_samples):
         if (workdir / name).exists():
             (workdir / name).rename(kept / name)
     LOGGER.warning(
@@ -234,6 +235,31 @@ def _set_aside(workdir: pathlib.Path) -> None:
         workdir,
         kept,
     )
+
+
+def read_records(
+    workdir: pathlib.Path, last: int
+) -> list[tuple[int, dict[str, float | pathlib.Path]]]:
+    """Reads what metrics.jsonl and samples/ hold.
+
+    Args:
+      workdir: the run's folder, whose metrics.jsonl can be read.
+      last: the last step to read; lines of later ones have been dropped, samples of
+        later ones may be left.
+
+    Returns:
+      (step, values) by step: metrics, without those that were not finite, and images.
+    """
+    records = []
+    if (workdir / METRICS).is_file():
+        for line in (workdir / METRICS).read_text().splitlines():
+            values = json.loads(line)
+            step = values.pop("step")
+            records.append((step, {k: x for k, x in values.items() if x is not None}))
+    for path in (workdir / SAMPLES).glob("*.png"):
+        if path.stem.isdigit() and int(path.stem) <= last:
+            records.append((int(path.stem), {SAMPLES: path}))
+    return sorted(records, key=lambda record: record[0])
 
 
 def _step(line: bytes) -> float:
@@ -257,6 +283,7 @@ class MetricLogger:
       losses: name to display -> name of the metric, for the progress line.
       monitor: (step, metrics) -> warnings.
       unit: what the speed is measured in, one of UNITS.
+      tracked: the trackers, which are started here; None for none.
     """
 
     def __init__(
@@ -269,6 +296,7 @@ class MetricLogger:
         losses: dict[str, str],
         monitor: Callable[[int, dict[str, float]], list[str]] = lambda *_: [],
         unit: str = "images",
+        tracked: Trackers | None = None,
     ):
         self.stop_requested = 0  # the signal, if there was one in any process
         self._pending = None
@@ -278,6 +306,10 @@ class MetricLogger:
         self._log = MetricsLog(workdir, start) if primary else None
         self._losses = losses
         self._monitor = monitor
+        self._samples = workdir / SAMPLES
+        self._tracked = tracked
+        if tracked:
+            tracked.start(read_records(workdir, start))
 
     def push(
         self,
@@ -350,9 +382,18 @@ class MetricLogger:
           prefix: prefix of their names in the logs, such as "test_".
         """
         if self._log:
-            self._log.write(step, {prefix + name: x for name, x in metrics.items()})
+            named = {prefix + name: x for name, x in metrics.items()}
+            self._log.write(step, named)
+            if self._tracked:
+                self._tracked.log(step, named)
             for warning in self._monitor(step, metrics):
                 LOGGER.warning("Step %d: %s", step, warning)
+
+    def write_samples(self, step: int) -> None:
+        """Gives the trackers the picture in samples/ of a step, if there is one."""
+        path = self._samples / f"{step:08}.png"
+        if self._tracked and path.exists():
+            self._tracked.log(step, {SAMPLES: path})
 
     def close(self) -> None:
         """Processes the metrics that were pushed last and closes the logs."""

@@ -109,7 +109,8 @@ def make_tiny(config: ConfigDict) -> None:
 
 def make_tiny_model(config: ConfigDict) -> None:
     """Makes the network small, and the chain short."""
-    config.model.update(base_channels=8, channel_multipliers=(1, 2), num_blocks=1)
+    # Blocks of the encoder; the decoder has one more at each level.
+    config.model.update(base_channels=8, channel_multipliers=(1, 2), num_blocks=0)
     config.model.attention_resolutions = (4,)
     if config.model.get("caption_width"):
         config.model.update(caption_width=8, caption_heads=2, caption_layers=1)
