@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.update(
         learning_rate=0.001, warmup_steps=200, ema_decay=0.999, ema_warmup=True
     )
-    config.train.update(num_steps=8000, log_every=200, sample_every=4000)
+    config.train.update(num_steps=3000, log_every=200, sample_every=1000)
     config.sample.update(num_steps=50, sampler="ddim", spacing="trailing")
     config.eval.metric = "samples"
     return select(config, variant, ddpm.tiny)

@@ -18,12 +18,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.name = "emoji_dalle"
     config.data.update(source="emoji", image_size=32, num_channels=3, batch_size=64)
     config.model.update(width=192, dropout=0.3)
-    config.dvae_model.update(num_codes=512, num_features=64, width=64)
+    config.dvae_model.update(name="vq", num_codes=256, num_features=64, width=64)
     config.dvae_model.num_downsamplings = 2
     config.dvae.update(likelihood="gaussian", noise_scale=0.1)
     config.dalle.cond_dropout = 0.1
     config.optim.update(warmup_steps=200, ema_decay=0.995)
-    config.train.update(num_steps=5000, log_every=200)
-    config.train.update(sample_every=2500, init_from="dvae=runs/emoji_dvae")
+    config.train.update(num_steps=1200, log_every=200)
+    config.train.update(sample_every=1200, init_from="dvae=runs/emoji_dvae")
     decay_over_second_half(config)
     return select(config, variant, dalle.tiny)

@@ -31,7 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.update(
         learning_rate=0.001, warmup_steps=200, ema_decay=0.999, ema_warmup=True
     )
-    config.train.update(num_steps=6000, log_every=200, sample_every=3000)
+    config.train.update(num_steps=1500, log_every=200, sample_every=500)
     config.sample.update(num_steps=50, sampler="ddim", spacing="trailing")
     config.eval.metric = "samples"
     return select(config, variant, ddpm.tiny)

@@ -1,14 +1,15 @@
 r"""A blind test of text to image: which of ten captions belongs to a picture?
 
-    python -m diffusion_jax.main --config=configs/emoji_captions.py --mode=sample
-    python examples/blind_test.py runs/emoji_captions --num=40
-    python examples/blind_test.py runs/emoji_captions --answers="3 0 7 ..."
+    python -m diffusion_jax.main --config=configs/emoji_dalle.py --mode=sample \
+        --config.eval.split=unseen --config.sample.num_examples=80
+    python examples/blind_test.py runs/emoji_dalle --split=unseen
+    python examples/blind_test.py runs/emoji_dalle --split=unseen --answers="3 0 7 ..."
 
 The first command of the example writes blind_test.png: drawn pictures, from sample.npz
-and sample.txt of the run, and as many real ones of split test, in random order and with
+and sample.txt of the run, and as many real ones of the split, in random order and with
 ten captions each. Somebody who has seen neither answers with the number of a caption
 for each picture, and the second command prints the shares of right answers; it needs
-the same --num, --seed and sample.npz.
+the same --split, --num, --seed and sample.npz.
 """
 
 import argparse
@@ -26,12 +27,14 @@ NUM_CAPTIONS = 10
 COLUMNS = 4
 
 
-def real_pictures(run: pathlib.Path, num: int, seed: int) -> tuple[np.ndarray, list]:
-    """Returns pictures of split test, u8[num, H, W, C], and their captions."""
+def real_pictures(
+    run: pathlib.Path, split: str, num: int, seed: int
+) -> tuple[np.ndarray, list]:
+    """Returns pictures of a split, u8[num, H, W, C], and their captions."""
     data = json.loads((run / "config.json").read_text())["data"]
     size = data["image_size"], data["image_width"] or data["image_size"]
     same = [data[key] for key in ("data_dir", "background", "held_out", "on_error")]
-    source = sources.make(data["source"], "test", size, data["num_channels"], *same)
+    source = sources.make(data["source"], split, size, data["num_channels"], *same)
     chosen = np.random.default_rng(seed).permutation(len(source))[:num]
     batch = source.read(np.sort(chosen))
     vocabulary = source.fields["caption"].vocabulary
@@ -86,10 +89,10 @@ def save_sheet(
     figure.savefig(path, dpi=110)
 
 
-def main(run: pathlib.Path, num: int, seed: int, answers: str) -> None:
+def main(run: pathlib.Path, split: str, num: int, seed: int, answers: str) -> None:
     """Writes the sheet, or scores the answers."""
     drawn, of_drawn = drawn_pictures(run, num, seed)
-    real, of_real = real_pictures(run, num, seed)
+    real, of_real = real_pictures(run, split, num, seed)
     order, choices, right = questions([*of_drawn, *of_real], seed)
     if not answers:
         images = np.concatenate([drawn, real])[order]
@@ -107,8 +110,9 @@ def main(run: pathlib.Path, num: int, seed: int, answers: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=pathlib.Path, help="folder of the run")
+    parser.add_argument("--split", default="test", help="of the real pictures")
     parser.add_argument("--num", type=int, default=40, help="pictures of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--answers", default="", help="numbers with spaces between")
     arguments = parser.parse_args()
-    main(arguments.run, arguments.num, arguments.seed, arguments.answers)
+    main(**vars(arguments))

@@ -93,12 +93,12 @@ def test_blind_test(tmp_path, capsys):
     assert sorted(order) == list(range(12))
     for i, options, answer in zip(order, choices, right, strict=True):
         assert len(set(options)) == 10 and options[answer] == [*of_drawn, *of_real][i]
-    example.main(tmp_path, 6, 1, "")
+    example.main(tmp_path, "test", 6, 1, "")
     Image.open(tmp_path / "blind_test.png").verify()
     wrong = [(x + 1) % 10 if i >= 6 else x for i, x in zip(order, right, strict=True)]
     capsys.readouterr()
     for answers, marks in ((right, 6), (wrong, 0)):
-        example.main(tmp_path, 6, 1, " ".join(map(str, answers)))
+        example.main(tmp_path, "test", 6, 1, " ".join(map(str, answers)))
         expected = f"drawn: 6 of 6 right\nreal: {marks} of 6 right\n"
         assert capsys.readouterr().out == expected
 
