@@ -24,7 +24,7 @@ PACKAGE = str(pathlib.Path(__file__).parent)
 CONFIGS = pathlib.Path("configs")
 FAILED, MISUSED = 1, 2  # exit codes: something broke; a mistake of the user
 END_WITHIN = 20.0  # seconds
-WITH_OUTPUT = ("sample", "evaluate", "report")  # modes that write to --output
+WITH_OUTPUT = ("sample", "evaluate", "report")  # modes with a config and --output
 
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the platform's processes.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "ADDRESS:PORT of process 0.")

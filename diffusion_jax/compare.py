@@ -3,7 +3,7 @@
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -29,16 +29,7 @@ NOTE = (
 )
 NOT_EVALUATED = "None of these runs has been evaluated yet: see --mode=evaluate."
 MAX_TEXT = 2000  # characters of the texts that a run drew
-# Rows of their own, not among the values that differ.
-SUMMARY: dict[str, Callable[[Summary], str]] = {
-    "config": lambda run: run.config.name,
-    "family": lambda run: run.config.method,
-    "data": lambda run: run.config.data.source,
-    "parameters": lambda run: f"{run.num_parameters:,}",
-    "steps": lambda run: run.steps,
-    "examples per step": lambda run: str(run.config.data.batch_size),
-    "time of the steps": lambda run: run.time,
-}
+# Values that the first rows show.
 SUMMARISED = "name method data.source data.batch_size train.num_steps".split()
 # Settings of an evaluation without which its metrics cannot be compared. Others, such
 # as the sampler, belong to the model that is compared.
@@ -46,6 +37,7 @@ MEASURED = """split splits num_samples num_examples num_pairs num_tokens num_cha
     num_real num_baseline num_captions num_train num_held_out num_importance num_terms
     num_probes clipped dequantization classifier classifier_id classifiers
     classifier_ids judge judge_id""".split()
+OF_ODE = "num_steps", "spacing"  # for ode_likelihood these are not the model's
 TITLED = "split splits classifier classifiers judge".split()  # always in the title
 SAMPLED = "sampler num_steps guidance_scale temperature beam_size".split()
 Rows = list[tuple[str, ...]]  # the name of each row, and a cell for each run
@@ -70,19 +62,20 @@ def compare(workdirs: Sequence[str], output: str | None = None) -> None:
         run is damaged.
       OSError: the page cannot be written.
     """
-    folders = _check(workdirs)
+    folders = _resolve_folders(workdirs)
     configs = [runs.complete_config(folder) for folder in folders]
     if parallel.process_index() != 0:
         return
     folder = paths.local(output or ".")
     writers.check_writable(folder)
-    found = [run_summary.read(*x) for x in zip(configs, folders, strict=True)]
+    summaries = [run_summary.read(*x) for x in zip(configs, folders, strict=True)]
     labels = _labels(folders)
+    rows = [{"config": x.config.name, **x.rows()} for x in summaries]
     shared, single = _values(configs)
-    metrics = _metrics(found)
+    metrics = _metrics(summaries)
     note = NOTE if metrics else NOT_EVALUATED
     groups = [
-        ("Runs", [(x, *map(show, found)) for x, show in SUMMARY.items()]),
+        ("Runs", [(x, *(row[x] for row in rows)) for x in rows[0]]),
         ("Config values that differ", shared),
         *metrics,
     ]
@@ -91,13 +84,15 @@ def compare(workdirs: Sequence[str], output: str | None = None) -> None:
         progress.CONSOLE.print(_table(labels, group))
     progress.CONSOLE.print(note)
     header = ("", *labels)
-    values = html.columns(header, [("Values that one run has", single)])
-    curves = run_plots.losses(dict(zip(labels, (x.log for x in found), strict=True)))
+    values = html.columns(header, [("Values that only one run has", single)])
+    curves = run_plots.losses(
+        dict(zip(labels, (x.log for x in summaries), strict=True))
+    )
     sections = [
         ("Side by side", html.columns(header, groups) + f"<p>{html.text(note)}</p>"),
-        ("Last samples", html.row([*map(_drawn, labels, found)], "pictures")),
+        ("Last samples", html.row([*map(_drawn, labels, summaries)], "pictures")),
         ("Losses", html.row([*map(plots.svg, curves)], "curves")),
-        ("Other config values", html.details("All values", values) if single else ""),
+        ("Other config values", html.details("Show", values) if single else ""),
     ]
     path = folder / PAGE
     with paths.writing(path):
@@ -107,7 +102,7 @@ def compare(workdirs: Sequence[str], output: str | None = None) -> None:
     LOGGER.info("Wrote %s. Open it with a browser.", path)
 
 
-def _check(workdirs: Sequence[str]) -> list[pathlib.Path]:
+def _resolve_folders(workdirs: Sequence[str]) -> list[pathlib.Path]:
     """Returns the folders of the runs.
 
     Raises:
@@ -157,16 +152,16 @@ def _flat(group: dict[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, dict):
             values |= _flat(value, f"{prefix}{key}.")
         else:
-            is_text = isinstance(value, str) and value
-            values[prefix + key] = value if is_text else strict_json.dumps(value)
+            is_word = isinstance(value, str) and value != ""
+            values[prefix + key] = value if is_word else strict_json.dumps(value)
     return values
 
 
-def _metrics(found: Sequence[Summary]) -> list[Group]:
+def _metrics(summaries: Sequence[Summary]) -> list[Group]:
     """Returns a group of rows for each metric and each way it was measured."""
     # By metric and key, then by the number of the run: its last such evaluation.
     last: dict[str, dict[Key, dict[int, dict[str, Any]]]] = {}
-    for i, run in enumerate(found):
+    for i, run in enumerate(summaries):
         for line in run.evaluations:
             keys = last.setdefault(line["metric"], {})
             keys.setdefault(_key(run, line), {})[i] = line
@@ -184,7 +179,7 @@ def _metrics(found: Sequence[Summary]) -> list[Group]:
             listed = [f"{name} {_plain(x)}" for name, x in key if name in titled]
             what = ", ".join([f"{metric} on {dict(key)['source']}", *listed])
             record = tables.from_line(next(iter(lines.values())))
-            rows = _rows(lines, len(found))
+            rows = _rows(lines, len(summaries))
             groups.append((tables.title(what, record), rows))
     return groups
 
@@ -194,7 +189,8 @@ def _key(run: Summary, line: dict[str, Any]) -> Key:
     data = data_settings(run.config) | {
         "source": line.get("data", run.config.data.source)
     }
-    measured = {name: line[name] for name in MEASURED if name in line}
+    names = [*MEASURED, *OF_ODE] if line["metric"] == "ode_likelihood" else MEASURED
+    measured = {name: line[name] for name in names if name in line}
     known = {name: x for name, x in (data | measured).items() if x not in (None, "", 0)}
     return tuple(
         (name, tuple(x) if isinstance(x, list) else x) for name, x in known.items()

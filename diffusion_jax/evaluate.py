@@ -34,7 +34,8 @@ def evaluate(
     """Appends the metrics of eval.metric to evaluations.jsonl, and prints a table.
 
     A line holds the metrics, the settings they depend on, and details. With eval.sweep
-    there is one line for each combination of its values, and a plot, plots/sweep.png.
+    there is one line for each combination of its values, and a plot of those that are
+    numbers, plots/sweep.png.
 
     Args:
       config: of the run.

@@ -38,7 +38,7 @@ def make_stream(
       seed: seed of the random numbers. A row depends only on the seed, the example and
         its index, not on the batch size or the number of devices.
       what: the work, for the progress bar, such as "Sampling".
-      advice: how to make it shorter, logged with its duration if it takes long.
+      advice: a sentence on how to shorten it, logged with its duration if that is long.
 
     Returns:
       (variables, source, num) -> an iterator over batches of host arrays, [b, ...]: the
@@ -68,20 +68,19 @@ def make_stream(
                 advance(cut)
                 if number == 0:  # compiled
                     started = time.monotonic()
-                elif number == 1:
-                    _announce(what, num, (time.monotonic() - started) / cut, advice)
+                elif number == 1 and num > 2 * batch_size:
+                    seconds = (time.monotonic() - started) * num / batch_size
+                    _announce(what, num, seconds, advice)
                 yield {name: x[:cut] for name, x in rows.items()}
 
     return stream
 
 
 def _announce(what: str, num: int, seconds: float, advice: str) -> None:
-    """Logs how long the work takes, from the seconds per example, if that is long."""
-    if num * seconds > LONG and parallel.process_index() == 0:
-        duration = progress.in_words(num * seconds)
-        LOGGER.info(
-            "%s: %d examples take about %s here%s.", what, num, duration, advice
-        )
+    """Logs how long the work takes, if that is long."""
+    if seconds > LONG and parallel.process_index() == 0:
+        text = f"{what}: {num} examples take about {progress.in_words(seconds)} here."
+        LOGGER.info("%s", f"{text} {advice}".strip())
 
 
 def collect(stream: Iterator[Arrays], *names: str) -> Arrays:

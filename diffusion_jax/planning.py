@@ -113,7 +113,10 @@ def complete(
 def choose_config(
     config: ConfigDict, mode: str, workdir: pathlib.Path, overrides: Mapping[str, Any]
 ) -> ConfigDict:
-    """Returns the config of a command: that of the run, if it is about one.
+    """Returns the config that a command uses.
+
+    --mode=config uses that of the file; train that of the run, if there is one; other
+    modes that of the run. Overrides apply to all.
 
     Args:
       config: of the file, with the overrides.

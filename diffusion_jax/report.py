@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import paths, run_plots, run_summary, strict_json
 from diffusion_jax.evaluators import tables
-from diffusion_jax.outputs import html, plots, writers
+from diffusion_jax.outputs import html, images, plots, writers
 from diffusion_jax.run_summary import Summary
 from diffusion_jax.training import parallel
 
@@ -26,7 +26,8 @@ STRIP, STRIP_SIDE = 8, 200  # frames next to each other, and the pixels of each
 MAX_TEXT = 10_000  # characters
 VERSIONS = "jax jaxlib flax optax orbax-checkpoint numpy".split()
 # Settings of an evaluation that are shown with its metrics.
-SHOWN = "split sampler num_steps guidance_scale classifier judge date".split()
+SHOWN = """split splits sampler num_steps guidance_scale classifier classifiers judge
+    date""".split()
 
 
 def report(
@@ -56,7 +57,7 @@ def report(
         ("Texts", _texts(run)),
         ("Curves", _curves(run.log, config.eval.split)),
         ("Metrics", _metrics(run.evaluations)),
-        ("Going on", _commands(config, workdir)),
+        ("Next commands", _commands(config, workdir)),
         ("Config", _all_values(config)),
         ("Versions", _versions()),
     ]
@@ -69,24 +70,15 @@ def report(
 
 def _model(run: Summary) -> str:
     """What was trained, on what, and for how long."""
-    config, fields = run.config, run.fields
-    shapes = [f"{name} {list(x.shape) or ''}".strip() for name, x in fields.items()]
-    rows = [
-        ("family", config.method),
-        ("data", f"{config.data.source} ({', '.join(shapes)})"),
-        ("parameters", f"{run.num_parameters:,}"),
-        ("steps", run.steps),
-        ("examples per step", config.data.batch_size),
-    ]
-    if run.time:
-        rows.append(("time of the steps", run.time))
-    return html.table(rows)
+    shapes = (f"{x} {list(y.shape) or ''}".strip() for x, y in run.fields.items())
+    rows = {**run.rows(), "fields of the data": ", ".join(shapes)}
+    return html.table([(name, x) for name, x in rows.items() if x])
 
 
 def _samples(run: Summary) -> str:
     """The pictures that training drew."""
     files = [path for path in run.drawn if path.suffix == ".png"]
-    files = [files[i] for i in html.evenly(len(files), MAX_SLIDES)]
+    files = [files[i] for i in images.evenly(len(files), MAX_SLIDES)]
     slides = [html.Slide(x.read_bytes(), f"Step {x.stem.lstrip('0')}") for x in files]
     return html.slider(slides)
 
@@ -95,12 +87,12 @@ def _pictures(workdir: pathlib.Path) -> str:
     """What --mode=sample and evaluations wrote; animations become sliders."""
     parts = []
     for path in sorted(workdir.glob("*.gif")):
-        frames = html.frames(path, MAX_SLIDES)
+        frames = images.frames(path, MAX_SLIDES)
         label = _frame_label(path, max(frames))
         slides = [html.Slide(x, f"{path.stem}, {label(i)}") for i, x in frames.items()]
         parts.append(html.slider(slides))
         if len(frames) > 1:
-            strip = html.frames(path, STRIP, STRIP_SIDE)
+            strip = images.frames(path, STRIP, STRIP_SIDE)
             small = [html.figure(html.Slide(x, label(i))) for i, x in strip.items()]
             parts.append(html.row(small, "strip"))
     for path in sorted(workdir.glob("*.png")):

@@ -14,7 +14,7 @@ from diffusion_jax.training import logs
 FOLDER = "plots"
 LOSS, METRICS, SWEEP = "loss.png", "metrics.png", "sweep.png"
 STEP = "training step"
-Line = dict[str, Any]  # of metrics.jsonl or evaluations.jsonl
+LogLine = dict[str, Any]  # of metrics.jsonl or evaluations.jsonl
 
 
 def save(workdir: pathlib.Path, split: str) -> None:
@@ -37,7 +37,7 @@ def save(workdir: pathlib.Path, split: str) -> None:
             plots.save_curves(workdir / FOLDER / name, panels)
 
 
-def losses(runs: Mapping[str, Sequence[Line]]) -> list[Panel]:
+def losses(runs: Mapping[str, Sequence[LogLine]]) -> list[Panel]:
     """Returns a panel for the loss of each phase.
 
     Args:
@@ -56,7 +56,7 @@ def losses(runs: Mapping[str, Sequence[Line]]) -> list[Panel]:
     return panels
 
 
-def metrics(lines: Sequence[Line], split: str) -> list[Panel]:
+def metrics(lines: Sequence[LogLine], split: str) -> list[Panel]:
     """Returns a panel for each metric of the evaluations during training.
 
     Args:
@@ -78,7 +78,7 @@ def metrics(lines: Sequence[Line], split: str) -> list[Panel]:
     return panels
 
 
-def sweep(records: Sequence[Line], keys: Iterable[str]) -> list[Panel]:
+def sweep(records: Sequence[LogLine], keys: Iterable[str]) -> list[Panel]:
     """Returns a panel for each metric over the number of sampling steps.
 
     If that is always the same, the first other number that differs takes its place; if
@@ -99,7 +99,7 @@ def sweep(records: Sequence[Line], keys: Iterable[str]) -> list[Panel]:
         return []
     over = "num_steps" if "num_steps" in numeric else numeric[0]
     others = [key for key in varied if key != over]
-    groups: dict[str, list[Line]] = {}
+    groups: dict[str, list[LogLine]] = {}
     for record in sorted(records, key=lambda record: record[over]):
         values = {key: record.get(key) for key in others}
         named = (x if key == "sampler" else f"{key} {x}" for key, x in values.items())
@@ -121,7 +121,7 @@ def sweep(records: Sequence[Line], keys: Iterable[str]) -> list[Panel]:
     return panels
 
 
-def _names(lines: Sequence[Line]) -> list[str]:
+def _names(lines: Sequence[LogLine]) -> list[str]:
     """Returns all names of values, in the order of their appearance."""
     return list(dict.fromkeys(name for line in lines for name in line))
 
@@ -135,7 +135,7 @@ def _controls(names: Sequence[str], metric: str) -> Iterator[tuple[str, str]]:
 
 
 def _curve(
-    lines: Sequence[Line], name: str, over: str = "step"
+    lines: Sequence[LogLine], name: str, over: str = "step"
 ) -> tuple[list[float], list[float]]:
     """Returns the values of a metric that are finite, and where they were measured."""
     points = [(line[over], line[name]) for line in lines if _is_finite(line.get(name))]

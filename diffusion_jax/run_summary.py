@@ -39,8 +39,11 @@ class Summary(NamedTuple):
         return f"{step:,} of {self.config.train.num_steps:,}"
 
     @property
-    def time(self) -> str:
-        """Returns about how long all steps took, in words; "" if that is unknown."""
+    def training_time(self) -> str:
+        """Returns the steps times their mean time in the log, in words.
+
+        Evaluations and samples are left out. It is "" if the log has no times.
+        """
         seconds = [line["step_time"] for line in self.log if "step_time" in line]
         if not seconds:
             return ""
@@ -50,6 +53,18 @@ class Summary(NamedTuple):
     def drawn(self) -> list[pathlib.Path]:
         """Returns the files that training drew, PNGs or texts, the last one last."""
         return sorted((self.workdir / logs.SAMPLES).glob("[0-9]*.*"))
+
+    def rows(self) -> dict[str, str]:
+        """Returns what the run is and how far it has come, by name."""
+        config = self.config
+        return {
+            "family": config.method,
+            "data": config.data.source,
+            "parameters": f"{self.num_parameters:,}",
+            "steps": self.steps,
+            "examples per step": str(config.data.batch_size),
+            "training time": self.training_time,
+        }
 
     def _last_step(self) -> int:
         return max((line["step"] for line in self.log), default=0)

@@ -96,10 +96,10 @@ def make(
 
 
 def advice(options: ConfigDict) -> str:
-    """Says how to sample faster: the end of a sentence, for `inference.make_stream`."""
+    """Returns a sentence on how to sample faster; "" if there is no such option."""
     if "num_steps" not in options:
         return ""
-    return f", in proportion to sample.num_steps={options.num_steps}"
+    return f"Fewer sample.num_steps, now {options.num_steps}, take less in proportion."
 
 
 def _open_scorer(

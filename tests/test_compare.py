@@ -65,7 +65,7 @@ def test_side_by_side(tmp_path, shown):
     assert rows(lines, "diffusion.schedule") == [["linear", "cosine"]]
     assert not rows(lines, "optim.learning_rate")
     assert rows(lines, "steps") == [["20 of 4", "20 of 4"]]
-    assert rows(lines, "time of the steps") == [["2 seconds", "2 seconds"]]
+    assert rows(lines, "training time") == [["2 seconds", "2 seconds"]]
     assert rows(lines, "FD of pixels \N{DOWNWARDS ARROW}") == [["0.2", "0.1 better"]]
     assert rows(lines, "precision \N{UPWARDS ARROW}") == [["0.5 better", "0.4"]]
     assert page.text.count("(real 0.07)") == 2
@@ -88,6 +88,16 @@ def test_what_is_not_comparable(settings, tmp_path, shown):
     assert "better" not in page.text.replace("is better", "")
     titles = [first for first, *_ in lines if first.startswith("samples on")]
     assert len({*titles}) == 2
+
+
+@pytest.mark.parametrize("num_steps, num_rows", [(10, 1), (100, 2)])
+def test_steps_of_an_ode_likelihood(num_steps, num_rows, tmp_path, shown):
+    """They are part of the measurement: other numbers of them are not comparable."""
+    line = {"metric": "ode_likelihood", "bits_per_dim": 3.0, "split": "test"}
+    a = make_run(tmp_path / "a", evaluations=[{**line, "num_steps": 10}])
+    b = make_run(tmp_path / "b", evaluations=[{**line, "num_steps": num_steps}])
+    lines, _ = shown(a, b)
+    assert len(rows(lines, "bits_per_dim \N{DOWNWARDS ARROW}")) == num_rows
 
 
 def test_last_evaluation(tmp_path, shown):

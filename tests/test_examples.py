@@ -88,7 +88,7 @@ def test_blind_test(tmp_path, capsys):
     (tmp_path / "sample.txt").write_text("\n".join(captions))
     drawn, of_drawn = example.drawn_pictures(tmp_path, 6, 1)
     assert [f"caption {x}" for x in drawn[:, 0, 0, 0]] == of_drawn
-    real, of_real = example.real_pictures(tmp_path, 6, 1)
+    real, of_real = example.real_pictures(tmp_path, "test", 6, 1)
     order, choices, right = example.questions([*of_drawn, *of_real], 1)
     assert sorted(order) == list(range(12))
     for i, options, answer in zip(order, choices, right, strict=True):

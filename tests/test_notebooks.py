@@ -7,6 +7,7 @@ import pathlib
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -32,7 +33,6 @@ def run(name, monkeypatch, **small):
       **small: values that are set after the cell tagged "parameters", as papermill
         does.
     """
-    pyplot = pytest.importorskip("matplotlib.pyplot")
     matplotlib.use("Agg")
     monkeypatch.setattr(pyplot, "show", lambda: pyplot.close("all"))
     monkeypatch.chdir(NOTEBOOKS)

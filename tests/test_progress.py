@@ -87,9 +87,9 @@ def test_long_work_is_announced(monkeypatch, caplog, seconds, is_long):
     clock = types.SimpleNamespace(monotonic=lambda: next(now))
     monkeypatch.setattr(inference, "time", clock)
     task = Task(lambda variables, batch, key: batch, ("index",), {})
-    stream = inference.make_stream(task, 8, 0, "Running sample", ", in proportion")
+    stream = inference.make_stream(task, 8, 0, "Running sample", "Draw fewer.")
     list(stream({}, Range(800), 800))
     said = [x.getMessage() for x in caplog.records if "examples take" in x.getMessage()]
     minutes = "17 minutes" if is_long else ""
-    expected = f"Running sample: 800 examples take about {minutes} here, in proportion."
+    expected = f"Running sample: 800 examples take about {minutes} here. Draw fewer."
     assert said == [expected] * is_long

@@ -86,7 +86,7 @@ def defaults(method: str, data: ConfigDict | None = None) -> ConfigDict:
         keep=3,  # checkpoints, at least 1, besides the best one
         evaluate_every=0,  # in steps; 0 means never, also of sample_every
         sample_every=0,
-        trackers="",  # wandb, mlflow or both with a comma, see docs; none: ""
+        trackers="",  # wandb, mlflow or both with a comma, see docs/running.md
         profile="",  # START:STOP, the steps to trace, see docs; none: ""
         init_from="",  # GROUP=WORKDIR,...: copy groups of other runs at step 0
     )

@@ -2,12 +2,8 @@
 
 import base64
 import html
-import io
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
-
-from PIL import Image
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -15,8 +11,7 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem;
        max-width: 52rem; }
 h1, h2 { line-height: 1.2; }
 h2 { margin-top: 2.5rem; border-bottom: 1px solid #8886; padding-bottom: .2rem; }
-img, svg { max-width: 100%; height: auto; }
-img, svg { background: #fff; }
+img, svg { max-width: 100%; height: auto; background: #fff; }
 figure { margin: 1rem 0; }
 figcaption { color: #888; }
 figure.slider { width: fit-content; max-width: 100%; }
@@ -103,7 +98,7 @@ def page(title: str, sections: Sequence[tuple[str, str]]) -> str:
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
-    """Returns a table; one with a header is of metrics, with a sentence at the end."""
+    """Returns a table; one with a header has metrics and what they mean."""
     lines = ["".join(f"<td>{text(x)}</td>" for x in row) for row in rows]
     if header:
         lines.insert(0, "".join(f"<th>{text(x)}</th>" for x in header))
@@ -175,34 +170,3 @@ def _image(slide: Slide, is_shown: bool = False) -> str:
     source = base64.b64encode(slide.data).decode()
     kind = ' class="shown"' if is_shown else ""
     return f'<img{kind} src="data:image/png;base64,{source}" alt="{text(slide.alt)}">'
-
-
-def frames(path: pathlib.Path, most: int, side: int | None = None) -> dict[int, bytes]:
-    """Returns frames of an animation, evenly spaced with the first and last.
-
-    Args:
-      path: path of the animation.
-      most: frames to return.
-      side: pixels of the longer side, to which they are reduced; None: as they are.
-
-    Returns:
-      PNGs by the number of the frame, 1..N.
-    """
-    found = {}
-    with Image.open(path) as animation:
-        for i in evenly(getattr(animation, "n_frames", 1), most):
-            animation.seek(i)
-            frame = animation.convert("RGB")
-            if side:
-                frame.thumbnail((side, side))
-            buffer = io.BytesIO()
-            frame.save(buffer, "PNG")
-            found[i + 1] = buffer.getvalue()
-    return found
-
-
-def evenly(number: int, most: int) -> list[int]:
-    """Returns at most `most` of 0..number-1, evenly spaced, with the first and last."""
-    if number <= most:
-        return list(range(number))
-    return [round(i * (number - 1) / (most - 1)) for i in range(most)]

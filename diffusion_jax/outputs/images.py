@@ -1,5 +1,6 @@
 """Image grids and animations of them."""
 
+import io
 import math
 import pathlib
 from collections.abc import Sequence
@@ -133,6 +134,39 @@ def save_animation(path: pathlib.Path, frames: np.ndarray) -> None:
     first, *others = (_to_pil(tile(frame)) for frame in frames.swapaxes(0, 1))
     durations = [FRAME_MS] * len(others) + [LAST_FRAME_MS]
     first.save(path, save_all=True, append_images=others, duration=durations, loop=0)
+
+
+def frames(
+    path: pathlib.Path, max_frames: int, side: int | None = None
+) -> dict[int, bytes]:
+    """Returns frames of an animation, evenly spaced with the first and last.
+
+    Args:
+      path: path of the animation.
+      max_frames: how many to return.
+      side: pixels of the longer side, to which they are reduced; None: as they are.
+
+    Returns:
+      PNGs by the number of the frame, 1..N.
+    """
+    found = {}
+    with Image.open(path) as animation:
+        for i in evenly(getattr(animation, "n_frames", 1), max_frames):
+            animation.seek(i)
+            frame = animation.convert("RGB")
+            if side:
+                frame.thumbnail((side, side))
+            buffer = io.BytesIO()
+            frame.save(buffer, "PNG")
+            found[i + 1] = buffer.getvalue()
+    return found
+
+
+def evenly(number: int, max_frames: int) -> list[int]:
+    """Returns up to max_frames of 0..number-1, evenly, with the first and last."""
+    if number <= max_frames:
+        return list(range(number))
+    return [round(i * (number - 1) / (max_frames - 1)) for i in range(max_frames)]
 
 
 def _to_pil(array: np.ndarray) -> Image.Image:

@@ -243,7 +243,7 @@ def read_records(
     """Reads what metrics.jsonl and samples/ hold.
 
     Args:
-      workdir: the run's folder, whose metrics.jsonl can be read.
+      workdir: the run's folder.
       last: the last step to read; lines of later ones have been dropped, samples of
         later ones may be left.
 
@@ -251,11 +251,9 @@ def read_records(
       (step, values) by step: metrics, without those that were not finite, and images.
     """
     records = []
-    if (workdir / METRICS).is_file():
-        for line in (workdir / METRICS).read_text().splitlines():
-            values = json.loads(line)
-            step = values.pop("step")
-            records.append((step, {k: x for k, x in values.items() if x is not None}))
+    for values in strict_json.read_lines(workdir / METRICS):
+        step = values.pop("step")
+        records.append((step, {k: x for k, x in values.items() if x is not None}))
     for path in (workdir / SAMPLES).glob("*.png"):
         if path.stem.isdigit() and int(path.stem) <= last:
             records.append((int(path.stem), {SAMPLES: path}))
@@ -283,7 +281,7 @@ class MetricLogger:
       losses: name to display -> name of the metric, for the progress line.
       monitor: (step, metrics) -> warnings.
       unit: what the speed is measured in, one of UNITS.
-      tracked: the trackers, which are started here; None for none.
+      tracked: the trackers of this process, which are started here; None for none.
     """
 
     def __init__(

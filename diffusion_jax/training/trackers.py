@@ -3,7 +3,8 @@
 metrics.jsonl, samples/ and config.json are the run's record; a tracker is given the
 same. WORKDIR/trackers/NAME.json keeps the id of the tracker's run and the last step
 that it was given, so that the next session continues that run, first sends what it
-lacks, and sends nothing twice.
+lacks, and sends nothing twice. A kill while a step is being sent may leave that step
+out of the tracker; metrics.jsonl has it.
 """
 
 import abc
@@ -162,7 +163,7 @@ TRACKERS = {"wandb": WandB, "mlflow": MLflow}
 
 
 def parse(trackers: str) -> list[str]:
-    """Returns the names in train.trackers, whose packages are installed.
+    """Returns the names in train.trackers, and checks that their packages are there.
 
     Args:
       trackers: names in TRACKERS with commas between them; "" for none.
@@ -187,8 +188,8 @@ def parse(trackers: str) -> list[str]:
     return names
 
 
-class _Copy:
-    """A tracker, and what it was given.
+class _Session:
+    """A session of a tracker, and what the tracker has been given.
 
     Args:
       name: in TRACKERS.
@@ -266,7 +267,7 @@ class Trackers:
     """The trackers of a session; a context that ends it.
 
     Args:
-      names: see `parse`; () if this process does not log.
+      names: see `parse`.
       workdir: the run's folder.
       config: of the run.
     """
@@ -275,7 +276,7 @@ class Trackers:
         self, names: Iterable[str], workdir: pathlib.Path, config: Mapping[str, Any]
     ):
         self._names, self._workdir, self._config = names, workdir, config
-        self._copies: list[_Copy] = []
+        self._sessions: list[_Session] = []
 
     def start(self, records: Iterable[tuple[int, Values]]) -> None:
         """Starts or continues their runs.
@@ -288,14 +289,14 @@ class Trackers:
           RuntimeError: a tracker does not start.
         """
         for name in self._names:
-            self._copies.append(_Copy(name, self._workdir, self._config))
-        for step, values in records if self._copies else ():
+            self._sessions.append(_Session(name, self._workdir, self._config))
+        for step, values in records if self._sessions else ():
             self.log(step, values)
 
     def log(self, step: int, values: Values) -> None:
         """Sends the values of a step; a tracker that fails is left out from then on."""
-        for copy in self._copies:
-            copy.log(step, values)
+        for session in self._sessions:
+            session.log(step, values)
 
     def __enter__(self) -> "Trackers":
         return self
@@ -307,8 +308,8 @@ class Trackers:
         trace: types.TracebackType | None,
     ) -> None:
         failed = kind is not None and not issubclass(kind, Stopped)
-        for copy in self._copies:
-            copy.finish(failed)
+        for session in self._sessions:
+            session.finish(failed)
 
 
 def _in_words(error: Exception) -> str:
