@@ -59,6 +59,7 @@ def make_stream(
             return loader.read(source, index)
 
         with progress.bar(what, num, parallel.process_index() == 0) as advance:
+            LOGGER.info("%s: compiling for %d examples.", what, num)
             started = 0.0
             for number, batch in loader.prefetch(batch_at, 0, -(-num // batch_size)):
                 interrupts.check()

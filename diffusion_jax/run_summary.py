@@ -1,7 +1,9 @@
 """What a run is and how far it has come, read from its files without its weights."""
 
+import json
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +13,7 @@ from diffusion_jax import methods, progress, run_config, strict_json
 from diffusion_jax.data.base import Field
 from diffusion_jax.evaluators import tables
 from diffusion_jax.training import logs
+from diffusion_jax.training.checkpoints import SCORE_FILE
 
 
 class Summary(NamedTuple):
@@ -22,7 +25,8 @@ class Summary(NamedTuple):
       fields: of the data it was trained on.
       num_parameters: of the model.
       log: the lines of metrics.jsonl.
-      evaluations: the lines of evaluations.jsonl, the last one last.
+      evaluations: the last evaluation during training, if there was one, and the lines
+        of evaluations.jsonl, the last one last.
     """
 
     config: ConfigDict
@@ -84,11 +88,35 @@ def read(config: ConfigDict, workdir: pathlib.Path) -> Summary:
     fields = run_config.stored_fields(config, workdir)
     method = methods.make(config, fields)
     variables, _ = jax.eval_shape(lambda: method.init(jax.random.key(0)))
+    log = strict_json.read_lines(workdir / logs.METRICS)
+    evaluations = strict_json.read_lines(workdir / tables.EVALUATIONS)
     return Summary(
         config,
         workdir,
         fields,
         sum(math.prod(x.shape) for x in jax.tree.leaves(variables.params)),
-        strict_json.read_lines(workdir / logs.METRICS),
-        strict_json.read_lines(workdir / tables.EVALUATIONS),
+        log,
+        _last_in_training(config, workdir, log) + evaluations,
     )
+
+
+def _last_in_training(
+    config: ConfigDict, workdir: pathlib.Path, log: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Returns the last evaluation in a log as a line of evaluations.jsonl, or none.
+
+    Its settings are those of the checkpoint's score: there is none without it.
+    """
+    prefix = f"{config.eval.split}_"
+    for line in reversed(log):
+        values = {
+            name.removeprefix(prefix): value
+            for name, value in line.items()
+            if name.startswith(prefix)
+        }
+        folder = workdir / run_config.CHECKPOINTS / str(line["step"])
+        if values and (folder / SCORE_FILE).is_file():
+            settings = json.loads((folder / SCORE_FILE).read_text())["settings"]
+            data = {"step": line["step"], "data": config.data.source}
+            return [data | values | settings]
+    return []

@@ -1,15 +1,14 @@
 """Runs side by side: only what is comparable is in one row."""
 
+import json
 import re
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
+from documents import call_main
 from handmade import make_run
 from pages import Page
 from smoke import CONFIGS, Compiled
 
-from diffusion_jax import command_line, main
 from diffusion_jax.compare import compare
 from diffusion_jax.progress import CONSOLE
 
@@ -114,6 +113,21 @@ def test_last_evaluation(tmp_path, shown):
     assert "b has drawn no samples yet" in page.text and "nan" not in page.text
 
 
+def test_evaluation_during_training(tmp_path, shown):
+    """The last one counts like a later one with the same settings."""
+    scores = [{"step": x, "test_FD of pixels": 2 / x} for x in (10, 20)]
+    a = make_run(tmp_path / "a", log=LOG + scores)
+    line = of_samples(0.2, 0.5)
+    names = "metric", "num_samples", "splits"
+    settings = {name: line[name] for name in names}
+    (a / "checkpoints/20").mkdir(parents=True)
+    score = json.dumps({"value": 0.1, "settings": settings})
+    (a / "checkpoints/20/score.json").write_text(score)
+    b = make_run(tmp_path / "b", evaluations=[line])
+    lines, page = shown(a, b)
+    assert rows(lines, "FD of pixels \N{DOWNWARDS ARROW}") == [["0.1 better", "0.2"]]
+
+
 def test_families(tmp_path, shown):
     """Runs of several families are compared by what they have in common; what one of
     them has is folded away; folders of one name are told apart by their paths."""
@@ -129,17 +143,12 @@ def test_families(tmp_path, shown):
 
 
 @pytest.fixture
-def refuse(capsys):
+def refuse(capsys, monkeypatch):
     """Returns refuse(*args): the one sentence with which the program ends, code 2."""
 
     def run(*args):
-        before = set(flags.FLAGS)
-        try:
-            with flagsaver.flagsaver(), pytest.raises(SystemExit) as error:
-                main.main(command_line.parse_flags(["main.py", *map(str, args)]))
-        finally:
-            for name in set(flags.FLAGS) - before:
-                delattr(flags.FLAGS, name)
+        with pytest.raises(SystemExit) as error:
+            call_main([*map(str, args)], monkeypatch)
         said = capsys.readouterr().err
         assert error.value.code == 2 and said.count("\n") == 1
         return said

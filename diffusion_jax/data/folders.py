@@ -173,6 +173,15 @@ def open_contents(contents: Contents, spec: base.ImageSpec) -> base.Source:
     if errors and spec.on_error == "raise":
         first = errors[0]
         raise transforms.UnreadableError(first.example, first.reason, len(errors) - 1)
+    if errors:
+        LOGGER.warning(
+            "%s: split %r: %d of the pictures cannot be read, and others take their "
+            "places; the first is %s.",
+            name,
+            spec.split,
+            len(errors),
+            errors[0].example,
+        )
     num = sum(x is True for x in checked)
     base.warn_of_transparency(name, num, len(paths), spec.background)
 

@@ -61,6 +61,13 @@ def test_files_without_a_header_are_counted(tmp_path):
         make(name)
 
 
+def test_skipped_files_are_counted(tmp_path, caplog):
+    """With data.on_error=skip a warning names the first and counts all at once."""
+    make(folder(tmp_path, 6, header=[1, 4]), on_error="skip")
+    (said,) = [x.getMessage() for x in caplog.records if x.levelname == "WARNING"]
+    assert "2 of the pictures cannot be read" in said and "0001.png" in said
+
+
 def test_skip_takes_the_next_readable_example(tmp_path):
     """Point 7: a damaged example is replaced by the next readable one, around the end,
     with its label, whatever is read before; damaged headers are skipped as well."""
