@@ -23,6 +23,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update(source="emoji", image_size=32, num_channels=3)
     config.model.update(channels=(32, 64, 64), caption_width=128)
     config.optim.warmup_steps = 100
-    config.train.update(num_steps=1000, log_every=100)
+    config.train.log_every = 100
     decay_over_second_half(config)
     return select(config, variant, contrastive.tiny)

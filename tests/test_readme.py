@@ -94,6 +94,9 @@ def config_of(argument):
 
 def check_arguments(words):
     """Checks that a command's config, keys, flags and mode exist."""
+    if "--mode=compare" in words:  # the only mode without a config
+        assert sum(word.startswith("runs/") for word in words) > 1
+        return
     config = config_of(next(word for word in words if "configs/" in word))
     for word in words:
         name, _, value = word.partition("=")
@@ -145,6 +148,12 @@ def test_commands_of_main(tmp_path, monkeypatch):
     for words in MAIN:
         arguments = words[words.index("diffusion_jax.main") + 1 :]
         check_arguments(arguments)
+        if "--mode=compare" in arguments:  # runs that commands above it have trained
+            call(
+                [re.sub("(?<=runs/)digits$", "digits_tiny", x) for x in arguments],
+                monkeypatch,
+            )
+            continue
         config = next(word for word in arguments if word.startswith("--config="))
         if not config.startswith("--config=configs/digits"):
             continue  # test_configs.py trains the others at :tiny
