@@ -3,7 +3,7 @@
     python -m diffusion_jax.main --config=configs/emoji_captions16.py
 
 Data: apt-get install fonts-noto-color-emoji; pip install -e '.[emoji]'
-Result: not measured.
+Result: docs/text_to_image.md. Time: about 43 minutes on one core.
 """
 
 from ml_collections import ConfigDict

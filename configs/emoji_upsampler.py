@@ -4,7 +4,8 @@ r"""Super-resolution of emoji, 16x16 to 32x32 pixels: emoji_cascade's second sta
     python -m diffusion_jax.main --config=configs/emoji_upsampler.py --mode=sample \
         --config.sample.task=translate --config.sample.num_examples=16
 
-Data: as for emoji_captions16. Result: not measured.
+Data: as for emoji_captions16. Result: docs/text_to_image.md.
+Time: about 21 minutes on one core.
 """
 
 from ml_collections import ConfigDict
