@@ -655,6 +655,7 @@ REFUSED = [
         "digits_captions",
         {
             "model.caption_heads": 16,
+            "model.num_blocks": 1,
             "model.caption_width": 16,
             "model.attention_resolutions": (8,),
         },
@@ -664,6 +665,7 @@ REFUSED = [
         "digits_captions",
         {
             "model.caption_heads": 3,
+            "model.num_blocks": 1,
             "model.caption_width": 6,
             "model.attention_resolutions": (),
         },
