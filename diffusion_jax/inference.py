@@ -49,8 +49,10 @@ def make_stream(
     """
     batch_size = parallel.round_up(batch_size)
     run = parallel.map_on_devices(task.run)
+    is_compiled = False
 
     def stream(variables: Variables, source: Source, num: int) -> Iterator[Arrays]:
+        nonlocal is_compiled
         key = jax.random.key(seed)
 
         def batch_at(number: int) -> Arrays:
@@ -59,7 +61,9 @@ def make_stream(
             return loader.read(source, index)
 
         with progress.bar(what, num, parallel.process_index() == 0) as advance:
-            LOGGER.info("%s: compiling for %d examples.", what, num)
+            if not is_compiled:
+                LOGGER.info("%s: compiling.", what)
+                is_compiled = True
             started = 0.0
             for number, batch in loader.prefetch(batch_at, 0, -(-num // batch_size)):
                 interrupts.check()

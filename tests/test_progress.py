@@ -93,3 +93,13 @@ def test_long_work_is_announced(monkeypatch, caplog, seconds, is_long):
     minutes = "17 minutes" if is_long else ""
     expected = f"Running sample: 800 examples take about {minutes} here. Draw fewer."
     assert said == [expected] * is_long
+
+
+def test_compiling_is_announced_once(caplog):
+    """Before the first batch of a stream, and not when it runs again."""
+    caplog.set_level("INFO")
+    task = Task(lambda variables, batch, key: batch, ("index",), {})
+    stream = inference.make_stream(task, 8, 0, "Running sample")
+    for _ in range(2):
+        list(stream({}, Range(8), 8))
+    assert caplog.messages.count("Running sample: compiling.") == 1
