@@ -246,11 +246,12 @@ def _table(labels: Sequence[str], group: Group) -> Table:
 
 def _drawn(label: str, run: Summary) -> str:
     """Returns what training drew last, for the page."""
+    if not run.drawn:
+        return f"<p>{html.text(label)} has drawn no samples yet.</p>"
     images = [path for path in run.drawn if path.suffix == ".png"]
-    for path in [*images[-1:], *run.drawn[-1:]][:1]:
-        caption = f"{label}, step {int(path.stem):,}"
-        if images:
-            return html.figure(html.Slide(path.read_bytes(), caption))
-        text = html.text(path.read_text(encoding="utf-8")[:MAX_TEXT])
-        return f"<div><p>{html.text(caption)}</p><pre>{text}</pre></div>"
-    return f"<p>{html.text(label)} has drawn no samples yet.</p>"
+    path = (images or run.drawn)[-1]
+    caption = f"{label}, step {int(path.stem):,}"
+    if images:
+        return html.figure(html.Slide(path.read_bytes(), caption))
+    text = html.text(path.read_text(encoding="utf-8")[:MAX_TEXT])
+    return f"<div><p>{html.text(caption)}</p><pre>{text}</pre></div>"

@@ -1,6 +1,5 @@
 """What a run is and how far it has come, read from its files without its weights."""
 
-import json
 import math
 import pathlib
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from diffusion_jax import methods, progress, run_config, strict_json
 from diffusion_jax.data.base import Field
 from diffusion_jax.evaluators import tables
 from diffusion_jax.training import logs
-from diffusion_jax.training.checkpoints import SCORE_FILE
+from diffusion_jax.training.checkpoints import read_score
 
 
 class Summary(NamedTuple):
@@ -44,9 +43,10 @@ class Summary(NamedTuple):
 
     @property
     def training_time(self) -> str:
-        """Returns the steps times their mean time in the log, in words.
+        """Returns an estimate of the time of all steps, such as "12 minutes".
 
-        Evaluations and samples are left out. It is "" if the log has no times.
+        It is the number of steps times the mean step time in the log, without
+        evaluation and sampling; "" if the log has no step times.
         """
         seconds = [line["step_time"] for line in self.log if "step_time" in line]
         if not seconds:
@@ -103,9 +103,10 @@ def read(config: ConfigDict, workdir: pathlib.Path) -> Summary:
 def _last_in_training(
     config: ConfigDict, workdir: pathlib.Path, log: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Returns the last evaluation in a log as a line of evaluations.jsonl, or none.
+    """Returns the last evaluation in a log as a line of evaluations.jsonl.
 
-    Its settings are those of the checkpoint's score: there is none without it.
+    Its settings are read from the checkpoint's score. The list is empty if there is no
+    evaluation whose checkpoint is still there.
     """
     prefix = f"{config.eval.split}_"
     for line in reversed(log):
@@ -114,9 +115,10 @@ def _last_in_training(
             for name, value in line.items()
             if name.startswith(prefix)
         }
-        folder = workdir / run_config.CHECKPOINTS / str(line["step"])
-        if values and (folder / SCORE_FILE).is_file():
-            settings = json.loads((folder / SCORE_FILE).read_text())["settings"]
+        if not values:
+            continue
+        score = read_score(workdir / run_config.CHECKPOINTS / str(line["step"]))
+        if score and score.settings:
             data = {"step": line["step"], "data": config.data.source}
-            return [data | values | settings]
+            return [data | values | score.settings]
     return []

@@ -73,7 +73,7 @@ def make(
         num = options.num_candidates
         task = reranking.rerank(task, method.data, scorer.method, scorer.ids, num)
     stream = inference.make_stream(
-        task, options.batch_size, options.seed, f"Running {name}", advice(options)
+        task, options.batch_size, options.seed, f"Running {name}", _advice(options)
     )
     # A captioned example keeps its labels, to measure whether its image shows them.
     fields = dict(task.outputs)
@@ -95,7 +95,7 @@ def make(
     return TaskRunner(run, fields, source)
 
 
-def advice(options: ConfigDict) -> str:
+def _advice(options: ConfigDict) -> str:
     """Returns a sentence on how to sample faster; "" if there is no such option."""
     if "num_steps" not in options:
         return ""

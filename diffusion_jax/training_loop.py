@@ -110,13 +110,9 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
         check_random_groups(method, template, groups)
 
     primary = parallel.process_index() == 0
-    tracked = None
-    if primary and tracker_names:
-        tracked = trackers.Trackers(tracker_names, workdir, config.to_dict())
-    with (
-        locked(workdir) if primary else contextlib.nullcontext(),
-        tracked or contextlib.nullcontext(),
-    ):
+    names = tracker_names if primary else ()
+    tracked = trackers.Trackers(names, workdir, config.to_dict())
+    with locked(workdir) if primary else contextlib.nullcontext(), tracked:
         # 2. Restore the last checkpoint, or initialise a new state.
         checkpoints = Checkpoints(workdir / run_config.CHECKPOINTS, every.keep)
         state = restore(checkpoints, template, changes)

@@ -182,8 +182,8 @@ def open_contents(contents: Contents, spec: base.ImageSpec) -> base.Source:
             len(errors),
             errors[0].example,
         )
-    num = sum(x is True for x in checked)
-    base.warn_of_transparency(name, num, len(paths), spec.background)
+    num_transparent = sum(x is True for x in checked)
+    base.warn_of_transparency(name, num_transparent, len(paths), spec.background)
 
     def decode(i: int) -> tuple[Image.Image, int]:
         return transforms.read_image(paths[i]), labels[i]

@@ -162,9 +162,9 @@ def _save_grid(path: pathlib.Path, name: str, outputs: Arrays, fields: Fields) -
         captions = np.repeat(captions, columns or 1).tolist()
         flat = transforms.to_uint8(x.reshape(-1, *x.shape[-3:]))
         plots.save_captioned(path, flat, captions, columns, titles)
-        return
-    shown = x[: max(1, GRID_IMAGES // (columns or 1))].reshape(-1, *x.shape[-3:])
-    images.save_grid(path, transforms.to_uint8(shown), columns, titles)
+    else:
+        shown = x[: max(1, GRID_IMAGES // (columns or 1))].reshape(-1, *x.shape[-3:])
+        images.save_grid(path, transforms.to_uint8(shown), columns, titles)
 
 
 def _save_points(

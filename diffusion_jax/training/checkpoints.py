@@ -97,7 +97,7 @@ class Checkpoints:
         self._scores = {
             step: score
             for step in self.steps()
-            if (score := _read_score(self.directory / str(step)))
+            if (score := read_score(self.directory / str(step)))
         }
 
     def should_preserve(
@@ -447,7 +447,7 @@ def _current_name(name: str) -> str:
     return name
 
 
-def _read_score(path: pathlib.Path) -> Score | None:
+def read_score(path: pathlib.Path) -> Score | None:
     """Returns the score of a checkpoint, or None if it has none that can be read."""
     for name in (SCORE_FILE, OLD_SCORE_FILE):
         file = path / name

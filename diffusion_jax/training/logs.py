@@ -307,7 +307,7 @@ class MetricLogger:
         self._samples = workdir / SAMPLES
         self._tracked = tracked
         if tracked:
-            tracked.start(read_records(workdir, start))
+            tracked.start(lambda: read_records(workdir, start))
 
     def push(
         self,

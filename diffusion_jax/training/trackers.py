@@ -16,7 +16,7 @@ import pathlib
 import re
 import time
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from diffusion_jax import paths
@@ -267,7 +267,7 @@ class Trackers:
     """The trackers of a session; a context that ends it.
 
     Args:
-      names: see `parse`.
+      names: see `parse`; () for none.
       workdir: the run's folder.
       config: of the run.
     """
@@ -278,19 +278,19 @@ class Trackers:
         self._names, self._workdir, self._config = names, workdir, config
         self._sessions: list[_Session] = []
 
-    def start(self, records: Iterable[tuple[int, Values]]) -> None:
+    def start(self, read_records: Callable[[], Iterable[tuple[int, Values]]]) -> None:
         """Starts or continues their runs.
 
         Args:
-          records: (step, values) of earlier sessions, by step; those that a tracker
-            lacks are sent.
+          read_records: returns (step, values) of earlier sessions, by step; those that
+            a tracker lacks are sent. It is called only if there are trackers.
 
         Raises:
           RuntimeError: a tracker does not start.
         """
         for name in self._names:
             self._sessions.append(_Session(name, self._workdir, self._config))
-        for step, values in records if self._sessions else ():
+        for step, values in read_records() if self._sessions else ():
             self.log(step, values)
 
     def log(self, step: int, values: Values) -> None:
