@@ -126,18 +126,19 @@ def _parse(argv: list[str]) -> list[str]:
     values = flags.FlagValues()
     flags.DEFINE_string("config", None, "", flag_values=values)
     flags.DEFINE_bool("version", False, "", flag_values=values)
-    for name in ("mode", "workdir"):
-        flags.DEFINE_string(name, None, "", flag_values=values)
+    flags.DEFINE_string("mode", None, "", flag_values=values)
     values([x for x in argv if not renames.OVERRIDE.fullmatch(x)], known_only=True)
     if values["version"].value:
         print(f"diffusion_jax {diffusion_jax.__version__}")
         sys.exit()
-    given, of_runs = values["config"].value, values["mode"].value == "compare"
-    if of_runs and (given or values["workdir"].value):
-        raise ValueError(
-            "--mode=compare takes no --config and no --workdir, but the folders of "
-            "runs: --mode=compare runs/a runs/b."
-        )
+    if values["mode"].value == "compare":
+        if any(map(_is_about_a_run, argv)):
+            raise ValueError(
+                "--mode=compare takes no --config and no --workdir, but the folders of "
+                "runs: --mode=compare runs/a runs/b."
+            )
+        return flags.FLAGS(argv)  # which leaves the folders
+    given = values["config"].value
     if sum(map(_is_config, argv)) > 1:
         raise ValueError("--config is given twice: leave one of them out.")
     if given:
@@ -148,16 +149,20 @@ def _parse(argv: list[str]) -> list[str]:
         config = _load_config(argv)
         overrides = [m for m in map(renames.OVERRIDE.fullmatch, argv) if m]
         run_config.check_keys(config, [match[1] for match in overrides])
-    elif not of_runs and not any(x.lstrip("-").startswith("help") for x in argv):
+    elif not any(x.lstrip("-").startswith("help") for x in argv):
         raise ValueError(
             "--config is missing: give one, such as --config=configs/digits.py."
         )
     # config_flags reads the overrides from sys.argv, not from what it is given.
     sys.argv = argv
     rest = flags.FLAGS(argv)
-    if len(rest) > 1 and not of_runs:
+    if len(rest) > 1:
         raise ValueError(f"Unknown arguments: {' '.join(rest[1:])}.")
     return rest
+
+
+def _is_about_a_run(argument: str) -> bool:
+    return argument.lstrip("-").startswith(("config=", "config.", "workdir="))
 
 
 def _is_config(argument: str) -> bool:

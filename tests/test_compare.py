@@ -129,8 +129,9 @@ def test_evaluation_during_training(tmp_path, shown):
 
 
 def test_families(tmp_path, shown):
-    """Runs of several families are compared by what they have in common; what one of
-    them has is folded away; folders of one name are told apart by their paths."""
+    """Runs of different families are compared by the values that they have in common;
+    the values of a single run are folded away. Folders of the same name are labelled
+    with their paths."""
     a = make_run(tmp_path / "x/run", log=LOG)
     b = make_run(tmp_path / "y/run", "digits_gan", log=GAN_LOG)
     lines, page = shown(a, b)
@@ -168,5 +169,6 @@ def test_refusals(tmp_path, refuse, monkeypatch):
     config = f"--config={CONFIGS['digits']}:tiny"
     assert "takes no --config" in refuse(mode, config, a, a)
     assert "no --workdir" in refuse(mode, "--workdir=a", a, a)
+    assert "takes no --config" in refuse(mode, "--config.seed=1", a, a)
     assert "Unknown arguments: a b" in refuse(config, "a", "b")
     assert [x.name for x in tmp_path.iterdir()] == ["a"]
