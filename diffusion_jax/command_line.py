@@ -126,13 +126,15 @@ def _parse(argv: list[str]) -> list[str]:
     values = flags.FlagValues()
     flags.DEFINE_string("config", None, "", flag_values=values)
     flags.DEFINE_bool("version", False, "", flag_values=values)
-    flags.DEFINE_string("mode", None, "", flag_values=values)
+    for name in ("mode", "workdir"):
+        flags.DEFINE_string(name, None, "", flag_values=values)
     values([x for x in argv if not renames.OVERRIDE.fullmatch(x)], known_only=True)
     if values["version"].value:
         print(f"diffusion_jax {diffusion_jax.__version__}")
         sys.exit()
     if values["mode"].value == "compare":
-        if any(map(_is_about_a_run, argv)):
+        overrides = any(map(renames.OVERRIDE.fullmatch, argv))
+        if overrides or values["config"].value or values["workdir"].value:
             raise ValueError(
                 "--mode=compare takes no --config and no --workdir, but the folders of "
                 "runs: --mode=compare runs/a runs/b."
@@ -159,10 +161,6 @@ def _parse(argv: list[str]) -> list[str]:
     if len(rest) > 1:
         raise ValueError(f"Unknown arguments: {' '.join(rest[1:])}.")
     return rest
-
-
-def _is_about_a_run(argument: str) -> bool:
-    return argument.lstrip("-").startswith(("config=", "config.", "workdir="))
 
 
 def _is_config(argument: str) -> bool:

@@ -10,13 +10,12 @@ import sys
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
+from documents import call_main
 from PIL import Image
 from smoke import CONFIGS, ROOT, Compiled, last_line
 from smoke import load as load_config
 
-from diffusion_jax import command_line, main, methods, run_config, runs
+from diffusion_jax import main, methods, run_config, runs
 from diffusion_jax.evaluate import evaluate
 from diffusion_jax.sample import sample
 from diffusion_jax.training_loop import train
@@ -99,7 +98,7 @@ def compiled():
 
 
 @pytest.fixture
-def call(monkeypatch, logger):
+def call(monkeypatch):
     """Returns call(*args): the program in this process, with `config` unless the
     arguments give one."""
 
@@ -107,15 +106,7 @@ def call(monkeypatch, logger):
         args = [str(x) for x in args]
         if config and not any(x.startswith("--config=") for x in args):
             args = [f"--config={config}", *args]
-        argv = ["main.py", *args]
-        monkeypatch.setattr(sys, "argv", argv)
-        before = set(flags.FLAGS)
-        try:
-            with flagsaver.flagsaver():
-                main.main(command_line.parse_flags(argv))
-        finally:
-            for name in set(flags.FLAGS) - before:
-                delattr(flags.FLAGS, name)
+        call_main(args, monkeypatch)
 
     return run
 
@@ -134,16 +125,6 @@ def refuse(call, compiled, capfd):
         return sentence
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def logger():
-    """Undoes what main does to the package's logger."""
-    logger = logging.getLogger("diffusion_jax")
-    handlers, propagate, level = logger.handlers[:], logger.propagate, logger.level
-    yield logger
-    logger.handlers[:], logger.propagate = handlers, propagate
-    logger.setLevel(level)
 
 
 def images(workdir):
@@ -401,9 +382,9 @@ def test_config_is_required(command):
     assert code != 0 and "--config" in stdout + stderr
 
 
-def test_names_of_older_versions(call, run, caplog, logger):
+def test_names_of_older_versions(call, run, caplog, monkeypatch):
     """A command with an older version's key and value does what it did."""
-    logger.propagate = True
+    monkeypatch.setattr(logging.getLogger("diffusion_jax"), "propagate", True)
     (run[0] / "sample.npz").unlink(missing_ok=True)
     options = ["--config.sample.view=samples", "--config.sample.film=False"]
     call(f"--workdir={run[0]}", "--mode=sample", *options)
