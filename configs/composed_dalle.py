@@ -17,12 +17,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config = dalle.defaults()
     config.name = "composed_dalle"
     config.data.update(source="composed:digits", image_size=24, batch_size=64)
-    config.dvae_model.update(num_codes=64, num_features=32, width=64)
+    config.dvae_model.update(name="vq", num_codes=64, num_features=32, width=64)
     config.dvae_model.num_downsamplings = 1
     config.dvae.update(likelihood="gaussian", noise_scale=0.1)
     config.optim.update(warmup_steps=200, ema_decay=0.995)
-    config.train.update(num_steps=6000, log_every=200, save_every=2000)
-    config.train.update(sample_every=3000, init_from="dvae=runs/composed_dvae")
+    config.train.update(num_steps=2500, log_every=100, save_every=500)
+    config.train.update(sample_every=1250, init_from="dvae=runs/composed_dvae")
     decay_over_second_half(config)
     config.sample.num_examples = 200
     config.eval.classifier = "runs/composed_classifier"

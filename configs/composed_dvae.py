@@ -18,9 +18,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config = dvae.defaults()
     config.name = "composed_dvae"
     config.data.update(source="composed:digits", image_size=24, batch_size=64)
-    config.model.update(num_codes=64, num_features=32, width=64, num_downsamplings=1)
+    config.model.update(name="vq", num_codes=64, num_features=32, width=64)
+    config.model.num_downsamplings = 1
     config.dvae.update(likelihood="gaussian", noise_scale=0.1)
-    config.dvae.update(temperature_steps=1500, kl_weight=1.0, kl_warmup_steps=500)
     config.train.update(num_steps=2000, evaluate_every=1000, sample_every=2000)
     decay_over_second_half(config)
     return select(config, variant, dvae.tiny)
