@@ -18,6 +18,7 @@ from diffusion_jax.data import base, loader
 from diffusion_jax.data.base import ArraySource, Range
 from diffusion_jax.methods.base import GROUP
 from diffusion_jax.training import compilation, parallel
+from diffusion_jax.training.costs import count_flops
 from diffusion_jax.training.state import TrainState, Variables, trace_initial
 from diffusion_jax.training.step import make_train_step
 
@@ -42,7 +43,11 @@ def train_step(config: Mapping[str, Any], batch_size: int, dtype: str) -> Progra
             last = metrics
         jax.block_until_ready((state.params, last))
 
-    flops = step_flops(method, batches.batch_at(0))
+    flops = count_flops(
+        make_train_step(method, None),
+        trace_initial(method).out_info,
+        batches.batch_at(0),
+    )
     return Program(run, info(state.variables, flops), memory)
 
 
@@ -207,23 +212,11 @@ def network_of(method: methods.Method) -> Callable:
     return network
 
 
-def forward_flops(method: methods.Method, batch_size: int) -> float:
+def forward_flops(method: methods.Method, batch_size: int) -> int:
     """Counts the operations of a forward pass."""
     x = jax.ShapeDtypeStruct((batch_size, *method.field.shape), jnp.float32)
     variables = trace_initial(method).out_info.variables
     return count_flops(network_of(method), variables, {"image": x}, None)
-
-
-def step_flops(method: methods.Method, batch: dict[str, np.ndarray]) -> float:
-    """Counts the operations of a train step."""
-    return count_flops(
-        make_train_step(method, None), trace_initial(method).out_info, batch
-    )
-
-
-def count_flops(function: Callable, *arguments: Any) -> float:
-    """Counts the operations of a program before XLA fuses any of them."""
-    return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
 
 
 def memory() -> int:
@@ -239,7 +232,7 @@ def info(variables: Variables, flops: float) -> dict[str, Any]:
         "flops": flops,
         "device": jax.default_backend(),
         "kind": jax.devices()[0].device_kind,
-        "flops_by": "XLA, before fusion",
+        "flops_by": "costs.count_flops",
     }
 
 

@@ -280,9 +280,7 @@ def loop(
                     logger.flush()
                     if flops:
                         LOGGER.info("New length of sequences at step %d.", step)
-                    flops[shapes] = compile_step(
-                        run_step, state, batch, every.accumulate
-                    )
+                    flops[shapes] = compile_step(run_step, state, batch)
             if profile.starts(step):
                 with logger.paused():
                     logger.flush()
@@ -318,23 +316,21 @@ def loop(
 
 
 def compile_step(
-    run_step: parallel.TrainStep, state: TrainState, batch: Any, accumulate: int
-) -> float | None:
+    run_step: parallel.TrainStep, state: TrainState, batch: Any
+) -> int | None:
     """Compiles the train step and logs the memory it needs.
 
     Args:
       run_step: the step.
       state: replicated.
       batch: sharded.
-      accumulate: see `make_train_step`.
 
     Returns:
       The floating point operations of a step on each device, if their peak is known.
     """
     num_arrays = len(jax.tree.leaves(state.params))
     LOGGER.info("Compiling the train step%s.", compilation.about(num_arrays))
-    program = run_step.compile(state, batch)
-    memory = program.memory
+    memory = costs.memory(run_step.compile(state, batch))
     if memory is not None:
         LOGGER.info("The train step needs about %s per device.", costs.in_words(memory))
         limit = parallel.device_memory().get("bytes_limit")
@@ -345,10 +341,8 @@ def compile_step(
                 costs.in_words(limit),
             )
     if parallel.device_kind() not in costs.PEAK_FLOPS:
-        return None  # counting takes half a second
-    flops = program.flops
-    # The loop over slices counts its body once.
-    return None if flops is None else flops * accumulate
+        return None  # counting takes seconds
+    return run_step.count_flops(state, batch)
 
 
 def rescue(state: TrainState, logger: MetricLogger, checkpoints: Checkpoints) -> None:

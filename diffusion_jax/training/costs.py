@@ -1,47 +1,99 @@
-"""What a compiled step costs: arithmetic and memory, and the peak rate of devices."""
+"""What a train step costs: arithmetic and memory, and the peak rate of devices."""
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import jax
+import numpy as np
 from jax import stages
+from jax.extend import core
 
 
-class Program(NamedTuple):
-    """A compiled program, and what one call of it costs on each device.
+def memory(compiled: stages.Compiled) -> int | None:
+    """Returns the bytes that a device needs while a program runs; None if unknown.
 
-    Attributes:
-      lowered: before XLA compiled it.
-      compiled: that runs.
+    arguments + outputs - donated arguments + temporaries + program
     """
+    sizes = compiled.memory_analysis()
+    if sizes is None:
+        return None
+    return (
+        sizes.argument_size_in_bytes
+        + sizes.output_size_in_bytes
+        - sizes.alias_size_in_bytes
+        + sizes.temp_size_in_bytes
+        + sizes.generated_code_size_in_bytes
+    )
 
-    lowered: stages.Lowered
-    compiled: stages.Compiled
 
-    @property
-    def flops(self) -> float | None:
-        """Floating point operations as written; the body of a loop counts once.
+def count_flops(function: Callable, *args: Any) -> int:
+    """Counts the operations of a function's matrix products and convolutions.
 
-        Those of the lowered program: on GPUs XLA turns matrix products into calls of
-        libraries, whose operations it does not count. None if unknown.
-        """
-        # Before XLA: https://github.com/jax-ml/jax/issues/22249
-        return (self.lowered.cost_analysis() or {}).get("flops")
+    They are counted as the function is written, before XLA, whose own count exists on
+    CPUs and TPUs only: a multiplication and an addition for each product of two
+    numbers, without those with the zeros of padding. A scan counts all its turns, a
+    while loop one, and a choice its largest branch, so that fused attention counts as
+    plain attention does. A function of `jax.pmap` is counted on one device.
 
-    @property
-    def memory(self) -> int | None:
-        """Bytes that the device needs while the program runs; None if unknown.
+    Args:
+      function: of arrays.
+      *args: arrays, or their shapes and dtypes.
+    """
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
-        arguments + outputs - donated arguments + temporaries + program
-        """
-        sizes = self.compiled.memory_analysis()
-        if sizes is None:
-            return None
-        return (
-            sizes.argument_size_in_bytes
-            + sizes.output_size_in_bytes
-            - sizes.alias_size_in_bytes
-            + sizes.temp_size_in_bytes
-            + sizes.generated_code_size_in_bytes
+
+def _count(jaxpr: core.Jaxpr) -> int:
+    return sum(map(_count_equation, jaxpr.eqns))
+
+
+def _count_equation(equation: core.JaxprEqn) -> int:
+    name = equation.primitive.name
+    if name == "dot_general":
+        return _product_flops(equation)
+    if name == "conv_general_dilated":
+        return _convolution_flops(equation)
+    inner = [_count(jaxpr) for jaxpr in _jaxprs_in(equation)]
+    if name == "cond":
+        return max(inner)
+    return sum(inner) * (equation.params["length"] if name == "scan" else 1)
+
+
+def _jaxprs_in(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+    """Yields the programs that an equation calls."""
+    for value in equation.params.values():
+        for x in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(x, core.ClosedJaxpr):
+                yield x.jaxpr
+            elif isinstance(x, core.Jaxpr):
+                yield x
+
+
+def _product_flops(equation: core.JaxprEqn) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    terms = math.prod(left[axis] for axis in contracted)
+    return 2 * terms * equation.outvars[0].aval.size
+
+
+def _convolution_flops(equation: core.JaxprEqn) -> int:
+    image, kernel = (x.aval.shape for x in equation.invars)
+    out = equation.outvars[0].aval.shape
+    params = equation.params
+    image_axes, kernel_axes, out_axes = params["dimension_numbers"]  # two, then spatial
+    products = 1  # for a pair of channels
+    for axis, (before, _) in enumerate(params["padding"], start=2):
+        place = (
+            np.arange(out[out_axes[axis]])[:, None] * params["window_strides"][axis - 2]
+            + np.arange(kernel[kernel_axes[axis]]) * params["rhs_dilation"][axis - 2]
+            - before
         )
+        spread = params["lhs_dilation"][axis - 2]
+        last = (image[image_axes[axis]] - 1) * spread
+        inside = (place >= 0) & (place <= last) & (place % spread == 0)
+        products *= int(inside.sum())
+    examples, channels = out[out_axes[0]], out[out_axes[1]]
+    return 2 * products * examples * channels * kernel[kernel_axes[1]]
 
 
 def utilisation(flops: float | None, seconds: float, device_kind: str) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array, lax, stages
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import multihost
@@ -230,7 +230,7 @@ def largest(number: int) -> int:
     return int(np.max(all_rows(np.array([number]))))
 
 
-def _compile(on_devices: Callable, *args: Any) -> tuple[Callable, costs.Program]:
+def _compile(on_devices: Callable, *args: Any) -> tuple[Callable, stages.Compiled]:
     """Compiles a function of `jax.pmap` for its arguments, which are not donated.
 
     No process runs the program before all of them have compiled it: a collective waits
@@ -244,12 +244,12 @@ def _compile(on_devices: Callable, *args: Any) -> tuple[Callable, costs.Program]
     if jax.process_count() == 1:
         options = compilation.for_backend(compilation.REPEATED)
         compiled = lowered.compile(compiler_options=options)
-        return compiled, costs.Program(lowered, compiled)
+        return compiled, compiled
     # The compiled program takes arrays of all processes, `on_devices` those of one: it
     # finds the program in JAX's cache.
     compiled = lowered.compile()
     barrier("compiled")
-    return on_devices, costs.Program(lowered, compiled)
+    return on_devices, compiled
 
 
 def shapes(batch: PyTree) -> tuple[tuple[int, ...], ...]:
@@ -264,7 +264,7 @@ class TrainStep:
         self._on_devices = on_devices
         self._compiled: dict[tuple[tuple[int, ...], ...], Callable] = {}
 
-    def compile(self, state: PyTree, batch: PyTree) -> costs.Program:
+    def compile(self, state: PyTree, batch: PyTree) -> stages.Compiled:
         """Compiles the step for batches of these shapes, which all processes have.
 
         No process runs it before all of them have compiled it.
@@ -274,11 +274,20 @@ class TrainStep:
           batch: sharded, on the devices or not as in later calls.
 
         Returns:
-          The program, which says what it costs.
+          The program, which says what memory it needs.
         """
         run, program = _compile(self._on_devices, state, batch, self._each(0))
         self._compiled[shapes(batch)] = run
         return program
+
+    def count_flops(self, state: PyTree, batch: PyTree) -> int:
+        """Returns the operations of a step on each device, see `costs.count_flops`.
+
+        Args:
+          state: see `compile`.
+          batch: see `compile`.
+        """
+        return costs.count_flops(self._on_devices, state, batch, self._each(0))
 
     def __call__(self, state: PyTree, batch: PyTree, stop: int) -> tuple[PyTree, Any]:
         """Runs the step; compiles it for new shapes, unless `compile` has.
