@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Checks and measures one GPU in at most six minutes; results are JSON lines in OUTPUT,
-# appended as they come, so a script that is killed keeps what it has measured.
+# Checks and measures one GPU in at most ten minutes, most of them compilation. Results
+# are JSON lines in OUTPUT, appended as they come, so that a script that is killed keeps
+# what it has measured.
 #
 #   bash benchmarks/accelerator.sh [OUTPUT]          default: accelerator.jsonl
 #   TINY=1 bash benchmarks/accelerator.sh [OUTPUT]   the same with tiny sizes, on any device
 #
-# It needs JAX 0.10.2 or newer for the GPU (Python 3.11 or newer), flax (which brings orbax), optax, chex,
-# pillow and ml_collections; grain, scikit-learn, tensorboard and tensorflow-datasets may
-# be missing. On a machine without a network bring what is missing as wheels:
+# It needs JAX 0.10.2 or newer for the GPU (Python 3.11 or newer), flax (which brings
+# orbax), optax, chex, pillow and ml_collections; grain, scikit-learn, tensorboard and
+# tensorflow-datasets may be missing. On a machine without a network bring what is missing as wheels:
 #
 #   pip download --no-deps -d wheels ml_collections     where there is a network
 #   pip install --no-index --no-deps --target site wheels/*.whl
@@ -49,14 +50,13 @@ fi
 train=(benchmarks.train_step --config "$config" "${quick[@]}")
 sample=(benchmarks.sampling --config "$config" --batch_size "$images")
 
-# The limits add up to 330 s, in the order of importance.
-section 50 benchmarks.equality --config "$config"
-section 80 "${train[@]}" --batch_size "$large" --dtype bfloat16 "${against[@]}" \
-    --modes compile
-section 70 "${train[@]}" --batch_size "$small" --dtype bfloat16 "${against[@]}"
-section 60 "${sample[@]}" --dtype bfloat16 --tasks "ddim:$ddim" "ancestral:$chain" \
+# The limits add up to 600 s, in the order of importance.
+section 210 "${train[@]}" --batch_size "$small" "$large" --dtype bfloat16 \
+    "${against[@]}" --modes compile
+section 90 "${sample[@]}" --dtype bfloat16 --tasks "ddim:$ddim" "ancestral:$chain" \
     --rounds 1 --seconds 0
-section 35 "${train[@]}" --batch_size "$small" --dtype float32
-section 35 "${train[@]}" --batch_size "$large" --dtype float32
+section 150 benchmarks.equality --config "$config"
+section 110 "${train[@]}" --batch_size "$small" "$large" --dtype float32
+[[ ${TINY:-} ]] || section 40 benchmarks.attention
 echo "Results: $output"
 exit "$failed"

@@ -37,6 +37,7 @@ COLUMNS = {
     "of ceiling": "{share:.0%}",
     "of peak": "{peak_shown}",
     "MB": "{megabytes:.0f}",
+    "first run, s": "{first_seconds:.0f}",
     "ours/theirs (min-max)": "{ratio_shown}",
     "by CPU time": "{user_ratio_shown}",
 }
@@ -213,8 +214,9 @@ def compare(
                     f"{side} runs on {worker.info['device']}, but JAX on "
                     f"{ceilings.device}: install builds for the same device."
                 )
-            megabytes = worker.memory() / 1e6
-            shared = {"side": side, **record, **worker.info, "megabytes": megabytes}
+            shared = {"side": side, **record, **worker.info}
+            shared["megabytes"] = worker.memory() / 1e6
+            shared["first_seconds"] = worker.first_seconds  # with compilation
             if shared["parameters"] == workers[0].info["parameters"]:
                 shared |= {x: workers[0].info[x] for x in ("flops", "flops_by")}
             ours = timings[0] if worker is not workers[0] else None

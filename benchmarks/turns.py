@@ -57,6 +57,7 @@ class Worker:
         environment: Mapping[str, str] | None = None,
     ):
         context = multiprocessing.get_context("spawn")
+        self.first_seconds: float | None = None  # of the first run, if it was timed
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
             target=_serve,
@@ -151,8 +152,8 @@ def in_turn(
     Returns:
       For each worker the timings of its turns, in order.
     """
-    for worker in workers:
-        worker.run(1)  # compiles, or allocates
+    for worker in workers:  # compiles, or allocates
+        worker.first_seconds = worker.run(1).wall
     once = [worker.run(1) for worker in workers]
     times = [max(1, round(seconds / timing.wall)) for timing in once]
     turns = [once] if max(times) == 1 else []  # long runs are not wasted

@@ -60,12 +60,12 @@ def attention(
 
     Source: Vaswani et al. 2017, equation 1, arXiv:1706.03762.
     """
-    fused = is_fused(query.dtype, query.shape[-1], compute_capability())
+    has_kernel = is_fused(query.dtype, query.shape[-1], compute_capability())
     if mask is not None:  # cuDNN's backward pass with a mask needs even lengths
-        fused &= query.shape[-2] % 2 == 0 and key.shape[-2] % 2 == 0
-    if not fused:
-        return _plain(query, key, value, mask)
-    return lax.platform_dependent(query, key, value, mask, cuda=_fused, default=_plain)
+        has_kernel &= query.shape[-2] % 2 == 0 and key.shape[-2] % 2 == 0
+    if not has_kernel:
+        return plain(query, key, value, mask)
+    return lax.platform_dependent(query, key, value, mask, cuda=fused, default=plain)
 
 
 def attention_weights(query: Array, key: Array, mask: Array | None = None) -> Array:
@@ -88,12 +88,15 @@ def attention_weights(query: Array, key: Array, mask: Array | None = None) -> Ar
     return nn.softmax(logits)
 
 
-def _plain(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+def plain(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+    """See `attention`; it keeps the weights for the gradient."""
     weights = attention_weights(query, key, mask).astype(value.dtype)
     return jnp.einsum("...ts,...sc->...tc", weights, value)
 
 
-def _fused(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+def fused(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+    """See `attention`; for CUDA only."""
+
     def with_heads(x: Array | None) -> Array | None:
         return x[:, None] if x is not None and x.ndim == 3 else x
 

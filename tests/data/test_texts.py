@@ -252,8 +252,8 @@ def test_byte_order_mark(tmp_path):
 
 
 def test_python_docs():
-    """The topics of the standard library are whole in one split, and their share is
-    near what was asked for."""
+    """The topics of the standard library are whole in one split; the test split has the
+    share that was asked for and at most one topic more, whichever Python's they are."""
     from pydoc_data import topics
 
     found = {}
@@ -265,8 +265,8 @@ def test_python_docs():
         found[split] = [vocabulary.decode(x[1:]) for x in documents]
     every = sorted(topics.topics.values())
     assert sorted(found["train"] + found["test"]) == every
-    share = sum(map(len, found["test"])) / sum(map(len, every))
-    assert 0.1 <= share < 0.2
+    share = 0.1 * sum(map(len, every))
+    assert share <= sum(map(len, found["test"])) <= share + max(map(len, every))
 
 
 REFUSED = [

@@ -108,7 +108,7 @@ def marked(monkeypatch):
         assert implementation == "cudnn"
         assert q.ndim == k.ndim == v.ndim == 4  # [B, T, heads, C]
         heads = (x.swapaxes(1, 2) for x in (q, k, v))
-        return MARK * attention_file._plain(*heads, mask).swapaxes(1, 2)
+        return MARK * attention_file.plain(*heads, mask).swapaxes(1, 2)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", marked)
     monkeypatch.setattr(attention_file, "compute_capability", lambda: 9)
@@ -132,7 +132,7 @@ def test_the_platform_is_chosen_when_lowered(marked, differentiate):
     }
     assert found == {"cuda": True, "cpu": False, "tpu": False}
     if not differentiate:
-        plain = attention_file._plain(*heads("bfloat16"))
+        plain = attention_file.plain(*heads("bfloat16"))
         np.testing.assert_array_equal(jax.jit(function)(*heads("bfloat16")), plain)
 
 
@@ -149,8 +149,8 @@ def test_fused_with_a_mask(marked, lengths, expected):
     traced = jax.jit(attention).trace(q, k, v, mask)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert has_mark(text) == expected
-    fused = attention_file._fused(q, k, v, mask).astype("float32")
-    plain = attention_file._plain(q, k, v, mask).astype("float32")
+    fused = attention_file.fused(q, k, v, mask).astype("float32")
+    plain = attention_file.plain(q, k, v, mask).astype("float32")
     np.testing.assert_allclose(fused, MARK * plain, rtol=0.02)
 
 
