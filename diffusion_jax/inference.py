@@ -61,14 +61,15 @@ def make_stream(
             return loader.read(source, index)
 
         with progress.bar(what, num, parallel.process_index() == 0) as advance:
-            if not is_compiled:
+            is_new, is_compiled, started = not is_compiled, True, 0.0
+            if is_new:
                 LOGGER.info("%s: compiling.", what)
-                is_compiled = True
-            started = 0.0
             for number, batch in loader.prefetch(batch_at, 0, -(-num // batch_size)):
                 interrupts.check()
                 needed = {name: batch[name] for name in ("index", *task.inputs)}
-                rows = parallel.all_rows(batch | run(variables, needed, key))
+                compiles = is_new and number == 0 and parallel.process_index() == 0
+                with progress.waiting(f"{what}: compiling", compiles):
+                    rows = parallel.all_rows(batch | run(variables, needed, key))
                 cut = min(batch_size, num - number * batch_size)
                 advance(cut)
                 if number == 0:  # compiled

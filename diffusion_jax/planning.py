@@ -138,9 +138,12 @@ def choose_config(
 
 
 def show_config(config: ConfigDict, *_: pathlib.Path) -> None:
-    """Prints a config as JSON; to stderr, what is planned where values are open."""
-    config = complete(config, lambda text: print(text, file=sys.stderr))
-    print(strict_json.dumps(config.to_dict(), indent=2))
+    """Prints a config as JSON; then, to stderr, what was planned of it."""
+    notes: list[str] = []
+    config = complete(config, notes.append)
+    print(strict_json.dumps(config.to_dict(), indent=2), flush=True)
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 def _as_stored(config: ConfigDict, workdir: pathlib.Path) -> ConfigDict:

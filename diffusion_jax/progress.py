@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -91,6 +92,32 @@ def bar(
                 yield from _add(display, what, total)
             finally:
                 _displays.clear()
+
+
+@contextlib.contextmanager
+def waiting(what: str, is_shown: bool = True) -> Iterator[None]:
+    """Says every EVERY seconds for how long the work of a `with` statement has lasted.
+
+    Args:
+      what: the work, such as "Compiling".
+      is_shown: False in all processes but one.
+    """
+    done, start = threading.Event(), time.monotonic()
+
+    def remind() -> None:
+        while not done.wait(EVERY):
+            CONSOLE.print(f"{what}: {in_words(time.monotonic() - start)} so far")
+
+    if not (_settings["bars"] and is_shown):
+        yield
+        return
+    thread = threading.Thread(target=remind, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _add(display: Progress, what: str, total: int) -> Iterator[Callable[[int], None]]:

@@ -84,7 +84,12 @@ def read_config(
     }
     if kept:
         own = [f"{key} = {x} (file: {file})" for key, (file, x) in kept.items()]
-        LOGGER.info("The run in %s keeps its own values: %s.", workdir, ", ".join(own))
+        LOGGER.info(
+            "The run in %s keeps the values it was trained with, where the config file "
+            "has others: %s.",
+            workdir,
+            ", ".join(own),
+        )
     found.update_from_flattened_dict(overrides)
     _refuse_fixed(_changes(before, found.to_dict()), workdir)
     return found
@@ -238,6 +243,17 @@ def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]
     if "source_b" in data:
         return {"image_a": image, "label_a": label, "image_b": image, "label_b": label}
     return {"image": image, "label": label}
+
+
+def class_names(config: ConfigDict, workdir: pathlib.Path) -> tuple[str, ...]:
+    """Returns the names of the classes that a run is conditioned on, () without names.
+
+    Args:
+      config: of the run.
+      workdir: the run's folder.
+    """
+    names = stored_fields(config, workdir).get("label", label_field(None)).names
+    return names if len(names) == config.model.get("num_classes", 0) else ()
 
 
 def check_classes(

@@ -1,5 +1,6 @@
 """--mode=sample: runs a task of a trained model and writes its outputs."""
 
+import logging
 import pathlib
 
 from ml_collections import ConfigDict
@@ -7,6 +8,8 @@ from ml_collections import ConfigDict
 from diffusion_jax import methods, run_config, run_data, runs, task_runner
 from diffusion_jax.outputs import writers
 from diffusion_jax.training import interrupts
+
+LOGGER = logging.getLogger(__name__)
 
 
 def sample(
@@ -37,10 +40,20 @@ def sample(
         writers.check_writable(folder)
         method = methods.make(config, run_config.stored_fields(config, workdir))
         # Options that are wrong are found before the checkpoint is read.
-        runner = task_runner.make(config, method, options.task)
+        names = run_config.class_names(config, workdir)
+        runner = task_runner.make(config, method, options.task, class_names=names)
         run_config.check_vocabularies(config, runner.source.fields, workdir)
         run_config.warn_of_other_sizes(config, runner.source.fields, workdir)
+        LOGGER.info("%s.", _settings(config))
         outputs = runner.run(runs.load(config, workdir, options.checkpoint).variables)
         animation = options.animation or "frames" in outputs  # sample.num_frames > 0
         writers.save(folder / options.task, outputs, runner.fields, animation)
         writers.print_texts(outputs, runner.fields)
+
+
+def _settings(config: ConfigDict) -> str:
+    """Says what is run, with the options that the task has."""
+    options = config.sample
+    names = methods.option_names(config, options.task)
+    shown = [f"{x}={options[x]}" for x in ("label", *names, "seed") if x in options]
+    return f"{options.task}, {options.num_examples} examples: {', '.join(shown)}"

@@ -22,6 +22,7 @@ from diffusion_jax.methods import reranking
 from diffusion_jax.training.state import Variables
 
 LOGGER = logging.getLogger(__name__)
+MAX_NAMED = 20  # classes in a message
 
 
 class TaskRunner(NamedTuple):
@@ -40,7 +41,11 @@ class TaskRunner(NamedTuple):
 
 
 def make(
-    config: ConfigDict, method: methods.Method, name: str, data: Source | None = None
+    config: ConfigDict,
+    method: methods.Method,
+    name: str,
+    data: Source | None = None,
+    class_names: tuple[str, ...] = (),
 ) -> TaskRunner:
     """Makes a function that runs a task on sample.num_examples rows.
 
@@ -53,6 +58,7 @@ def make(
       method: that the config describes.
       name: of the task.
       data: examples to read instead of those of eval.split.
+      class_names: of the classes that sample.label chooses from, if they have some.
 
     Raises:
       FileNotFoundError: the data or the scorer are missing.
@@ -60,7 +66,7 @@ def make(
     """
     options = config.sample
     task = methods.make_task(config, method, name)
-    source = open_source(config, task, data)
+    source = open_source(config, task, data, class_names)
     scorer = _open_scorer(config, method, task)
     if name != "sample" and len(source) < options.num_examples:
         LOGGER.warning(
@@ -131,7 +137,10 @@ def _open_scorer(
 
 
 def open_source(
-    config: ConfigDict, task: methods.Task, data: Source | None = None
+    config: ConfigDict,
+    task: methods.Task,
+    data: Source | None = None,
+    class_names: tuple[str, ...] = (),
 ) -> Source:
     """Opens the sample.num_examples examples that a task reads.
 
@@ -144,6 +153,7 @@ def open_source(
       task: that reads them.
       data: examples to read instead of those of eval.split; they have the fields that
         the task reads, and no others.
+      class_names: see `make`.
 
     Raises:
       FileNotFoundError: the data are missing.
@@ -158,9 +168,10 @@ def open_source(
                 f"sample.label = {label}, but the model has no classes "
                 "(model.num_classes = 0): leave it at -1."
             )
+        named = ", ".join(f"{i} {x}" for i, x in enumerate(class_names[:MAX_NAMED]))
         raise ValueError(
-            f"sample.label = {label} is not one of the {num_classes} classes; -1 draws "
-            "all of them in turn."
+            f"sample.label = {label} is not one of the {num_classes} classes"
+            f"{f' ({named})' if named else ''}; -1 draws all of them in turn."
         )
     prompt = config.sample.get("prompt")
     prompts = {}
@@ -193,8 +204,11 @@ def open_source(
                 "class of sample.prompt."
             )
         labels = np.arange(number) % num_classes if label < 0 else [label] * number
+        if label >= 0 and class_names:
+            LOGGER.info("Class %d is %s.", label, class_names[label])
         arrays = {"label": np.array(labels, np.int32)}
-        source = ArraySource(arrays, {"label": label_field(num_classes)}, "labels")
+        field = label_field(num_classes, class_names)
+        source = ArraySource(arrays, {"label": field}, "labels")
     else:
         source = Range(number)
     if any(name.startswith("partner_") for name in task.inputs):

@@ -13,6 +13,7 @@ from diffusion_jax import (
     evaluators,
     methods,
     planning,
+    progress,
     run_config,
     run_data,
     run_plots,
@@ -330,7 +331,8 @@ def compile_step(
     """
     num_arrays = len(jax.tree.leaves(state.params))
     LOGGER.info("Compiling the train step%s.", compilation.about(num_arrays))
-    memory = costs.memory(run_step.compile(state, batch))
+    with progress.waiting("Compiling", parallel.process_index() == 0):
+        memory = costs.memory(run_step.compile(state, batch))
     if memory is not None:
         LOGGER.info("The train step needs about %s per device.", costs.in_words(memory))
         limit = parallel.device_memory().get("bytes_limit")
@@ -412,8 +414,9 @@ def make_draw(
     config: ConfigDict, method: methods.Method, workdir: pathlib.Path
 ) -> Draw:
     """Makes a function that runs sample.task and writes samples/STEP.png."""
+    names = run_config.class_names(config, workdir)
     runner, folder = (
-        task_runner.make(config, method, config.sample.task),
+        task_runner.make(config, method, config.sample.task, class_names=names),
         workdir / logs.SAMPLES,
     )
 

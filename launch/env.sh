@@ -85,8 +85,8 @@ install() {
     constraints=constraints-python312.txt
   fi
   echo "Installing diffusion_jax${extras:+ with $extras} into $VENV (once)," \
-    "with the versions in $constraints"
-  "$python" -m pip install --disable-pip-version-check -c "$constraints" \
+    "with the versions in $constraints; this takes some minutes"
+  "$python" -m pip install --quiet --disable-pip-version-check -c "$constraints" \
     -e ".${extras:+[${extras// /,}]}"
   printf '%s\n%s\n' "$(key)" "$extras" >"$stamp"
 }

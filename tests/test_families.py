@@ -79,7 +79,12 @@ METRICS = {
         *("retrieval_error", "image_to_text_recall", "image_to_text_recall, real")
     ],
     "samples": OF_SAMPLES,
-    "copying": ["copied_share", "nearest_distance", "nearest_distance_real"],
+    "copying": [
+        "copied_share",
+        "copied_share_real",
+        "nearest_distance",
+        "nearest_distance_real",
+    ],
 }
 EVALUATED = [
     *[("autoencoder", "reconstruction"), ("autoencoder", "samples")],

@@ -1,5 +1,6 @@
 """Laws of the progress: what it prints, and when."""
 
+import time
 import types
 
 import numpy as np
@@ -52,9 +53,23 @@ def test_a_file_gets_lines_of_long_work(capsys, monkeypatch):
     assert not capsys.readouterr().out
 
 
-def test_nothing_is_shown_if_quiet(capsys):
+def test_waiting_says_how_long(capsys, monkeypatch):
+    """Work whose progress is unknown gets a line now and then, and none after it."""
+    monkeypatch.setattr(progress, "EVERY", 0.05)
+    with progress.waiting("Compiling"):
+        time.sleep(0.2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines and set(lines) == {"Compiling: 0 seconds so far"}
+    time.sleep(0.1)
+    assert not capsys.readouterr().out
+
+
+def test_nothing_is_shown_if_quiet(capsys, monkeypatch):
     """Quiet commands print neither bars nor lines."""
     progress.show(False)
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    with progress.waiting("Compiling"):
+        time.sleep(0.05)
     progress.line("step 1", is_last=True)
     with progress.bar("Sampling", 2) as advance:
         advance(2)

@@ -30,6 +30,7 @@ READ_TOGETHER = 256  # images
 BY_CHANCE = 0.05  # share of held-out images that count as near to a training image
 SUSPICIOUS = 0.25  # a larger share of samples than this is warned about
 MIN_HELD_OUT = 20  # 1 / BY_CHANCE
+FAR = 1.5  # times the distance of held-out images: samples that resemble nothing
 NUM_SHOWN = 8  # pairs in the picture
 
 
@@ -39,7 +40,7 @@ def make_copying(
     """Makes an evaluator of how near samples are to training images.
 
     copied_share is the share of samples that are nearer to a training image than all
-    but 5 % of the held-out images are; for new images of the same distribution it is
+    but 5 % of the held-out images are; copied_share_real is that of held-out images,
     0.05. nearest_distance is the median distance of samples to their nearest training
     image, nearest_distance_real that of held-out images. Distances are Euclidean, of
     pixels in [0, 1] after averaging down to 32 to 63 pixels; mirrored training images
@@ -94,6 +95,14 @@ def make_copying(
             if share > SUSPICIOUS
             else "",
         )
+        distance, distance_real = np.median(distances), np.median(baseline)
+        if distance > FAR * distance_real:
+            LOGGER.warning(
+                "The samples do not resemble the training pictures yet: their distance "
+                "to the nearest one is %.1f times that of held-out pictures. That they "
+                "are no copies says little.",
+                distance / distance_real,
+            )
         if len(real) < MIN_HELD_OUT:
             LOGGER.warning(
                 "There are only %d held-out pictures, so that copied_share is very "
@@ -103,8 +112,9 @@ def make_copying(
             )
         metrics = {
             "copied_share": share,
-            "nearest_distance": float(np.median(distances)),
-            "nearest_distance_real": float(np.median(baseline)),
+            "copied_share_real": BY_CHANCE,
+            "nearest_distance": float(distance),
+            "nearest_distance_real": float(distance_real),
         }
         settings = {
             "num_samples": len(drawn),

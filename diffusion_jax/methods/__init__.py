@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -24,7 +25,16 @@ from diffusion_jax.methods.base import Fields, Method, Task
 from diffusion_jax.methods.ddpm import config as ddpm
 from diffusion_jax.methods.ranges import check, check_training
 
-__all__ = ["FAMILIES", "Method", "Task", "check", "check_training", "make", "make_task"]
+__all__ = [
+    "FAMILIES",
+    "Method",
+    "Task",
+    "check",
+    "check_training",
+    "make",
+    "make_task",
+    "option_names",
+]
 
 LOGGER = logging.getLogger(__name__)
 
@@ -67,11 +77,29 @@ def make_task(config: ConfigDict, method: Method, name: str, **options: Any) -> 
     Raises:
       ValueError: the family has no such task, or an option is invalid.
     """
-    tasks = FAMILIES[config.method].tasks
-    options_class, make_named = lookup(tasks, name, f"task of a {config.method} model")
+    options_class, make_named = _row_of_task(config, name)
     values = {**config.eval, **config.sample, **options}
-    names = [field.name for field in dataclasses.fields(options_class)]
+    names = option_names(config, name)
     return make_named(method, options_class(**{name: values[name] for name in names}))
+
+
+def option_names(config: ConfigDict, name: str) -> list[str]:
+    """Returns the names of a task's options in the config's groups sample and eval.
+
+    Args:
+      config: the run's config.
+      name: the task's name.
+
+    Raises:
+      ValueError: the family has no such task.
+    """
+    options_class, _ = _row_of_task(config, name)
+    return [field.name for field in dataclasses.fields(options_class)]
+
+
+def _row_of_task(config: ConfigDict, name: str) -> tuple[type, Callable]:
+    tasks = FAMILIES[config.method].tasks
+    return lookup(tasks, name, f"task of a {config.method} model")
 
 
 FAMILIES = {

@@ -33,12 +33,12 @@ def tile(
     Returns:
       u8[rows (H' + 2), columns (W' + 2), C], where H' x W' is the enlarged size, and 18
       more rows above if there are titles. Each image has a gap to its right and below
-      it; unused cells are black.
+      it; unused cells are as grey as the gaps.
     """
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    cells = np.zeros((rows * columns, height, width, channels), np.uint8)
+    cells = np.full((rows * columns, height, width, channels), GAP_GREY, np.uint8)
     cells[:count] = images
     num_strips, aspect = 1, rows * height / (columns * width)
     if aspect > MAX_ASPECT:

@@ -4,7 +4,7 @@ import csv
 import logging
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from diffusion_jax.training import parallel
 LOGGER = logging.getLogger(__name__)
 
 GRID_IMAGES = 400  # most images in a grid; the npz file has all of them
+MAX_CLASS_COLUMNS, TITLE_LENGTH = 12, 14  # classes in a grid; characters of a name
 PRINTED_TEXTS = 4
 ALIGNMENTS = 4  # most examples in a picture of alignments
 RULE = "-" * 72  # between texts of several lines
@@ -157,6 +158,8 @@ def write_csv(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
 def _save_grid(path: pathlib.Path, name: str, outputs: Arrays, fields: Fields) -> None:
     x = outputs[name]
     columns, titles = (x.shape[1] if fields[name].axes else None), fields[name].names
+    if columns is None and "label" in outputs:
+        columns, titles = _class_columns(outputs["label"], fields["label"])
     if "caption" in outputs:  # and perhaps that of the partner, which the row ends with
         captions = [" -> ".join(row) for row in _texts(outputs, fields)]
         captions = np.repeat(captions, columns or 1).tolist()
@@ -165,6 +168,19 @@ def _save_grid(path: pathlib.Path, name: str, outputs: Arrays, fields: Fields) -
     else:
         shown = x[: max(1, GRID_IMAGES // (columns or 1))].reshape(-1, *x.shape[-3:])
         images.save_grid(path, transforms.to_uint8(shown), columns, titles)
+
+
+def _class_columns(
+    labels: np.ndarray, field: Field
+) -> tuple[int | None, Sequence[str]]:
+    """Returns a column for each class if all of them were drawn in turn, and a few."""
+    number = field.size or 0
+    if not 2 <= number <= MAX_CLASS_COLUMNS or len(labels) < number:
+        return None, ()
+    if np.any(labels != np.arange(len(labels)) % number):
+        return None, ()
+    names = field.names or map(str, range(number))
+    return number, [x[:TITLE_LENGTH] for x in names]
 
 
 def _save_points(

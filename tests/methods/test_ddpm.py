@@ -483,6 +483,21 @@ def test_samples_come_with_their_labels():
         np.testing.assert_allclose(drawn["image"][:, 0, 0, 0], 0.1 * expected, 1e-5)
 
 
+def test_names_of_classes(caplog):
+    """Samples of one class say its name, and a number that is none gets the list."""
+    caplog.set_level("INFO")
+    method, names = make_method(None, **CLASSES), tuple("abcdefghij")
+
+    def make(label):
+        config = digits_config(**CLASSES, sample__label=label)
+        return task_runner.make(config, method, "sample", class_names=names)
+
+    assert make(3).fields["label"].names == names
+    assert "Class 3 is d." in caplog.messages
+    with pytest.raises(ValueError, match="one of the 10 classes .0 a, 1 b, .*9 j.;"):
+        make(10)
+
+
 def test_network_of_a_config_is_conditioned_on_classes():
     """Its parameters hold an embedding of each class and of "none"; without classes
     there is none; self-conditioning doubles the input's channels."""

@@ -18,10 +18,10 @@ def constant_images(n, size=(SIDE, SIDE), channels=1):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_tile_by_hand(channels):
-    """Images fill the rows from left to right, with gaps; unused cells are black."""
+    """Images fill the rows from left to right, with gaps; unused cells are grey."""
     grid = images.tile(constant_images(5, channels=channels))
     assert grid.shape == (2 * CELL, 3 * CELL, channels) and grid.dtype == np.uint8
-    for row, numbers in enumerate([[10, 20, 30], [40, 50, 0]]):
+    for row, numbers in enumerate([[10, 20, 30], [40, 50, images.GAP_GREY]]):
         for column, number in enumerate(numbers):
             cell = grid[CELL * row :, CELL * column :][:CELL, :CELL]
             assert np.all(cell[:SIDE, :SIDE] == number)

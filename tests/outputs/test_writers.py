@@ -148,6 +148,29 @@ def test_titles(tmp_path, monkeypatch):
     assert drawn["save_captioned"] == (captions, 2, ("0", "1"))
 
 
+@pytest.mark.parametrize(
+    "labels,names,expected",
+    [
+        ([0, 1, 2, 0, 1], ("cat", "dog", "a" * 20), (3, ["cat", "dog", "a" * 14])),
+        ([0, 1, 2, 0, 1], (), (3, ["0", "1", "2"])),
+        ([0, 1], ("cat", "dog", "fish"), (None, ())),
+        ([1, 1, 1, 1], ("cat", "dog", "fish"), (None, ())),
+        (range(13), tuple(map(str, range(13))), (None, ())),
+    ],
+)
+def test_classes_in_turn_are_columns(tmp_path, monkeypatch, labels, names, expected):
+    """A few classes that were drawn in turn are the columns of the grid, with their
+    names or numbers; one class, or many, are a grid as usual."""
+    drawn = []
+    monkeypatch.setattr(writers.images, "save_grid", lambda *x: drawn.append(x[2:]))
+    labels = np.array(labels, np.int32)
+    outputs = {"image": draw_images(len(labels), *SIZE), "label": labels}
+    number = len(names) or 3
+    fields = {"image": image_field(SIZE), "label": label_field(number, names)}
+    writers.save_preview(tmp_path / "x", outputs, fields)
+    assert drawn == [expected]
+
+
 def test_frames(tmp_path):
     """With the axis "frame" the animation shows them over time, even if there are rows;
     the grid is of the first output without frames."""
