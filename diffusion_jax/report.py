@@ -1,10 +1,12 @@
 """--mode=report: a page about a run that opens from a file."""
 
+import contextlib
 import importlib.metadata
 import json
 import logging
 import pathlib
 import platform
+import runpy
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +23,7 @@ from diffusion_jax.training import parallel
 LOGGER = logging.getLogger(__name__)
 
 REPORT = "report.html"
+CONFIGS, UNKNOWN = pathlib.Path("configs"), "CONFIG"
 MAX_SLIDES = 24
 STRIP, STRIP_SIDE = 8, 200  # frames next to each other, and the pixels of each
 MAX_TEXT = 10_000  # characters
@@ -158,7 +161,8 @@ def _metrics(evaluations: list[dict[str, Any]]) -> str:
 def _commands(config: ConfigDict, workdir: pathlib.Path) -> str:
     """How to resume, sample, evaluate, and load the run in Python."""
     folder = shlex.quote(str(workdir))
-    command = f"python -m diffusion_jax.main --config=CONFIG --workdir={folder}"
+    file = config_file(config.name)
+    command = f"python -m diffusion_jax.main --config={file} --workdir={folder}"
     python = (
         "import diffusion_jax as dj\n\n"
         f"samples = dj.load({str(workdir)!r}).sample(16, seed=1)"
@@ -169,8 +173,26 @@ def _commands(config: ConfigDict, workdir: pathlib.Path) -> str:
         f"{command} --mode=evaluate",
     ]
     blocks = "\n".join(modes), python
-    first = "<p>CONFIG is the config that the run was started with.</p>"
-    return first + "".join(f"<pre>{html.text(block)}</pre>" for block in blocks)
+    shown = "".join(f"<pre>{html.text(block)}</pre>" for block in blocks)
+    if file == UNKNOWN:
+        shown = f"<p>{UNKNOWN} is the config that the run was started with.</p>{shown}"
+    return shown
+
+
+def config_file(name: str) -> str:
+    """Returns the file in configs/ with a config of this name, and its variant.
+
+    A run does not know its config's file; UNKNOWN if none is found.
+    """
+    stem, _, variant = name.rpartition("_")
+    for file, argument in ((f"{name}.py", ""), (f"{stem}.py", variant)):
+        path = CONFIGS / file
+        if not path.is_file():
+            continue
+        with contextlib.suppress(ValueError):  # no such variant
+            if runpy.run_path(str(path))["get_config"](argument).name == name:
+                return f"{path}:{argument}" if argument else str(path)
+    return UNKNOWN
 
 
 def _all_values(config: ConfigDict) -> str:

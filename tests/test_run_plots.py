@@ -9,10 +9,11 @@ import pytest
 from handmade import make_run
 from pages import Page
 from PIL import Image
+from smoke import ROOT
 
 from diffusion_jax import run_config, run_plots
 from diffusion_jax.outputs import images
-from diffusion_jax.report import report
+from diffusion_jax.report import config_file, report
 
 LOG = [
     *[{"step": i, "disc/loss": 1 / i, "gen/loss": 2.0, "grad": 1.0} for i in (1, 2, 3)],
@@ -104,3 +105,20 @@ def test_strip_of_a_chain(tmp_path):
         "frame 20 of 20",
     )
     assert {len(x) for x in labels.values()} == {8}
+
+
+@pytest.mark.parametrize(
+    "name, file",
+    [
+        ("digits", "configs/digits.py"),
+        ("digits_tiny", "configs/digits.py:tiny"),
+        ("digits_dcgan", "configs/digits_dcgan.py"),
+        ("folder_vae", "configs/folder.py:vae"),
+        ("digits_of_mine", "CONFIG"),
+        ("mine", "CONFIG"),
+    ],
+)
+def test_the_report_names_the_config(monkeypatch, name, file):
+    """Its commands name the file, and the variant, whose config has the run's name."""
+    monkeypatch.chdir(ROOT)
+    assert config_file(name) == file
