@@ -1,10 +1,12 @@
-"""dVAE of composed pictures of digits, 24x24 pixels: 12x12 codes out of 64.
+"""VQ-VAE of composed pictures of digits, 24x24 pixels: 12x12 codes out of 64.
 
     python -m diffusion_jax.main --config=configs/composed_dvae.py
 
-The autoencoder of configs/composed_dalle.py. Result of 831 steps: PSNR 24.8 dB,
-and 95.0 % of the classes in reconstructions are right, of 98.2 % in held-out pictures.
-With 6x6 codes out of 128, 4000 steps: 22.5 dB, and 84.3 %.
+The autoencoder of configs/composed_dalle.py.
+Result: PSNR 29.3 dB; in 97.3 % of the reconstructions the first object is classified
+right, of 98.1 % in held-out pictures; all codes are used. A dVAE had 24.8 dB and 95.0 %
+of the classes (831 steps); with 6x6 codes out of 128, 22.5 dB and 84.3 % (4000 steps).
+Time: 12 minutes on one core.
 """
 
 from ml_collections import ConfigDict
