@@ -161,19 +161,10 @@ def save_captioned(
         of equal captions.
       column_titles: of these columns, if they have some; below the first row's caption.
     """
-    key = captions.__getitem__ if columns is None else lambda i: i // columns
-    groups = [list(x) for _, x in itertools.groupby(range(len(images)), key)]
-    shared = columns is not None or min(map(len, groups)) > 1
-    if columns is not None:
-        num_rows = len(groups)
-        groups = groups[: max(1, MAX_CAPTIONED // columns)]
-        if len(groups) < num_rows:
-            LOGGER.info("%s has the first %d of %d rows.", path, len(groups), num_rows)
-    elif shared:
-        share = max(1, MAX_CAPTIONED // len(groups))
-        groups = [group[:share] for group in groups]
-    else:
-        groups = [[i] for i in range(min(len(images), MAX_CAPTIONED))]
+    groups, shared = _captioned_groups(captions, columns)
+    num_rows = math.ceil(len(images) / columns) if columns else 0
+    if len(groups) < num_rows:
+        LOGGER.info("%s has the first %d of %d rows.", path, len(groups), num_rows)
     longest = max(map(len, groups)) if shared else len(groups)
     columns = columns or min(longest, MAX_COLUMNS)
     cells: list[int | None] = []
@@ -198,6 +189,24 @@ def save_captioned(
             axes.set_title("\n".join(titles.get(i, [])), fontsize=7, loc="left")
     longest = max(figure.get_size_inches())
     figure.savefig(path, dpi=max(DPI, math.ceil(MIN_LONG_SIDE / longest)))
+
+
+def _captioned_groups(
+    captions: Sequence[str], columns: int | None
+) -> tuple[list[list[int]], bool]:
+    """Returns which images stand together, and whether they share a caption.
+
+    See `save_captioned`. If they do not, each group has one image.
+    """
+    number = range(len(captions))
+    if columns is not None:
+        rows = [list(number[i : i + columns]) for i in number[::columns]]
+        return rows[: max(1, MAX_CAPTIONED // columns)], True
+    groups = [list(x) for _, x in itertools.groupby(number, captions.__getitem__)]
+    if min(map(len, groups)) == 1:
+        return [[i] for i in number[:MAX_CAPTIONED]], False
+    share = max(1, MAX_CAPTIONED // len(groups))
+    return [group[:share] for group in groups], True
 
 
 def save_curves(path: pathlib.Path, panels: Sequence[Panel]) -> None:
