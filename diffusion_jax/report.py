@@ -28,6 +28,8 @@ MAX_SLIDES = 24
 STRIP, STRIP_SIDE = 8, 200  # frames next to each other, and the pixels of each
 MAX_TEXT = 10_000  # characters
 VERSIONS = "jax jaxlib flax optax orbax-checkpoint numpy".split()
+# Settings of a sample that are shown below it.
+SAMPLED = "step label prompt sampler num_steps guidance_scale seed".split()
 # Settings of an evaluation that are shown with its metrics.
 SHOWN = """split splits sampler num_steps guidance_scale classifier classifiers judge
     date""".split()
@@ -99,12 +101,22 @@ def _pictures(workdir: pathlib.Path) -> str:
             small = [html.figure(html.Slide(x, label(i))) for i, x in strip.items()]
             parts.append(html.row(small, "strip"))
     for path in sorted(workdir.glob("*.png")):
-        parts.append(html.figure(html.Slide(path.read_bytes(), path.stem)))
+        parts.append(html.figure(html.Slide(path.read_bytes(), _title(path))))
     sweep = workdir / run_plots.FOLDER / run_plots.SWEEP
     if sweep.is_file():
         alt = "Metrics of samples over the options of the last sweep"
         parts.append(html.figure(html.Slide(sweep.read_bytes(), alt)))
     return "\n".join(parts)
+
+
+def _title(path: pathlib.Path) -> str:
+    """Returns what a picture shows, and how it was sampled if that is known."""
+    file = path.with_suffix(".json")
+    if not file.is_file():
+        return path.stem
+    settings = json.loads(file.read_text())
+    shown = [f"{name} {settings[name]}" for name in SAMPLED if name in settings]
+    return f"{path.stem}: {', '.join(shown)}"
 
 
 def _frame_label(path: pathlib.Path, total: int) -> Callable[[int], str]:

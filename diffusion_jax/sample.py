@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -15,13 +16,13 @@ LOGGER = logging.getLogger(__name__)
 def sample(
     config: ConfigDict, workdir: pathlib.Path, output: pathlib.Path | None = None
 ) -> None:
-    """Runs sample.task; writes OUTPUT/TASK.npz, a preview and an animation.
+    """Runs sample.task; writes OUTPUT/TASK.npz, a preview, an animation, and TASK.json.
 
     The first texts, if the outputs have any, are printed as well.
 
     The npz file holds the task's outputs by name, images as u8[N, H, W, C], and the
     labels of the examples that they are conditioned on; `outputs.writers` describes the
-    other files.
+    pictures. The json file has the checkpoint's step and the options.
 
     Args:
       config: of the run.
@@ -44,16 +45,21 @@ def sample(
         runner = task_runner.make(config, method, options.task, class_names=names)
         run_config.check_vocabularies(config, runner.source.fields, workdir)
         run_config.warn_of_other_sizes(config, runner.source.fields, workdir)
-        LOGGER.info("%s.", _settings(config))
-        outputs = runner.run(runs.load(config, workdir, options.checkpoint).variables)
+        settings = _settings(config)
+        shown = ", ".join(f"{name}={x}" for name, x in settings.items())
+        LOGGER.info("Running %s with %s.", options.task, shown)
+        run = runs.load(config, workdir, options.checkpoint)
+        outputs = runner.run(run.variables)
         animation = options.animation or "frames" in outputs  # sample.num_frames > 0
-        writers.save(folder / options.task, outputs, runner.fields, animation)
+        path = folder / options.task
+        writers.save(path, outputs, runner.fields, animation)
+        writers.write_json(path.with_suffix(".json"), {"step": run.step} | settings)
         writers.print_texts(outputs, runner.fields)
 
 
-def _settings(config: ConfigDict) -> str:
-    """Says what is run, with the options that the task has."""
-    options = config.sample
-    names = methods.option_names(config, options.task)
-    shown = [f"{x}={options[x]}" for x in ("label", *names, "seed") if x in options]
-    return f"{options.task}, {options.num_examples} examples: {', '.join(shown)}"
+def _settings(config: ConfigDict) -> dict[str, Any]:
+    """Returns the options of sample.task."""
+    own = methods.option_names(config, config.sample.task)
+    names = "num_examples", "label", "prompt", *own, "seed"
+    options = config.sample.to_dict()
+    return {name: options[name] for name in names if options.get(name) is not None}

@@ -437,7 +437,7 @@ def test_resuming_from_the_workdir(run, tmp_path, call, capfd):
     call(f"--workdir={workdir}", *changes)
     said = capfd.readouterr().out
     assert "Config changed: model.dropout: 0.0 -> 0.1, train.num_steps: 2 -> 3." in said
-    assert f"has others: model.channel_multipliers = {(1,)} (file: (1, 2))" in (said)
+    assert f"has others: model.channel_multipliers = {(1,)} (file: (1, 2))" in said
     assert "RESUMING" in said and "learning_rate" not in said
     stored = run_config.stored_config(workdir)
     assert stored.model.channel_multipliers == [1] and stored.train.num_steps == 3
@@ -446,10 +446,13 @@ def test_resuming_from_the_workdir(run, tmp_path, call, capfd):
 
 def test_output(run, tmp_path, call, monkeypatch):
     """Point 9: with --output sampling and evaluation change nothing in the run's
-    folder; a folder that cannot be written is found out before anything is loaded."""
+    folder; a file has the settings of the samples; a folder that cannot be written is found out before anything is loaded."""
     workdir, output = run[0], tmp_path / "deep" / "output"
     before = {x: x.read_bytes() for x in workdir.rglob("*") if x.is_file()}
-    call(f"--workdir={workdir}", "--mode=sample", f"--output={output}")
+    shorter = "--config.sample.num_steps=3"
+    call(f"--workdir={workdir}", "--mode=sample", f"--output={output}", shorter)
+    found = json.loads((output / "sample.json").read_text())
+    assert (found["step"], found["num_steps"]) == (2, 3) and "prompt" not in found
     changes = {"eval.metric": "rate_distortion"}
     evaluate(override(workdir, **changes), workdir, output)
     assert {x: x.read_bytes() for x in workdir.rglob("*") if x.is_file()} == before

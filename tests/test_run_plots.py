@@ -107,6 +107,18 @@ def test_strip_of_a_chain(tmp_path):
     assert {len(x) for x in labels.values()} == {8}
 
 
+def test_samples_say_how_they_were_drawn(tmp_path):
+    """Below a picture of --mode=sample the report has its settings, if they are known."""
+    workdir = make_run(tmp_path / "run", log=LOG)
+    for name in ("sample", "nearest"):
+        images.save_grid(workdir / f"{name}.png", np.zeros((4, 8, 8, 1), np.uint8))
+    settings = {"step": 20, "label": 3, "sampler": "ddim", "eta": 0.0}
+    (workdir / "sample.json").write_text(json.dumps(settings))
+    report(run_config.stored_config(workdir), workdir)
+    page = Page((workdir / "report.html").read_text(encoding="utf-8"))
+    assert {"nearest", "sample: step 20, label 3, sampler ddim"} <= {*page.alts}
+
+
 @pytest.mark.parametrize(
     "name, file",
     [

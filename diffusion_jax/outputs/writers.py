@@ -5,10 +5,11 @@ import logging
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from diffusion_jax import paths
+from diffusion_jax import paths, strict_json
 from diffusion_jax.data import transforms
 from diffusion_jax.data.base import Field
 from diffusion_jax.outputs import images, plots
@@ -144,6 +145,13 @@ def check_writable(folder: pathlib.Path) -> None:
             f"{folder} cannot be written ({error.strerror}): choose another folder "
             "with --output, or correct its permissions."
         ) from error
+
+
+def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
+    """Writes a dictionary as a JSON file; only process 0 writes."""
+    if parallel.process_index() == 0:
+        with paths.writing(path):
+            path.write_text(strict_json.dumps(value, indent=2) + "\n")
 
 
 def write_csv(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
