@@ -446,7 +446,8 @@ def test_resuming_from_the_workdir(run, tmp_path, call, capfd):
 
 def test_output(run, tmp_path, call, monkeypatch):
     """Point 9: with --output sampling and evaluation change nothing in the run's
-    folder; a file has the settings of the samples; a folder that cannot be written is found out before anything is loaded."""
+    folder; a file has the settings of the samples; a folder that cannot be written is
+    found out before anything is loaded."""
     workdir, output = run[0], tmp_path / "deep" / "output"
     before = {x: x.read_bytes() for x in workdir.rglob("*") if x.is_file()}
     shorter = "--config.sample.num_steps=3"

@@ -108,7 +108,7 @@ def test_strip_of_a_chain(tmp_path):
 
 
 def test_samples_say_how_they_were_drawn(tmp_path):
-    """Below a picture of --mode=sample the report has its settings, if they are known."""
+    """The report has the settings of --mode=sample below its picture, if known."""
     workdir = make_run(tmp_path / "run", log=LOG)
     for name in ("sample", "nearest"):
         images.save_grid(workdir / f"{name}.png", np.zeros((4, 8, 8, 1), np.uint8))
