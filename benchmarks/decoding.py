@@ -42,6 +42,7 @@ def write_images(folder: pathlib.Path, size: tuple[int, int], num: int) -> None:
 def open_source(folder: pathlib.Path, image_size: int) -> None:
     """Opens the folder in this process."""
     global _source
+    base.MAX_KEPT = 0  # every image is decoded every time
     _source = sources.make(f"folder:{folder}", "all", image_size, 3)
 
 

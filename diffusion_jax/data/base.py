@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import itertools
 import logging
+import math
 import pathlib
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -21,6 +22,7 @@ LOGGER = logging.getLogger(__name__)
 
 Example = dict[str, Any]
 MAX_INT32 = 2**31 - 1
+MAX_KEPT = 2**30  # bytes of the decoded images of a source that are kept in memory
 COND_IMAGE = "cond_image"  # the field of the image that an example is conditioned on
 # Labels of the second object have the suffix SECOND; their class is NONE if an image
 # has only one object.
@@ -295,6 +297,35 @@ class LazySource(Source):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Kept(Source):
+    """Keeps every example that has been read in memory, so that it is decoded once.
+
+    Args:
+      source: the examples; they must fit into memory.
+    """
+
+    source: Source
+    _examples: dict[int, Example] = dataclasses.field(default_factory=dict, init=False)
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        """The fields of the source."""
+        return self.source.fields
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Example:
+        if i not in self._examples:
+            self._examples[i] = self.source[i]
+        return dict(self._examples[i])
+
+    def identities(self) -> Identities | None:
+        """See `Source.identities`."""
+        return self.source.identities()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Skipping(Source):
     """Replaces each example that cannot be read by the next one that can.
 
@@ -515,6 +546,8 @@ def lazy_images(
 ) -> Source:
     """Makes a source of labelled images that are decoded and resized on access.
 
+    If all of them need at most MAX_KEPT bytes, they stay in memory.
+
     Args:
       size: the number of images.
       decode: i -> image i, of any size and mode, and its label; any exception means
@@ -545,7 +578,9 @@ def lazy_images(
         return {"image": pixels, "label": number}
 
     fields = {"image": image_field(shape), "label": label}
-    source = LazySource(size, example, fields, name, identify)
+    source: Source = LazySource(size, example, fields, name, identify)
+    if size * math.prod(shape) <= MAX_KEPT:
+        source = Kept(source)
     return Skipping(source, name) if spec.on_error == "skip" else source
 
 
