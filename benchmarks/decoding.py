@@ -1,5 +1,7 @@
 """Decodes JPEGs in the loader's threads, in one thread and in a pool of processes.
 
+Then it reads them from memory, where a source that is small enough keeps them.
+
     python -m benchmarks.decoding --size 1024 768
 
 Each line is the median of some turns, one after the other; "cpu_ms" is the user and
@@ -7,6 +9,7 @@ system time of an image in this process.
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -46,9 +49,10 @@ def open_source(folder: pathlib.Path, image_size: int) -> None:
     _source = sources.make(f"folder:{folder}", "all", image_size, 3)
 
 
-def batch_of(number: int) -> dict[str, np.ndarray]:
-    """Decodes a batch."""
-    return loader.read(_source, np.arange(number * BATCH, (number + 1) * BATCH))
+def batch_of(number: int, source: base.Source | None = None) -> dict[str, np.ndarray]:
+    """Reads a batch, by default of what `open_source` has opened."""
+    index = np.arange(number * BATCH, (number + 1) * BATCH)
+    return loader.read(source or _source, index)
 
 
 def timed(run: Callable[[], None], num: int) -> tuple[float, float]:
@@ -79,12 +83,18 @@ def main() -> None:
         with context.Pool(os.cpu_count(), open_source, arguments) as pool:
             pool.map(batch_of, range(os.cpu_count()))
             numbers = range(options.batches)
+            from_memory = functools.partial(batch_of, source=base.Kept(_source))
+            for number in numbers:
+                from_memory(number)
             ways = {
                 "one thread": lambda: [None for n in numbers if not batch_of(n)],
                 "the loader's threads": lambda: list(
                     None for _ in loader.prefetch(batch_of, 0, options.batches)
                 ),
                 "processes": lambda: [None for x in pool.imap(batch_of, numbers)],
+                "from memory, in threads": lambda: list(
+                    None for _ in loader.prefetch(from_memory, 0, options.batches)
+                ),
             }
             found = {way: [] for way in ways}
             for _ in range(options.turns):
