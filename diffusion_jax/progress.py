@@ -106,7 +106,7 @@ def waiting(what: str, is_shown: bool = True) -> Iterator[None]:
 
     def remind() -> None:
         while not done.wait(EVERY):
-            CONSOLE.print(f"{what}: {in_words(time.monotonic() - start)} so far")
+            CONSOLE.print(f"{what} for {in_words(time.monotonic() - start)} so far")
 
     if not (_settings["bars"] and is_shown):
         yield

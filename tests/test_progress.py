@@ -59,7 +59,7 @@ def test_waiting_says_how_long(capsys, monkeypatch):
     with progress.waiting("Compiling"):
         time.sleep(0.2)
     lines = capsys.readouterr().out.splitlines()
-    assert lines and set(lines) == {"Compiling: 0 seconds so far"}
+    assert lines and set(lines) == {"Compiling for 0 seconds so far"}
     time.sleep(0.1)
     assert not capsys.readouterr().out
 
