@@ -45,7 +45,7 @@ def write_images(folder: pathlib.Path, size: tuple[int, int], num: int) -> None:
 def open_source(folder: pathlib.Path, image_size: int) -> None:
     """Opens the folder in this process."""
     global _source
-    base.MAX_KEPT = 0  # every image is decoded every time
+    base.MAX_CACHED = 0  # every image is decoded every time
     _source = sources.make(f"folder:{folder}", "all", image_size, 3)
 
 
@@ -83,7 +83,7 @@ def main() -> None:
         with context.Pool(os.cpu_count(), open_source, arguments) as pool:
             pool.map(batch_of, range(os.cpu_count()))
             numbers = range(options.batches)
-            from_memory = functools.partial(batch_of, source=base.Kept(_source))
+            from_memory = functools.partial(batch_of, source=base.Cached(_source))
             for number in numbers:
                 from_memory(number)
             ways = {

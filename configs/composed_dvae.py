@@ -3,9 +3,9 @@
     python -m diffusion_jax.main --config=configs/composed_dvae.py
 
 The autoencoder of configs/composed_dalle.py.
-Result: PSNR 29.3 dB; in 97.3 % of the reconstructions the first object is classified
-right, of 98.1 % in held-out pictures; all codes are used. A dVAE had 24.8 dB and 95.0 %
-of the classes (831 steps); with 6x6 codes out of 128, 22.5 dB and 84.3 % (4000 steps).
+Result: PSNR 29.3 dB; composed_classifier sees the right class of the first object in
+97.3 % of the reconstructions, and in 98.1 % of held-out pictures; all codes are used.
+(--mode=evaluate --config.eval.classifier=runs/composed_classifier)
 Time: 12 minutes on one core.
 """
 

@@ -64,11 +64,16 @@ def make_stream(
             is_new, is_compiled, started = not is_compiled, True, 0.0
             if is_new:
                 LOGGER.info("%s: compiling.", what)
-            for number, batch in loader.prefetch(batch_at, 0, -(-num // batch_size)):
+            num_batches = -(-num // batch_size)
+            for number, batch in loader.prefetch(batch_at, 0, num_batches):
                 interrupts.check()
                 needed = {name: batch[name] for name in ("index", *task.inputs)}
-                compiles = is_new and number == 0 and parallel.process_index() == 0
-                with progress.waiting(f"{what}: compiling", compiles):
+                part = (
+                    "compilation and first batch"
+                    if is_new and number == 0
+                    else (f"batch {number + 1} of {num_batches}")
+                )
+                with progress.waiting(f"{what}, {part}", parallel.process_index() == 0):
                     rows = parallel.all_rows(batch | run(variables, needed, key))
                 cut = min(batch_size, num - number * batch_size)
                 advance(cut)

@@ -39,7 +39,7 @@ MODES = {
     "train": lambda config, workdir, output: train(config, workdir),
     "sample": sample,
     "evaluate": evaluate,
-    "report": report,
+    "report": lambda *args: report(*args, config_file=_config_file()),
     "config": planning.show_config,
 }
 
@@ -51,6 +51,10 @@ flags.DEFINE_bool("version", False, "Print the version and exit.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error was raised.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Print only metrics, texts, warnings.")
 flags.adopt_module_key_flags(command_line)  # --help shows them
+
+
+def _config_file() -> str:
+    return config_flags.get_config_filename(flags.FLAGS["config"])
 
 
 def main(argv: list[str]) -> None:

@@ -24,11 +24,11 @@ from diffusion_jax.training import parallel
 
 LOGGER = logging.getLogger(__name__)
 
-UNNAMED = "folder:PATH", "folder:PATH_B"  # before the user has set them
 SIZES = 32, 64, 128  # proposed for the shorter side, in pixels
 MAX_SIZE = {True: 32, False: 128}  # proposed at most: on a CPU, on an accelerator
 MAX_RATIO = 1.25  # of the sides; pictures beyond it are not made square
 FEW = 1000  # training pictures; with fewer, a model may copy them
+MIN_APART = 100  # steps between two drawings
 MAX_LEVELS = 6  # of a network, each with half the resolution
 MAX_CLASSES, MIN_PER_CLASS = 1000, 5  # classes, and pictures of each on average
 
@@ -85,7 +85,7 @@ def complete(
     if "source_b" in data:
         domains.append((data.source_b, data.train_split_b))
     for key, (source, _) in zip(("source", "source_b"), domains, strict=False):
-        if source in UNNAMED:
+        if source in run_config.UNNAMED:
             raise ValueError(
                 f"Name the folder of your pictures: --config.data.{key}=folder:PATH, "
                 "such as folder:/home/me/pictures."
@@ -175,7 +175,7 @@ def check_source(config: ConfigDict, workdir: pathlib.Path) -> None:
     stored = run_config.stored_config(workdir).data
     for key in (x for x in ("source", "source_b") if x in config.data):
         old, new = stored[key], config.data[key]
-        if new in UNNAMED or _real(old) == _real(new):
+        if new in run_config.UNNAMED or _real(old) == _real(new):
             continue
         raise ValueError(
             f"The run in {workdir} is a model of {old}, not of {new}: give another "
@@ -433,11 +433,13 @@ def _plan_schedule(config: ConfigDict, pictures: Survey, choose: Choose) -> None
     num_steps, train = config.train.num_steps, config.train
     decay = 0.999 if num_steps < 20_000 else 0.9999
     choose("optim.ema_decay", decay, "samples use averaged weights")
-    tenth, reason = num_steps // 10, "draws pictures ten times"
-    if num_steps < 100:
-        tenth, reason = num_steps, "draws pictures at the end"
-    choose("train.sample_every", tenth, reason)
-    choose("train.save_every", train.sample_every or tenth, "at the same time")
+    steps, reason = num_steps // 10, "draws pictures ten times"
+    if steps < MIN_APART:
+        steps, reason = MIN_APART, "drawing takes as long as some tens of steps"
+    if num_steps <= MIN_APART:
+        steps, reason = num_steps, "draws pictures at the end"
+    choose("train.sample_every", steps, reason)
+    choose("train.save_every", train.sample_every or steps, "at the same time")
     choose("train.log_every", max(1, min(100, num_steps // 20)), "often enough")
     few = pictures.num_train < FEW and pictures.held_out
     if few and config.eval.metric == "copying":

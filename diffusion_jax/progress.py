@@ -56,7 +56,7 @@ def line(text: str, is_last: bool) -> None:
     """
     if _settings["lines"]:
         end = "\r" if CONSOLE.is_terminal and not is_last else "\n"
-        CONSOLE.print(f"{text:<72}", end=end)
+        CONSOLE.print(f"{text:<72}" if CONSOLE.is_terminal else text, end=end)
 
 
 @contextlib.contextmanager
@@ -96,7 +96,7 @@ def bar(
 
 @contextlib.contextmanager
 def waiting(what: str, is_shown: bool = True) -> Iterator[None]:
-    """Says every EVERY seconds for how long the work of a `with` statement has lasted.
+    """Prints every EVERY seconds how long the work of a `with` statement has taken.
 
     Args:
       what: the work, such as "Compiling".
@@ -106,7 +106,7 @@ def waiting(what: str, is_shown: bool = True) -> Iterator[None]:
 
     def remind() -> None:
         while not done.wait(EVERY):
-            CONSOLE.print(f"{what} for {in_words(time.monotonic() - start)} so far")
+            CONSOLE.print(f"{what}: {clock(time.monotonic() - start)} so far")
 
     if not (_settings["bars"] and is_shown):
         yield

@@ -1,12 +1,10 @@
 """--mode=report: a page about a run that opens from a file."""
 
-import contextlib
 import importlib.metadata
 import json
 import logging
 import pathlib
 import platform
-import runpy
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +21,6 @@ from diffusion_jax.training import parallel
 LOGGER = logging.getLogger(__name__)
 
 REPORT = "report.html"
-CONFIGS, UNKNOWN = pathlib.Path("configs"), "CONFIG"
 MAX_SLIDES = 24
 STRIP, STRIP_SIDE = 8, 200  # frames next to each other, and the pixels of each
 MAX_TEXT = 10_000  # characters
@@ -36,7 +33,10 @@ SHOWN = """split splits sampler num_steps guidance_scale classifier classifiers 
 
 
 def report(
-    config: ConfigDict, workdir: pathlib.Path, output: pathlib.Path | None = None
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    output: pathlib.Path | None = None,
+    config_file: str | None = None,
 ) -> None:
     """Writes OUTPUT/report.html: pictures, curves, metrics, config and commands.
 
@@ -46,6 +46,7 @@ def report(
       config: of the run.
       workdir: the run's folder.
       output: folder of the page; None for the workdir.
+      config_file: FILE or FILE:VARIANT of the config, for the commands on the page.
 
     Raises:
       FileNotFoundError: there is no run in workdir.
@@ -62,7 +63,7 @@ def report(
         ("Texts", _texts(run)),
         ("Curves", _curves(run.log, config.eval.split)),
         ("Metrics", _metrics(run.evaluations)),
-        ("Next commands", _commands(config, workdir)),
+        ("Next commands", _commands(config, workdir, config_file)),
         ("Config", _all_values(config)),
         ("Versions", _versions()),
     ]
@@ -112,9 +113,13 @@ def _pictures(workdir: pathlib.Path) -> str:
 def _title(path: pathlib.Path) -> str:
     """Returns what a picture shows, and how it was sampled if that is known."""
     file = path.with_suffix(".json")
-    if not file.is_file():
+    try:
+        settings = dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
         return path.stem
-    settings = json.loads(file.read_text())
+    except (ValueError, TypeError):
+        LOGGER.warning("%s is damaged: its picture has no settings.", file)
+        return path.stem
     shown = [f"{name} {settings[name]}" for name in SAMPLED if name in settings]
     return f"{path.stem}: {', '.join(shown)}"
 
@@ -170,10 +175,12 @@ def _metrics(evaluations: list[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def _commands(config: ConfigDict, workdir: pathlib.Path) -> str:
+def _commands(
+    config: ConfigDict, workdir: pathlib.Path, config_file: str | None
+) -> str:
     """How to resume, sample, evaluate, and load the run in Python."""
     folder = shlex.quote(str(workdir))
-    file = config_file(config.name)
+    file = shlex.quote(config_file) if config_file else "CONFIG"
     command = f"python -m diffusion_jax.main --config={file} --workdir={folder}"
     python = (
         "import diffusion_jax as dj\n\n"
@@ -186,25 +193,9 @@ def _commands(config: ConfigDict, workdir: pathlib.Path) -> str:
     ]
     blocks = "\n".join(modes), python
     shown = "".join(f"<pre>{html.text(block)}</pre>" for block in blocks)
-    if file == UNKNOWN:
-        shown = f"<p>{UNKNOWN} is the config that the run was started with.</p>{shown}"
+    if not config_file:
+        shown = f"<p>CONFIG is the config that the run was started with.</p>{shown}"
     return shown
-
-
-def config_file(name: str) -> str:
-    """Returns the file in configs/ with a config of this name, and its variant.
-
-    A run does not know its config's file; UNKNOWN if none is found.
-    """
-    stem, _, variant = name.rpartition("_")
-    for file, argument in ((f"{name}.py", ""), (f"{stem}.py", variant)):
-        path = CONFIGS / file
-        if not path.is_file():
-            continue
-        with contextlib.suppress(ValueError):  # no such variant
-            if runpy.run_path(str(path))["get_config"](argument).name == name:
-                return f"{path}:{argument}" if argument else str(path)
-    return UNKNOWN
 
 
 def _all_values(config: ConfigDict) -> str:

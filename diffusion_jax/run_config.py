@@ -17,6 +17,7 @@ from diffusion_jax.data.vocabulary import Vocabulary
 from diffusion_jax.training import parallel
 
 LOGGER = logging.getLogger(__name__)
+UNNAMED = "folder:PATH", "folder:PATH_B"  # data.source before the user has set it
 
 CONFIG, FIELDS, CHECKPOINTS = "config.json", "fields.json", "checkpoints"
 # The other groups determine what the weights mean: a run cannot go on with another one.
@@ -80,7 +81,7 @@ def read_config(
     kept = {  # without what the file leaves open
         key: pair
         for key, pair in kept.items()
-        if key not in overrides and pair[0] is not None
+        if key not in overrides and pair[0] not in (None, *UNNAMED)
     }
     if kept:
         own = [f"{key} = {x} (file: {file})" for key, (file, x) in kept.items()]
@@ -245,14 +246,14 @@ def stored_fields(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Field]
     return {"image": image, "label": label}
 
 
-def class_names(config: ConfigDict, workdir: pathlib.Path) -> tuple[str, ...]:
+def class_names(config: ConfigDict, fields: Mapping[str, Field]) -> tuple[str, ...]:
     """Returns the names of the classes that a run is conditioned on, () without names.
 
     Args:
       config: of the run.
-      workdir: the run's folder.
+      fields: of its data.
     """
-    names = stored_fields(config, workdir).get("label", label_field(None)).names
+    names = fields["label"].names if "label" in fields else ()
     return names if len(names) == config.model.get("num_classes", 0) else ()
 
 

@@ -67,7 +67,7 @@ class Summary(NamedTuple):
             "parameters": f"{self.num_parameters:,}",
             "steps": self.steps,
             "examples per step": str(config.data.batch_size),
-            "training time": self.training_time,
+            "time of the train steps": self.training_time,
         }
 
     def _last_step(self) -> int:

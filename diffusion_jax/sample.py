@@ -22,7 +22,7 @@ def sample(
 
     The npz file holds the task's outputs by name, images as u8[N, H, W, C], and the
     labels of the examples that they are conditioned on; `outputs.writers` describes the
-    pictures. The json file has the checkpoint's step and the options.
+    pictures. The json file has the checkpoint's step and the options that were used.
 
     Args:
       config: of the run.
@@ -39,9 +39,10 @@ def sample(
     methods.check(config)
     with interrupts.handled():
         writers.check_writable(folder)
-        method = methods.make(config, run_config.stored_fields(config, workdir))
+        fields = run_config.stored_fields(config, workdir)
+        method = methods.make(config, fields)
         # Options that are wrong are found before the checkpoint is read.
-        names = run_config.class_names(config, workdir)
+        names = run_config.class_names(config, fields)
         runner = task_runner.make(config, method, options.task, class_names=names)
         run_config.check_vocabularies(config, runner.source.fields, workdir)
         run_config.warn_of_other_sizes(config, runner.source.fields, workdir)
@@ -58,8 +59,12 @@ def sample(
 
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
-    """Returns the options of sample.task."""
+    """Returns the options of sample.task, and what else its outputs depend on."""
+    options = {**config.eval.to_dict(), **config.sample.to_dict()}
     own = methods.option_names(config, config.sample.task)
-    names = "num_examples", "label", "prompt", *own, "seed"
-    options = config.sample.to_dict()
-    return {name: options[name] for name in names if options.get(name) is not None}
+    found = {x: options[x] for x in ("num_examples", *own, "split", "seed")}
+    unused = {"label": -1, "prompt": None, "num_candidates": 1, "scorer": ""}
+    for name, value in unused.items():
+        if options.get(name, value) != value:
+            found[name] = options[name]
+    return found

@@ -101,7 +101,10 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> None:
         bucketed=config.data.get("bucketed", False),
     )
     evaluate = make_evaluate(config, method, workdir) if every.evaluate_every else None
-    draw = make_draw(config, method, workdir) if every.sample_every else None
+    draw = None
+    if every.sample_every:
+        classes = run_config.class_names(config, source.fields)
+        draw = make_draw(config, method, workdir, classes)
     initial = states.trace_initial(method)
     template = initial.out_info
     groups = None
@@ -343,7 +346,7 @@ def compile_step(
                 costs.in_words(limit),
             )
     if parallel.device_kind() not in costs.PEAK_FLOPS:
-        return None  # counting takes seconds
+        return None  # counting traces the step once more
     return run_step.count_flops(state, batch)
 
 
@@ -411,12 +414,21 @@ def make_evaluate(
 
 
 def make_draw(
-    config: ConfigDict, method: methods.Method, workdir: pathlib.Path
+    config: ConfigDict,
+    method: methods.Method,
+    workdir: pathlib.Path,
+    class_names: tuple[str, ...],
 ) -> Draw:
-    """Makes a function that runs sample.task and writes samples/STEP.png."""
-    names = run_config.class_names(config, workdir)
+    """Makes a function that runs sample.task and writes samples/STEP.png.
+
+    Args:
+      config: of the run.
+      method: that the config describes.
+      workdir: the run's folder.
+      class_names: see `task_runner.make`.
+    """
     runner, folder = (
-        task_runner.make(config, method, config.sample.task, class_names=names),
+        task_runner.make(config, method, config.sample.task, class_names=class_names),
         workdir / logs.SAMPLES,
     )
 

@@ -64,7 +64,7 @@ def test_side_by_side(tmp_path, shown):
     assert rows(lines, "diffusion.schedule") == [["linear", "cosine"]]
     assert not rows(lines, "optim.learning_rate")
     assert rows(lines, "steps") == [["20 of 4", "20 of 4"]]
-    assert rows(lines, "training time") == [["2 seconds", "2 seconds"]]
+    assert rows(lines, "time of the train steps") == [["2 seconds", "2 seconds"]]
     assert rows(lines, "FD of pixels \N{DOWNWARDS ARROW}") == [["0.2", "0.1 better"]]
     assert rows(lines, "precision \N{UPWARDS ARROW}") == [["0.5 better", "0.4"]]
     assert page.text.count("(real 0.07)") == 2

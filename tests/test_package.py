@@ -51,6 +51,17 @@ def test_changelog_sections():
         assert found == [name for name in sections if name in found]
 
 
+def test_a_folder_of_the_same_name_is_no_package(tmp_path):
+    """Beside a clone, which has the package's name and no __init__.py, and a folder of
+    runs, the import finds the installed package."""
+    (tmp_path / "diffusion_jax/runs").mkdir(parents=True)
+    script = "import diffusion_jax, diffusion_jax.runs as runs; runs.Run"
+    environment = {x: y for x, y in os.environ.items() if x != "PYTHONPATH"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def test_import_costs_nothing():
     """Importing the package warns of nothing and imports no other package."""
     script = "import sys, diffusion_jax; print(*sys.modules)"

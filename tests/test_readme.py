@@ -239,6 +239,8 @@ def test_commands_of_own_pictures(tmp_path, monkeypatch):
     trained = set()
     for line in "".join(find_blocks("bash", page)).splitlines():
         words = shlex.split(line.replace("PATH", str(tmp_path / "PATH")))
+        while re.match("[A-Z]+=", words[0]):  # variables of the launch script
+            del words[0]
         if words[0] == "bash":  # launch/local.sh CONFIG [WORKDIR]
             config, words = words[2], words[3:]
         else:  # python -m diffusion_jax.main --config=CONFIG

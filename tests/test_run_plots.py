@@ -3,17 +3,17 @@
 import json
 import math
 import re
+import shlex
 
 import numpy as np
 import pytest
 from handmade import make_run
 from pages import Page
 from PIL import Image
-from smoke import ROOT
 
 from diffusion_jax import run_config, run_plots
 from diffusion_jax.outputs import images
-from diffusion_jax.report import config_file, report
+from diffusion_jax.report import report
 
 LOG = [
     *[{"step": i, "disc/loss": 1 / i, "gen/loss": 2.0, "grad": 1.0} for i in (1, 2, 3)],
@@ -119,18 +119,23 @@ def test_samples_say_how_they_were_drawn(tmp_path):
     assert {"nearest", "sample: step 20, label 3, sampler ddim"} <= {*page.alts}
 
 
-@pytest.mark.parametrize(
-    "name, file",
-    [
-        ("digits", "configs/digits.py"),
-        ("digits_tiny", "configs/digits.py:tiny"),
-        ("digits_dcgan", "configs/digits_dcgan.py"),
-        ("folder_vae", "configs/folder.py:vae"),
-        ("digits_of_mine", "CONFIG"),
-        ("mine", "CONFIG"),
-    ],
-)
-def test_the_report_names_the_config(monkeypatch, name, file):
-    """Its commands name the file, and the variant, whose config has the run's name."""
-    monkeypatch.chdir(ROOT)
-    assert config_file(name) == file
+@pytest.mark.parametrize("content", ["", '{"step": 1', "3", '"label"', "[1]"])
+def test_damaged_settings_are_left_out(tmp_path, content, caplog):
+    """The report is written without settings that cannot be read, and says so."""
+    workdir = make_run(tmp_path / "run", log=LOG)
+    images.save_grid(workdir / "sample.png", np.zeros((4, 8, 8, 1), np.uint8))
+    (workdir / "sample.json").write_text(content)
+    report(run_config.stored_config(workdir), workdir)
+    page = Page((workdir / "report.html").read_text(encoding="utf-8"))
+    assert "sample" in page.alts and "sample.json is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("file", ["configs/digits.py:tiny", "my configs/a.py", None])
+def test_commands_of_the_report_name_the_config(tmp_path, file):
+    """They have the file and the variant that the report was asked for with."""
+    workdir = make_run(tmp_path / "run", log=LOG)
+    report(run_config.stored_config(workdir), workdir, config_file=file)
+    page = Page((workdir / "report.html").read_text(encoding="utf-8"))
+    named = shlex.quote(file) if file else "CONFIG"
+    assert f"--config={named} --workdir={workdir} --mode=sample" in page.text
+    assert (file is None) == ("CONFIG is the config" in page.text)

@@ -22,7 +22,7 @@ LOGGER = logging.getLogger(__name__)
 
 Example = dict[str, Any]
 MAX_INT32 = 2**31 - 1
-MAX_KEPT = 2**30  # bytes of the decoded images of a source that are kept in memory
+MAX_CACHED = 2**30  # bytes of the decoded images of a source that are cached
 COND_IMAGE = "cond_image"  # the field of the image that an example is conditioned on
 # Labels of the second object have the suffix SECOND; their class is NONE if an image
 # has only one object.
@@ -296,33 +296,44 @@ class LazySource(Source):
         return self.identify()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Kept(Source):
+class Cached(Source):
     """Keeps every example that has been read in memory, so that it is decoded once.
 
     Args:
-      source: the examples; they must fit into memory.
+      source: the examples; images as bytes. They must fit into memory.
     """
 
-    source: Source
-    _examples: dict[int, Example] = dataclasses.field(default_factory=dict, init=False)
+    def __init__(self, source: Source):
+        self._source = source
+        self._is_read = np.zeros(len(source), bool)
+        self._arrays = {  # memory is used as it is written to
+            name: np.empty(
+                (len(source), *field.shape),
+                np.uint8 if field.kind == "image" else field.dtype,
+            )
+            for name, field in source.fields.items()
+        }
 
     @property
     def fields(self) -> Mapping[str, Field]:
         """The fields of the source."""
-        return self.source.fields
+        return self._source.fields
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self._source)
 
     def __getitem__(self, i: int) -> Example:
-        if i not in self._examples:
-            self._examples[i] = self.source[i]
-        return dict(self._examples[i])
+        if not self._is_read[i]:  # two threads may both read it, and write the same
+            example = self._source[i]
+            for name, array in self._arrays.items():
+                array[i] = example[name]
+            self._is_read[i] = True
+        # Copies: what a reader does to its example stays its own.
+        return {name: array[i].copy() for name, array in self._arrays.items()}
 
     def identities(self) -> Identities | None:
         """See `Source.identities`."""
-        return self.source.identities()
+        return self._source.identities()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -546,7 +557,7 @@ def lazy_images(
 ) -> Source:
     """Makes a source of labelled images that are decoded and resized on access.
 
-    If all of them need at most MAX_KEPT bytes, they stay in memory.
+    Pixels that need at most MAX_CACHED bytes in all are cached in memory.
 
     Args:
       size: the number of images.
@@ -579,8 +590,8 @@ def lazy_images(
 
     fields = {"image": image_field(shape), "label": label}
     source: Source = LazySource(size, example, fields, name, identify)
-    if size * math.prod(shape) <= MAX_KEPT:
-        source = Kept(source)
+    if size * math.prod(shape) <= MAX_CACHED:
+        source = Cached(source)
     return Skipping(source, name) if spec.on_error == "skip" else source
 
 

@@ -36,7 +36,7 @@ def tile(
       it; unused cells are as grey as the gaps.
     """
     count, height, width, channels = images.shape
-    columns = columns or math.ceil(math.sqrt(count))
+    columns = columns or _columns_of(count)
     rows = math.ceil(count / columns)
     cells = np.full((rows * columns, height, width, channels), GAP_GREY, np.uint8)
     cells[:count] = images
@@ -62,6 +62,13 @@ def tile(
         header = _header(titles, columns * width, channels)
         strips = [np.concatenate([header, strip]) for strip in strips]
     return _side_by_side(strips)
+
+
+def _columns_of(count: int) -> int:
+    """Returns the columns of a grid that is about square and, if possible, full."""
+    side = math.sqrt(count)
+    numbers = range(math.ceil(side), math.floor(1.5 * side) + 1)
+    return next((x for x in numbers if count % x == 0), math.ceil(side))
 
 
 def _header(titles: Sequence[str], width: int, channels: int) -> np.ndarray:

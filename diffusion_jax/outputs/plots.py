@@ -198,13 +198,13 @@ def _captioned_groups(
 
     See `save_captioned`. If they do not, each group has one image.
     """
-    number = range(len(captions))
+    indices = range(len(captions))
     if columns is not None:
-        rows = [list(number[i : i + columns]) for i in number[::columns]]
+        rows = [list(indices[i : i + columns]) for i in indices[::columns]]
         return rows[: max(1, MAX_CAPTIONED // columns)], True
-    groups = [list(x) for _, x in itertools.groupby(number, captions.__getitem__)]
+    groups = [list(x) for _, x in itertools.groupby(indices, captions.__getitem__)]
     if min(map(len, groups)) == 1:
-        return [[i] for i in number[:MAX_CAPTIONED]], False
+        return [[i] for i in indices[:MAX_CAPTIONED]], False
     share = max(1, MAX_CAPTIONED // len(groups))
     return [group[:share] for group in groups], True
 

@@ -151,7 +151,7 @@ def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
     """Writes a dictionary as a JSON file; only process 0 writes."""
     if parallel.process_index() == 0:
         with paths.writing(path):
-            path.write_text(strict_json.dumps(value, indent=2) + "\n")
+            path.write_text(strict_json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def write_csv(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
@@ -166,16 +166,16 @@ def write_csv(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
 def _save_grid(path: pathlib.Path, name: str, outputs: Arrays, fields: Fields) -> None:
     x = outputs[name]
     columns, titles = (x.shape[1] if fields[name].axes else None), fields[name].names
-    if columns is None and "label" in outputs:
-        columns, titles = _class_columns(outputs["label"], fields["label"])
     if "caption" in outputs:  # and perhaps that of the partner, which the row ends with
         captions = [" -> ".join(row) for row in _texts(outputs, fields)]
         captions = np.repeat(captions, columns or 1).tolist()
         flat = transforms.to_uint8(x.reshape(-1, *x.shape[-3:]))
         plots.save_captioned(path, flat, captions, columns, titles)
-    else:
-        shown = x[: max(1, GRID_IMAGES // (columns or 1))].reshape(-1, *x.shape[-3:])
-        images.save_grid(path, transforms.to_uint8(shown), columns, titles)
+        return
+    shown = x[: max(1, GRID_IMAGES // (columns or 1))].reshape(-1, *x.shape[-3:])
+    if columns is None and "label" in outputs:
+        columns, titles = _class_columns(outputs["label"], fields["label"])
+    images.save_grid(path, transforms.to_uint8(shown), columns, titles)
 
 
 def _class_columns(

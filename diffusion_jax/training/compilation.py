@@ -25,7 +25,8 @@ def about(num_arrays: int) -> str:
     seconds = SECONDS_PER_ARRAY.get(jax.default_backend())
     if seconds is None:
         return ""
-    return f" (about {max(1, round(seconds * num_arrays))} s; less if it is cached)"
+    seconds = max(1, round(seconds * num_arrays))
+    return f" (about {seconds} s on two idle cores; less if it is cached)"
 
 
 def for_backend(table: dict[str, Options]) -> Options | None:

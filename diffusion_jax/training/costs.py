@@ -30,11 +30,12 @@ def memory(compiled: stages.Compiled) -> int | None:
 def count_flops(function: Callable, *args: Any) -> int:
     """Counts the operations of a function's matrix products and convolutions.
 
-    They are counted as the function is written, before XLA, whose own count exists on
-    CPUs and TPUs only: a multiplication and an addition for each product of two
-    numbers, without those with the zeros of padding. A scan counts all its turns, a
-    while loop one, and a choice its largest branch, so that fused attention counts as
-    plain attention does. A function of `jax.pmap` is counted on one device.
+    They are counted as the function is written, before XLA, which has no count on GPUs:
+    a multiplication and an addition for each product of two numbers, without those with
+    the zeros of padding. A scan counts all its turns, a while loop one, and a choice
+    its largest branch, so that fused attention counts as plain attention does. Other
+    primitives, such as ragged_dot, count nothing, and a Pallas kernel one program of
+    its grid. A function of `jax.pmap` is counted on one device.
 
     Args:
       function: of arrays.

@@ -52,7 +52,7 @@ def files_of(source):
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(base, "MAX_KEPT", 0)  # files_of sees every reading
+    monkeypatch.setattr(base, "MAX_CACHED", 0)  # files_of sees every reading
 
 
 def test_what_the_issue_names(tmp_path):

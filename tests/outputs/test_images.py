@@ -30,10 +30,11 @@ def test_tile_by_hand(channels):
 
 
 @pytest.mark.parametrize(
-    "n,shape", [(1, (1, 1)), (4, (2, 2)), (5, (2, 3)), (10, (3, 4))]
+    "n,shape",
+    [(1, (1, 1)), (4, (2, 2)), (5, (2, 3)), (8, (2, 4)), (10, (3, 4)), (40, (5, 8))],
 )
 def test_about_square(n, shape):
-    """By default the numbers of rows and columns are about equal."""
+    """By default rows and columns are about equally many; if they can, all are full."""
     grid = images.tile(constant_images(n, size=(512, 512)))
     assert (grid.shape[0] / 514, grid.shape[1] / 514) == shape
 

@@ -9,7 +9,7 @@ from PIL import Image
 from diffusion_jax.data.base import Field, image_field, label_field
 from diffusion_jax.data.vocabulary import build
 from diffusion_jax.methods.base import with_axis
-from diffusion_jax.outputs import writers
+from diffusion_jax.outputs import images, writers
 from diffusion_jax.special_tokens import END
 from diffusion_jax.training import parallel
 
@@ -169,6 +169,23 @@ def test_classes_in_turn_are_columns(tmp_path, monkeypatch, labels, names, expec
     fields = {"image": image_field(SIZE), "label": label_field(number, names)}
     writers.save_preview(tmp_path / "x", outputs, fields)
     assert drawn == [expected]
+
+
+def test_all_images_are_in_the_columns(tmp_path):
+    """Class columns show as many images as a grid without them; with captions, which
+    the picture has instead, they are left out."""
+    labels = np.arange(100, dtype=np.int32) % 10
+    outputs = {"image": draw_images(100, *SIZE), "label": labels}
+    fields = {"image": image_field(SIZE), "label": label_field(10)}
+    suffixes, arrays = write(tmp_path, outputs, fields)
+    grid = cells(read_png(tmp_path)[images.TITLE_HEIGHT :])
+    np.testing.assert_array_equal(grid.reshape(100, *SIZE), arrays["image"])
+    vocabulary = build("words", ["a", "b"])
+    caption = TOKENS._replace(shape=(2,), vocabulary=vocabulary)
+    outputs = {name: x[:20] for name, x in outputs.items()}
+    outputs["caption"] = np.stack([np.append(vocabulary.encode("a"), END)] * 20)
+    suffixes, arrays = write(tmp_path, outputs, fields | {"caption": caption})
+    assert ".png" in suffixes and len(arrays["image"]) == 20
 
 
 def test_frames(tmp_path):

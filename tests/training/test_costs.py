@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from benchmarks import ours
 from benchmarks.comparisons import load_config
 from diffusion_jax.data import loader
+from diffusion_jax.models import attention
 from diffusion_jax.training import costs, parallel
 from diffusion_jax.training.state import trace_initial
 from diffusion_jax.training.step import make_train_step
@@ -108,6 +109,30 @@ def test_loops_and_choices():
     product = 2 * 8**3
     assert costs.count_flops(loop, x) == 5 * product
     assert costs.count_flops(choice, 0, x) == 5 * product
+
+
+def test_fused_attention_counts_as_plain_attention(monkeypatch):
+    """The kernel's own operations cannot be seen; those of the other branch count."""
+
+    def kernel(query, key, value, **_):
+        return query + 0 * key + 0 * value
+
+    heads = [jnp.ones((2, 16, 8), jnp.bfloat16)] * 3
+
+    def gradient(*heads):
+        return jax.grad(lambda *x: attention.attention(*x).sum(), (0, 1, 2))(*heads)
+
+    def count(function):
+        return costs.count_flops(lambda *x: function(*x), *heads)  # traced anew
+
+    functions = attention.attention, gradient
+    plain = [*map(count, functions)]
+    monkeypatch.setattr(attention, "compute_capability", lambda: 9)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    jaxpr = jax.make_jaxpr(lambda *x: attention.attention(*x))(*heads)
+    assert "platform_index" in str(jaxpr)
+    assert [*map(count, functions)] == plain
+    assert plain[0] == 2 * 2 * 2 * 16 * 16 * 8  # two products, of two examples
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
