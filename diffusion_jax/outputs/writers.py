@@ -45,27 +45,26 @@ def save(
     """
     if parallel.process_index() != 0:
         return
-    save_preview(path, outputs, fields)
-    with paths.writing(f"{path}.*"):
-        _save_arrays(path, outputs, fields, animation)
-
-
-def _save_arrays(
-    path: pathlib.Path, outputs: Arrays, fields: Fields, animation: bool
-) -> None:
-    """Writes the npz file and the animation."""
     arrays = {
         name: transforms.to_uint8(x) if fields[name].kind == "image" else x
         for name, x in outputs.items()
     }
-    np.savez_compressed(path.with_suffix(".npz"), **arrays)
+    with paths.writing(f"{path}.*"):  # first: a picture that fails costs no samples
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path.with_suffix(".npz"), **arrays)
     LOGGER.info("Wrote %s.", path.with_suffix(".npz"))
-    if not animation:
-        return
+    save_preview(path, outputs, fields)
+    if animation:
+        with paths.writing(f"{path}.*"):
+            _save_animation(path, arrays, fields)
+
+
+def _save_animation(path: pathlib.Path, arrays: Arrays, fields: Fields) -> None:
+    """Writes the gif file, if there is something to animate."""
     sequences = [
         arrays[name]
         for axis in ("frame", "column")
-        for name in outputs
+        for name in arrays
         if fields[name].kind == "image" and axis in fields[name].axes
     ]
     if sequences:
@@ -76,7 +75,7 @@ def _save_arrays(
         LOGGER.warning(
             "sample.animation has no effect: none of the outputs (%s) has frames or "
             "rows of images.",
-            ", ".join(outputs),
+            ", ".join(arrays),
         )
 
 
