@@ -26,6 +26,13 @@ FAILED, MISUSED = 1, 2  # exit codes: something broke; a mistake of the user
 END_WITHIN = 20.0  # seconds
 WITH_OUTPUT = ("sample", "evaluate", "report")  # modes with a config and --output
 
+# What a value has to be, by the message of an error.
+KINDS = {
+    "invalid literal for int()": "an integer",
+    "could not convert string to float": "a number",
+    "Non-boolean argument": "true or false",
+}
+
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the platform's processes.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "ADDRESS:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
@@ -118,8 +125,23 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (flags.Error, ValueError, FileNotFoundError) as error:
         if any(x.lstrip("-") in ("traceback", "traceback=true") for x in argv):
             raise
-        print(_sentence(error), file=sys.stderr)
+        print(_wrong_value(error) or _sentence(error), file=sys.stderr)
         sys.exit(MISUSED)
+
+
+def _wrong_value(error: Exception) -> str:
+    """Says what a value of the config has to be, where absl has Python's words for it.
+
+    Returns:
+      A sentence, or "" for other errors.
+    """
+    found = re.fullmatch(r"flag --config\.(\S+?)=(.*?): (.*)", str(error), re.DOTALL)
+    kind = found and next((x for start, x in KINDS.items() if start in found[3]), "")
+    if not kind:
+        return ""
+    if found[1] == "sample.label":
+        kind = "the number of a class: the log of the training lists them, as 0=cats"
+    return f"{found[1]} = {found[2]} must be {kind}."
 
 
 def _parse(argv: list[str]) -> list[str]:
