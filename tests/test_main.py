@@ -343,14 +343,14 @@ REFUSED = [
     (
         "no integer",
         ["--config.train.num_steps=1e3"],
-        "_steps = 1e3 must be an integer.",
+        "steps = 1e3 must be an integer",
     ),
     ("no number", ["--config.optim.learning_rate=x"], "_rate = x must be a number."),
     ("no bool", ["--config.data.flip=maybe"], "flip = maybe must be true or false."),
     (
         "named class",
         ["--config.sample.label=cat"],
-        "= cat must be the number of a class",
+        "cat must be the number of a class",
     ),
     ("unknown flag", ["--stepz=3"], "stepz"),
     ("no coordinator", ["--num_processes=2"], "require --coordinator"),
