@@ -5,6 +5,7 @@ r"""A model of your own pictures: what is not set here is planned from the folde
     bash launch/local.sh configs/folder.py:dcgan --config.data.source=folder:PATH
     bash launch/local.sh configs/folder.py:cyclegan \
         --config.data.source=folder:PATH --config.data.source_b=folder:OTHER
+    bash launch/local.sh configs/folder.py:classifier --config.data.source=folder:PATH
 
 The run prints its plan, with reasons, and then how long it takes. docs/own_pictures.md
 has the details.
@@ -13,12 +14,13 @@ has the details.
 from ml_collections import ConfigDict, config_dict
 
 from diffusion_jax.methods import autoencoder, cyclegan, gan
+from diffusion_jax.methods import classifier as classifiers
 from diffusion_jax.methods.config import leave_open, select
 from diffusion_jax.methods.ddpm import config as ddpm
 
-COMMON = """data.image_size data.num_channels data.batch_size optim.ema_decay
-    train.num_steps train.log_every train.save_every train.sample_every
-    train.evaluate_every sample.num_examples sample.batch_size eval.split"""
+TRAINING = """data.image_size data.num_channels data.batch_size optim.ema_decay
+    train.num_steps train.log_every train.save_every train.evaluate_every eval.split"""
+COMMON = f"{TRAINING} train.sample_every sample.num_examples sample.batch_size"
 UNET = """model.base_channels model.channel_multipliers model.num_blocks
     model.attention_resolutions model.dropout model.num_classes model.dtype
     diffusion.cond_dropout optim.learning_rate optim.warmup_steps"""
@@ -80,4 +82,18 @@ def between_folders() -> ConfigDict:
     return config
 
 
-FAMILIES = {"vae": vae, "dcgan": dcgan, "cyclegan": between_folders}
+def classifier() -> ConfigDict:
+    """A classifier of the subfolders, whose features measure samples."""
+    config = classifiers.defaults()
+    config.name = "folder_classifier"
+    config.data.source = "folder:PATH"
+    leave_open(config, f"{TRAINING} model.channels model.num_classes")
+    return config
+
+
+FAMILIES = {
+    "vae": vae,
+    "dcgan": dcgan,
+    "cyclegan": between_folders,
+    "classifier": classifier,
+}

@@ -428,6 +428,27 @@ def _plan_cyclegan(
     _choose_steps(config, pictures, 200, low, high, choose)
 
 
+def _plan_classifier(
+    config: ConfigDict, pictures: Survey, machine: Machine, choose: Choose
+) -> None:
+    """Chooses a convolutional classifier; see configs/digits_classifier.py.
+
+    Raises:
+      ValueError: there are no classes.
+    """
+    if config.model.num_classes < 2:
+        raise ValueError(
+            "A classifier needs classes, which the pictures do not have: put those of "
+            f"each class into a subfolder of {config.data.source}, at least "
+            f"{MIN_PER_CLASS} into each."
+        )
+    halvings = max(1, _num_levels(*_sides(config), smallest=4) - 1)
+    channels = tuple(min(32 << i, 128) for i in range(halvings))
+    choose("model.channels", channels, "of the convolutions, one per halving")
+    low, high = (500, 3000) if machine.is_cpu else (1000, 20_000)
+    _choose_steps(config, pictures, 60, low, high, choose)
+
+
 def _plan_schedule(config: ConfigDict, pictures: Survey, choose: Choose) -> None:
     """Chooses what is done during training, and how many samples are drawn."""
     num_steps, train = config.train.num_steps, config.train
@@ -444,6 +465,8 @@ def _plan_schedule(config: ConfigDict, pictures: Survey, choose: Choose) -> None
     few = pictures.num_train < FEW and pictures.held_out
     if few and config.eval.metric == "copying":
         evaluate = num_steps, "at the end: are the samples copies?"
+    elif config.method == "classifier" and pictures.held_out:
+        evaluate = num_steps, "at the end: how many held-out pictures are right?"
     else:
         evaluate = 0, "none; --mode=evaluate does it later"
     choose("train.evaluate_every", *evaluate)
@@ -524,4 +547,5 @@ PLANS = {
     "vae": _plan_vae,
     "gan": _plan_gan,
     "cyclegan": _plan_cyclegan,
+    "classifier": _plan_classifier,
 }

@@ -181,6 +181,7 @@ VARIANTS = {
         "vae": "vae",
         "dcgan": "dcgan",
         "cyclegan": "between_folders",
+        "classifier": "classifier",
     }
 }
 

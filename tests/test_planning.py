@@ -21,7 +21,7 @@ from diffusion_jax.outputs.images import TITLE_HEIGHT
 from diffusion_jax.sample import sample
 from diffusion_jax.training_loop import train
 
-VARIANTS = "", "vae", "dcgan", "cyclegan"
+VARIANTS = "", "vae", "dcgan", "cyclegan", "classifier"
 MACHINES = [planning.Machine(is_cpu, n) for is_cpu in (True, False) for n in (1, 8)]
 ON_CPU = planning.Machine(is_cpu=True, num_devices=1)
 surveys = st.builds(
@@ -66,7 +66,7 @@ def planned(variant, pictures, machine, **values):
 def fields_of(config, num_classes):
     size = config.data.image_size, config.data.image_width or config.data.image_size
     image = image_field((*size, config.data.num_channels))
-    label = label_field(max(num_classes, 1))
+    label = label_field(max(num_classes, 1))  # as folders have it
     if config.method == "cyclegan":
         return {"image_a": image, "image_b": image}
     return {"image": image, "label": label}
@@ -83,9 +83,16 @@ def fields_of(config, num_classes):
 def test_every_plan_is_valid(variant, pictures, machine, values):
     """Any pictures give a config without open values that passes the checks and whose
     networks can be built; batches are no larger than the pictures and split evenly;
-    what the user has set stays; and every choice has a reason."""
+    what the user has set stays; and every choice has a reason. Only a classifier
+    refuses pictures, without classes."""
     config = load("folder", variant)
     config.update_from_flattened_dict(values)
+    num = pictures.num_classes
+    has_classes = 2 <= num <= 1000 and pictures.num_train >= 5 * num
+    if variant == "classifier" and not has_classes:
+        with pytest.raises(ValueError, match="needs classes.*subfolder"):
+            planning.plan(config, pictures, machine)
+        return
     choices = planning.plan(config, pictures, machine)
     assert all(choice.reason for choice in choices)
     keys = [choice.key for choice in choices]
@@ -178,9 +185,9 @@ def test_other_configs_are_left_alone():
 def test_what_cannot_be_planned_is_refused():
     """A family without rules, a key without a rule, and a source whose pictures cannot
     be surveyed are refused with the key or with the sources that can be."""
-    config = load("digits_classifier", "")
-    leave_open(config, "model.num_features")
-    with pytest.raises(ValueError, match=r"config\.model\.num_features is None.*ddpm"):
+    config = load("digits_autoencoder", "")
+    leave_open(config, "model.num_latents")
+    with pytest.raises(ValueError, match=r"config\.model\.num_latents is None.*ddpm"):
         planning.complete(config)
     config = load("folder", "")
     leave_open(config, "diffusion.schedule")

@@ -208,14 +208,14 @@ def test_python_page(tmp_path, monkeypatch):
     methods.check(found["get_config"]())
 
 
-# Networks of a few weights for the variants of configs/folder.py, and for a classifier,
-# which learn 16x16 pixels in two steps.
+# Networks of a few weights for the variants of configs/folder.py, which learn 16x16
+# pixels in two steps.
 SMALL_NETWORKS = {
     "": ["base_channels=8", "channel_multipliers=(1,)", "num_blocks=1"],
     ":vae": ["channels=(4,)", "strides=(2,)"],
     ":dcgan": ["width=4"],
     ":cyclegan": ["base_channels=4", "num_blocks=1", "disc_channels=4"],
-    "configs/digits_classifier.py": ["channels=(4,)"],
+    ":classifier": ["channels=(4,)"],
 }
 SMALL_RUN = {
     "data.image_size": "16",
