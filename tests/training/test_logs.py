@@ -194,7 +194,7 @@ def test_losses_of_several_phases(tmp_path, capsys):
     losses = {"disc/loss": 0.5, "disc/grad_norm": 7.0, "gen/loss": 1.25}
     logger.push(1, losses | {"stop": 0.0}, 4)
     logger.close()
-    assert "disc 0.5000  gen 1.2500  " in capsys.readouterr().out
+    assert capsys.readouterr().out == "step 1/1  disc 0.5000  gen 1.2500\n"
 
 
 def test_warnings_are_logged(tmp_path, caplog):
