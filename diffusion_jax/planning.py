@@ -453,14 +453,15 @@ def _plan_schedule(config: ConfigDict, pictures: Survey, choose: Choose) -> None
     """Chooses what is done during training, and how many samples are drawn."""
     num_steps, train = config.train.num_steps, config.train
     decay = 0.999 if num_steps < 20_000 else 0.9999
-    choose("optim.ema_decay", decay, "samples use averaged weights")
+    choose("optim.ema_decay", decay, "averaged weights are better than the last ones")
     steps, reason = num_steps // 10, "draws pictures ten times"
     if steps < MIN_APART:
         steps, reason = MIN_APART, "drawing takes as long as some tens of steps"
     if num_steps <= MIN_APART:
         steps, reason = num_steps, "draws pictures at the end"
     choose("train.sample_every", steps, reason)
-    choose("train.save_every", train.sample_every or steps, "at the same time")
+    together = "at the same time" if train.sample_every else "ten times or less"
+    choose("train.save_every", train.sample_every or steps, together)
     choose("train.log_every", max(1, min(100, num_steps // 20)), "often enough")
     few = pictures.num_train < FEW and pictures.held_out
     if few and config.eval.metric == "copying":

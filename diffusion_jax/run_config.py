@@ -334,7 +334,8 @@ def warn_of_other_sizes(
 ) -> None:
     """Warns if a trained model gets images of another size than in training.
 
-    Convolutions accept them, and a conditioning image is resized to the model's.
+    Convolutions accept them, and a conditioning image is resized to the model's. Where
+    it gets none, another data.image_size has no effect.
 
     Args:
       config: of the run.
@@ -342,6 +343,16 @@ def warn_of_other_sizes(
       workdir: the run's folder.
     """
     stored = stored_fields(config, workdir)
+    trained_on = [x.shape for x in stored.values() if x.kind == "image"]
+    reads_images = any(field.kind == "image" for field in fields.values())
+    side = config.data.get("image_size")
+    if trained_on and not reads_images and side not in [x[0] for x in trained_on]:
+        LOGGER.warning(
+            "data.image_size = %s has no effect: the run in %s draws images of %s.",
+            side,
+            workdir,
+            shape_text(trained_on[0]),
+        )
     for name, field in fields.items():
         if field.kind == "image" and name in stored:
             size, trained = (shape_text(x[name].shape) for x in (fields, stored))

@@ -519,3 +519,14 @@ def test_prior(run, record):
         0.5 * (alpha2 * x + sigma2 - 1 - np.log(sigma2)) / np.log(2) for x in (0, 1)
     )
     assert low < record["prior"] < high
+
+
+def test_another_size_has_no_effect_on_samples(run, tmp_path, call, capfd):
+    """A size that a sample cannot have is said to have no effect; the run's own is
+    drawn."""
+    options = f"--output={tmp_path}", "--config.data.image_size=16"
+    call(f"--workdir={run[0]}", "--mode=sample", *options)
+    said = capfd.readouterr().out
+    assert "data.image_size = 16 has no effect" in said and "images of 8x8x1" in said
+    with np.load(tmp_path / "sample.npz") as arrays:
+        assert arrays["image"].shape[1:] == (8, 8, 1)

@@ -1,6 +1,7 @@
 """The README and the docs: their commands run, their links and figures exist."""
 
 import importlib.util
+import logging
 import os
 import re
 import shlex
@@ -196,9 +197,10 @@ def test_models_from_python(page, config, tmp_path, monkeypatch, capsys):
 
 def test_python_page(tmp_path, monkeypatch):
     """The first block of docs/python.md trains, samples and draws, here at :tiny; the
-    second one is a config."""
+    second one shows the log; the third one is a config."""
     monkeypatch.chdir(tmp_path)
-    first, second = find_blocks("python", (ROOT / "docs/python.md").read_text())
+    page = (ROOT / "docs/python.md").read_text()
+    first, log, second = find_blocks("python", page)
     found = {}
     exec(first.replace("get_config()", 'get_config("tiny")'), found)
     assert found["again"].shape == found["images"].shape == (16, 8, 8, 1)
@@ -206,6 +208,10 @@ def test_python_page(tmp_path, monkeypatch):
     assert (tmp_path / "runs/digits_vae/rows.png").exists()
     exec(second, found)
     methods.check(found["get_config"]())
+    logger = logging.getLogger("diffusion_jax")
+    monkeypatch.setattr(logger, "level", logger.level)  # restored afterwards
+    exec(log, found)
+    assert logger.level == logging.INFO
 
 
 # Networks of a few weights for the variants of configs/folder.py, which learn 16x16

@@ -76,6 +76,7 @@ def make_copying(
         drawn = runner.run(variables)[name]
         small = _small(drawn)
         distances, position = neighbours.nearest(small.reshape(len(small), -1), known)
+        distance, distance_real = np.median(distances), np.median(baseline)
         near = np.quantile(baseline, BY_CHANCE)
         share = float(np.mean(distances < near))
         shown = np.argsort(distances)[:NUM_SHOWN]
@@ -96,9 +97,10 @@ def make_copying(
             path,
             " If they are copies, use more pictures or fewer steps."
             if share > SUSPICIOUS
+            else " Noise copies nothing either: look at the samples."
+            if distance > distance_real
             else "",
         )
-        distance, distance_real = np.median(distances), np.median(baseline)
         if distance > FAR * distance_real > 0:
             LOGGER.warning(
                 "The samples are far from all training pictures: %.1f times as far as "

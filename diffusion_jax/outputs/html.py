@@ -44,6 +44,7 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; vertical-align: top;
   .metrics td:last-child { flex-basis: 100%; color: #888; padding-top: 0; }
 }
 td { overflow-wrap: anywhere; }
+td:first-child { overflow-wrap: break-word; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .7rem;
       background: #8882; border-radius: .4rem; }
 """
