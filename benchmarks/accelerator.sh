@@ -8,7 +8,8 @@
 #
 # It needs JAX 0.10.2 or newer for the GPU (Python 3.11 or newer), flax (which brings
 # orbax), optax, chex, pillow and ml_collections; grain, scikit-learn, tensorboard and
-# tensorflow-datasets may be missing. On a machine without a network bring what is missing as wheels:
+# tensorflow-datasets may be missing. On a machine without a network bring what is
+# missing as wheels:
 #
 #   pip download --no-deps -d wheels ml_collections     where there is a network
 #   pip install --no-index --no-deps --target site wheels/*.whl

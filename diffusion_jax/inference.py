@@ -68,11 +68,9 @@ def make_stream(
             for number, batch in loader.prefetch(batch_at, 0, num_batches):
                 interrupts.check()
                 needed = {name: batch[name] for name in ("index", *task.inputs)}
-                part = (
-                    "compilation and first batch"
-                    if is_new and number == 0
-                    else (f"batch {number + 1} of {num_batches}")
-                )
+                part = f"batch {number + 1} of {num_batches}"
+                if is_new and number == 0:
+                    part = f"compilation and {part}"
                 with progress.waiting(f"{what}, {part}", parallel.process_index() == 0):
                     rows = parallel.all_rows(batch | run(variables, needed, key))
                 cut = min(batch_size, num - number * batch_size)

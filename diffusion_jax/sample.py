@@ -60,11 +60,13 @@ def sample(
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
     """Returns the options of sample.task, and what else its outputs depend on."""
-    options = {**config.eval.to_dict(), **config.sample.to_dict()}
-    own = methods.option_names(config, config.sample.task)
-    found = {x: options[x] for x in ("num_examples", *own, "split", "seed")}
+    options = config.sample
+    found = {
+        "num_examples": options.num_examples,
+        **methods.task_options(config, options.task),
+        "split": config.eval.split,
+        "seed": options.seed,
+    }
     unused = {"label": -1, "prompt": None, "num_candidates": 1, "scorer": ""}
-    for name, value in unused.items():
-        if options.get(name, value) != value:
-            found[name] = options[name]
-    return found
+    used = {x: options[x] for x, y in unused.items() if options.get(x, y) != y}
+    return found | used

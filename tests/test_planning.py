@@ -66,7 +66,7 @@ def planned(variant, pictures, machine, **values):
 def fields_of(config, num_classes):
     size = config.data.image_size, config.data.image_width or config.data.image_size
     image = image_field((*size, config.data.num_channels))
-    label = label_field(max(num_classes, 1))  # as folders have it
+    label = label_field(max(num_classes, 1))
     if config.method == "cyclegan":
         return {"image_a": image, "image_b": image}
     return {"image": image, "label": label}

@@ -95,9 +95,9 @@ def config_of(argument):
 
 def check_arguments(words):
     """Checks that a command's config, keys, flags and mode exist."""
-    if "--mode=compare" in words:  # takes the folders of runs instead of a config
-        runs = [word for word in words if not word.startswith("--")]
-        assert len(runs) > 1 and all(run.startswith("runs/") for run in runs)
+    if "--mode=compare" in words:  # its arguments are folders of runs, not a config
+        folders = [word for word in words if not word.startswith("--")]
+        assert len(folders) > 1 and all(x.startswith("runs/") for x in folders)
         return
     config = config_of(next(word for word in words if "configs/" in word))
     for word in words:
@@ -265,9 +265,9 @@ def test_commands_of_own_pictures(tmp_path, monkeypatch):
             small = {key: x for key, x in small.items() if key.startswith("sample")}
             network = []
         replaced = tuple(f"--config.{key}=" for key in small)
-        others = [word for word in words if not word.startswith(replaced)]
+        unchanged = [word for word in words if not word.startswith(replaced)]
         added = [f"--config.{key}={x}" for key, x in small.items()]
-        call_main([f"--config={config}", *others, *added, *network], monkeypatch)
+        call_main([f"--config={config}", *unchanged, *added, *network], monkeypatch)
         trained.add(variant)
     assert len(trained) == len(SMALL_NETWORKS)
     for path in (

@@ -296,7 +296,25 @@ class LazySource(Source):
         return self.identify()
 
 
-class Cached(Source):
+class _Wrapper(Source):
+    """Another source, of which an example may be read in another way."""
+
+    source: Source
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        """The fields of the source."""
+        return self.source.fields
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def identities(self) -> Identities | None:
+        """See `Source.identities`."""
+        return self.source.identities()
+
+
+class Cached(_Wrapper):
     """Keeps every example that has been read in memory, so that it is decoded once.
 
     Args:
@@ -304,7 +322,7 @@ class Cached(Source):
     """
 
     def __init__(self, source: Source):
-        self._source = source
+        self.source = source
         self._is_read = np.zeros(len(source), bool)
         self._arrays = {  # memory is used as it is written to
             name: np.empty(
@@ -314,30 +332,18 @@ class Cached(Source):
             for name, field in source.fields.items()
         }
 
-    @property
-    def fields(self) -> Mapping[str, Field]:
-        """The fields of the source."""
-        return self._source.fields
-
-    def __len__(self) -> int:
-        return len(self._source)
-
     def __getitem__(self, i: int) -> Example:
         if not self._is_read[i]:  # two threads may both read it, and write the same
-            example = self._source[i]
+            example = self.source[i]
             for name, array in self._arrays.items():
                 array[i] = example[name]
             self._is_read[i] = True
         # Copies: what a reader does to its example stays its own.
         return {name: array[i].copy() for name, array in self._arrays.items()}
 
-    def identities(self) -> Identities | None:
-        """See `Source.identities`."""
-        return self._source.identities()
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Skipping(Source):
+class Skipping(_Wrapper):
     """Replaces each example that cannot be read by the next one that can.
 
     Which example replaces another one depends only on which of them are readable, not
@@ -359,14 +365,6 @@ class Skipping(Source):
         default_factory=threading.Lock, init=False
     )
 
-    @property
-    def fields(self) -> Mapping[str, Field]:
-        """The fields of the source."""
-        return self.source.fields
-
-    def __len__(self) -> int:
-        return len(self.source)
-
     def __getitem__(self, i: int) -> Example:
         for j in itertools.chain(range(i, len(self)), range(i)):
             if j not in self._damaged:
@@ -375,10 +373,6 @@ class Skipping(Source):
                 except transforms.UnreadableError as error:
                     self._skip(j, error)
         raise ValueError(f"{self.name}: none of the examples can be read.")
-
-    def identities(self) -> Identities | None:
-        """See `Source.identities`."""
-        return self.source.identities()
 
     def _skip(self, i: int, error: transforms.UnreadableError) -> None:
         limit = max(10, len(self) // 100)

@@ -88,32 +88,7 @@ def make_copying(
             with paths.writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 images.save_grid(path, pairs, 2, ("sample", "nearest"))
-        LOGGER.log(
-            logging.WARNING if share > SUSPICIOUS else logging.INFO,
-            "%.0f %% of %d samples are nearer to a training picture than nearly all "
-            "held-out pictures are (without copying, about 5 %%). %s shows them.%s",
-            100 * share,
-            len(drawn),
-            path,
-            " If they are copies, use more pictures or fewer steps."
-            if share > SUSPICIOUS
-            else " Noise copies nothing either: look at the samples."
-            if distance > distance_real
-            else "",
-        )
-        if distance > FAR * distance_real > 0:
-            LOGGER.warning(
-                "The samples are far from all training pictures: %.1f times as far as "
-                "held-out pictures are. A low copied_share then says little.",
-                distance / distance_real,
-            )
-        if len(real) < MIN_HELD_OUT:
-            LOGGER.warning(
-                "There are only %d held-out pictures, so that copied_share is very "
-                "uncertain: look at %s, or set a larger data.held_out in a new run.",
-                len(real),
-                path,
-            )
+        _explain(share, distance, distance_real, len(drawn), len(real), path)
         metrics = {
             "copied_share": share,
             "copied_share_real": float(np.mean(baseline < near)),
@@ -130,6 +105,51 @@ def make_copying(
         yield Record(metrics, settings)
 
     return evaluate
+
+
+def _explain(
+    share: float,
+    distance: float,
+    distance_real: float,
+    num_samples: int,
+    num_real: int,
+    path: pathlib.Path,
+) -> None:
+    """Logs what the numbers mean, with a warning where they are bad or uncertain.
+
+    Args:
+      share: copied_share.
+      distance: nearest_distance.
+      distance_real: nearest_distance_real.
+      num_samples: how many samples there are.
+      num_real: how many held-out images there are.
+      path: of the picture of the nearest samples.
+    """
+    LOGGER.log(
+        logging.WARNING if share > SUSPICIOUS else logging.INFO,
+        "%.0f %% of %d samples are nearer to a training picture than nearly all "
+        "held-out pictures are (without copying, about 5 %%). %s shows the nearest.",
+        100 * share,
+        num_samples,
+        path,
+    )
+    if share > SUSPICIOUS:
+        LOGGER.warning("If they are copies, use more pictures or fewer steps.")
+    elif distance > FAR * distance_real > 0:
+        LOGGER.warning(
+            "The samples are far from all training pictures: %.1f times as far as "
+            "held-out pictures are. A low copied_share then says little.",
+            distance / distance_real,
+        )
+    elif distance > distance_real:
+        LOGGER.info("Noise copies nothing either: look at the samples.")
+    if num_real < MIN_HELD_OUT:
+        LOGGER.warning(
+            "There are only %d held-out pictures, so that copied_share is very "
+            "uncertain: look at %s, or set a larger data.held_out in a new run.",
+            num_real,
+            path,
+        )
 
 
 def _small_of(source: Source, name: str, index: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ __all__ = [
     "check_training",
     "make",
     "make_task",
-    "option_names",
+    "task_options",
 ]
 
 LOGGER = logging.getLogger(__name__)
@@ -78,13 +78,11 @@ def make_task(config: ConfigDict, method: Method, name: str, **options: Any) -> 
       ValueError: the family has no such task, or an option is invalid.
     """
     options_class, make_named = _row_of_task(config, name)
-    values = {**config.eval, **config.sample, **options}
-    names = option_names(config, name)
-    return make_named(method, options_class(**{name: values[name] for name in names}))
+    return make_named(method, options_class(**task_options(config, name) | options))
 
 
-def option_names(config: ConfigDict, name: str) -> list[str]:
-    """Returns the names of a task's options in the config's groups sample and eval.
+def task_options(config: ConfigDict, name: str) -> dict[str, Any]:
+    """Returns a task's options by name, as in the config's groups sample and eval.
 
     Args:
       config: the run's config.
@@ -94,7 +92,8 @@ def option_names(config: ConfigDict, name: str) -> list[str]:
       ValueError: the family has no such task.
     """
     options_class, _ = _row_of_task(config, name)
-    return [field.name for field in dataclasses.fields(options_class)]
+    values = {**config.eval, **config.sample}
+    return {x.name: values[x.name] for x in dataclasses.fields(options_class)}
 
 
 def _row_of_task(config: ConfigDict, name: str) -> tuple[type, Callable]:

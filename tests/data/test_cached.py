@@ -54,11 +54,12 @@ def test_what_cannot_be_read_is_not_cached():
 
 
 def pictures(num, side):
-    """A source of pictures whose pixels are alike, decoded on access."""
+    """A source of pictures that differ, also from their mirror images."""
     fields = {"image": base.image_field((side, side, 1)), "label": base.label_field(9)}
 
     def decode(i):
-        return {"image": np.full((side, side, 1), i % 251, np.uint8), "label": i % 9}
+        pixels = np.arange(i, i + side**2).reshape(side, side, 1) % 251
+        return {"image": pixels.astype(np.uint8), "label": i % 9}
 
     return base.LazySource(num, decode, fields)
 
@@ -90,7 +91,6 @@ def test_flips_do_not_change_what_is_cached():
 def test_memory_is_that_of_the_pixels():
     """The cache of many small pictures takes their bytes, and little more."""
     num, side = 4000, 8
-    source = base.Cached(pictures(num, side))
     tracemalloc.start()
     try:
         source = base.Cached(pictures(num, side))
