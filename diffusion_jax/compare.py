@@ -176,7 +176,7 @@ def _metrics(summaries: Sequence[Summary]) -> list[Group]:
         }
         titled |= {*TITLED}
         for key, lines in keys.items():
-            listed = [f"{name} {_plain(x)}" for name, x in key if name in titled]
+            listed = [f"{name} {tables.joined(x)}" for name, x in key if name in titled]
             what = ", ".join([f"{metric} on {dict(key)['source']}", *listed])
             record = tables.from_line(next(iter(lines.values())))
             rows = _rows(lines, len(summaries))
@@ -195,10 +195,6 @@ def _key(run: Summary, line: dict[str, Any]) -> Key:
     return tuple(
         (name, tuple(x) if isinstance(x, list) else x) for name, x in known.items()
     )
-
-
-def _plain(value: Any) -> str:
-    return " and ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _rows(lines: dict[int, dict[str, Any]], num_runs: int) -> Rows:

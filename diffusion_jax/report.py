@@ -168,7 +168,7 @@ def _metrics(evaluations: list[dict[str, Any]]) -> str:
     for line in last.values():
         record = tables.from_line(line)
         known = {key: line[key] for key in SHOWN if line.get(key) is not None}
-        settings = ", ".join(f"{key} {value}" for key, value in known.items())
+        settings = ", ".join(f"{key} {tables.joined(x)}" for key, x in known.items())
         title = tables.title(f"{line['metric']} at step {line['step']:,}", record)
         parts.append(f"<h3>{html.text(title)}</h3><p>{html.text(settings)}</p>")
         parts.append(html.table(tables.lines(record), tables.HEADER))

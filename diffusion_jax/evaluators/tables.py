@@ -176,6 +176,12 @@ def from_line(line: dict[str, Any]) -> Record:
     return Record(metrics, {name: line[name] for name in line.keys() - metrics.keys()})
 
 
+def joined(value: Any) -> str:
+    """Returns a setting as text: "train and test" of two splits."""
+    is_several = isinstance(value, list | tuple)
+    return " and ".join(map(str, value)) if is_several else str(value)
+
+
 def title(what: str, record: Record) -> str:
     """Returns what was evaluated, with the number of examples if it is known."""
     settings = record.settings | record.metrics
