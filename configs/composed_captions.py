@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.diffusion.update(schedule="cosine", prediction="v", cond_dropout=0.1)
     config.optim.update(
-        learning_rate=0.002, warmup_steps=200, ema_decay=0.999, ema_warmup=True
+        learning_rate=0.001, warmup_steps=500, ema_decay=0.999, ema_warmup=True
     )
     config.train.update(
         num_steps=6000, log_every=200, save_every=2000, sample_every=3000

@@ -8,10 +8,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffusion_jax.models import positions
-from diffusion_jax.models.transformer import EncoderLayer
+from diffusion_jax.models.transformer import EPSILON, GPTLayer, residual_init
 from diffusion_jax.special_tokens import PAD
-
-MLP_RATIO = 4  # hidden width of the MLPs, as a multiple of the width
 
 
 class EncodedText(NamedTuple):
@@ -30,6 +28,10 @@ class EncodedText(NamedTuple):
 
 class TextEncoder(nn.Module):
     """Encodes captions by self-attention over their tokens.
+
+    The layers are those of GPT-2, as in CLIP (Radford et al. 2021, section 2.4,
+    arXiv:2103.00020), but without the causal mask. They normalise what they read, not
+    the sum: normalised sums lost the words whose effect on images is learned last.
 
     A caption of padding only is the null caption of classifier-free guidance: all of
     its positions are attended to, with the learned embedding of padding.
@@ -77,13 +79,14 @@ class TextEncoder(nn.Module):
         is_token |= ~jnp.any(is_token, axis=1, keepdims=True)
         mask = is_token[:, None, None]
         for _ in range(self.num_layers):
-            x = EncoderLayer(
+            x, _ = GPTLayer(
                 self.num_heads,
                 self.width,
-                MLP_RATIO * self.width,
-                self.dropout,
-                self.dtype,
-            )(x, mask, index)
+                dropout=self.dropout,
+                out_init=residual_init(self.num_layers),
+                dtype=self.dtype,
+            )(x, mask, index=index)
+        x = nn.LayerNorm(EPSILON, dtype=self.dtype)(x)
         weights = is_token / jnp.sum(is_token, axis=1, keepdims=True)
         pooled = jnp.einsum("bl,blc->bc", weights.astype(x.dtype), x)
         return EncodedText(x, pooled, mask)

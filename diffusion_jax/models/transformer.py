@@ -171,18 +171,18 @@ class GPTLayer(nn.Module):
     Attributes:
       num_heads: of the attention.
       width: of inputs and outputs.
-      rotary: see `MultiHeadAttention`.
       dropout: rate, before both sums.
-      out_init: of the last linear layer before either sum.
+      out_init: of the last linear layer before either sum; see `residual_init`.
       dtype: of activations.
+      rotary: see `MultiHeadAttention`.
     """
 
     num_heads: int
     width: int
-    rotary: bool
     dropout: float
     out_init: Initializer
     dtype: DTypeLike
+    rotary: bool = False
 
     def setup(self) -> None:
         """Creates the layers."""
@@ -203,8 +203,8 @@ class GPTLayer(nn.Module):
         self,
         x: Array,
         mask: Array,
-        position: Array,
-        index: Array | None,
+        position: Array | None = None,
+        index: Array | None = None,
         cache: KeysValues | None = None,
     ) -> tuple[Array, KeysValues]:
         """Applies the layer.
@@ -212,7 +212,7 @@ class GPTLayer(nn.Module):
         Args:
           x: [B, L, width].
           mask: bool[B or 1, 1, L, S], what each position may attend to.
-          position: i32[B or 1, L].
+          position: i32[B or 1, L], for rotary ones and the cache.
           index: i32[B] if dropout is active.
           cache: of S positions, if L is 1; None: S is L.
 
@@ -244,8 +244,7 @@ class GPT(nn.Module):
       dtype: of activations.
 
     Source: Radford et al. 2019, section 2.3, "Language Models are Unsupervised
-    Multitask Learners" (GPT-2). What a layer adds is initialised with the standard
-    deviation 0.02 / sqrt(2 N).
+    Multitask Learners" (GPT-2).
     """
 
     vocabulary_size: int
@@ -270,10 +269,10 @@ class GPT(nn.Module):
             GPTLayer(
                 self.num_heads,
                 self.width,
-                self.positions == "rotary",
                 self.dropout,
-                nn.initializers.normal(0.02 / (2 * self.num_layers) ** 0.5),
+                residual_init(self.num_layers),
                 self.dtype,
+                rotary=self.positions == "rotary",
             )
             for _ in range(self.num_layers)
         ]
@@ -646,6 +645,14 @@ class Transformer(nn.Module):
 
     def _logits(self, x: Array) -> Array:
         return at_least_float32(self.embed.attend(x))
+
+
+def residual_init(num_layers: int) -> Initializer:
+    """Returns the initialiser of what each of N layers adds, twice, to its input.
+
+    Its standard deviation is 0.02 / sqrt(2 N), as in GPT-2.
+    """
+    return nn.initializers.normal(0.02 / (2 * num_layers) ** 0.5)
 
 
 def causal_mask(length: int) -> Array:

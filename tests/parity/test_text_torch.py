@@ -12,6 +12,7 @@ transformers = pytest.importorskip("transformers", reason=REASON)
 from torch_layers import distance  # noqa: E402
 
 from diffusion_jax.models.recurrent import Recurrent  # noqa: E402
+from diffusion_jax.models.text_encoder import TextEncoder  # noqa: E402
 from diffusion_jax.models.transformer import (  # noqa: E402
     GPT,
     KeysValues,
@@ -244,6 +245,55 @@ def test_transformer(dtype):
                 net.decoder.layers[0].multihead_attn.out_proj.weight
             ),
             "encoder_1/norm1/scale": net.encoder.layers[1].norm1.weight,
+        },
+        dtype,
+    )
+
+
+@DTYPES
+def test_text_encoder(dtype):
+    """The encoder of captions is nn.TransformerEncoder with norms first, and a mask of
+    padding."""
+    layer = torch.nn.TransformerEncoderLayer(
+        WIDTH,
+        HEADS,
+        4 * WIDTH,
+        0.0,
+        lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+        batch_first=True,
+        norm_first=True,
+    )
+    net = torch.nn.TransformerEncoder(layer, 2, torch.nn.LayerNorm(WIDTH), False)
+    net.embed = torch.nn.Embedding(9, WIDTH)
+    net = randomised(net, dtype)
+    params = {
+        "Embed_0": {"embedding": of(net.embed.weight)},
+        "LayerNorm_0": norm(net.norm),
+    }
+    for i, layer in enumerate(net.layers):
+        params[f"GPTLayer_{i}"] = {
+            "norm1": norm(layer.norm1),
+            "attention": attention_of(layer.self_attn),
+            "norm2": norm(layer.norm2),
+            "mlp": mlp_of(layer.linear1, layer.linear2),
+        }
+    ours = TextEncoder(9, 2, HEADS, WIDTH, 0.0, dtype)
+    captions = np.random.default_rng(1).integers(1, 9, (3, 6))
+    captions[1, 4:], captions[2, 1:] = 0, 0
+
+    def theirs():
+        x = net.embed(torch.from_numpy(captions)) + by_formula(6, dtype)
+        return net(x, src_key_padding_mask=torch.from_numpy(captions == 0))
+
+    check(
+        lambda params: ours.apply({"params": params}, captions).tokens,
+        theirs,
+        params,
+        {
+            "Embed_0/embedding": net.embed.weight,
+            "LayerNorm_0/scale": net.norm.weight,
+            "GPTLayer_0/attention/out/kernel": net.layers[0].self_attn.out_proj.weight,
+            "GPTLayer_1/mlp/hidden/kernel": net.layers[1].linear1.weight,
         },
         dtype,
     )
