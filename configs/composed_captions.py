@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
         learning_rate=0.001, warmup_steps=500, ema_decay=0.999, ema_warmup=True
     )
     config.train.update(
-        num_steps=6000, log_every=200, save_every=2000, sample_every=3000
+        num_steps=4000, log_every=200, save_every=1000, sample_every=2000
     )
     config.sample.update(num_steps=25, sampler="ddim", spacing="trailing")
     config.sample.update(num_examples=200, guidance_scale=3.0)
