@@ -32,9 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.update(
         learning_rate=0.001, warmup_steps=500, ema_decay=0.999, ema_warmup=True
     )
-    config.train.update(
-        num_steps=4000, log_every=200, save_every=1000, sample_every=2000
-    )
+    config.train.update(num_steps=4000, log_every=200, sample_every=2000)
     config.sample.update(num_steps=25, sampler="ddim", spacing="trailing")
     config.sample.update(num_examples=200, guidance_scale=3.0)
     config.eval.update(metric="samples", classifier="runs/composed_classifier")
