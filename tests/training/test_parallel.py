@@ -239,7 +239,9 @@ def test_the_number_of_devices_changes_no_family(name):
     to float32 rounding; on one device nothing is averaged."""
     method, batches = family_of(name)
     initial = initial_state(method)
-    if name in ("captions", "cascade"):  # a fresh U-Net gives its encoder no gradient
+    # A fresh U-Net gives its text encoder no gradient, and the attention of a fresh
+    # encoder is so uniform that its queries and keys have nearly none.
+    if name in ("captions", "cascade", "contrastive"):
         params = jax.tree.map(spread, initial.params)
         initial = initial.replace(params=params, ema=jax.tree.map(jnp.copy, params))
     one, expected = run_on(1, method, initial, batches)
@@ -265,8 +267,8 @@ def test_the_number_of_devices_changes_no_family(name):
 
 
 def spread(x):
-    """Random values in place of zeros and the like."""
-    return x + 0.1 * jax.random.normal(jax.random.key(0), x.shape)
+    """Random values in place of zeros and small ones."""
+    return x + 0.3 * jax.random.normal(jax.random.key(0), x.shape)
 
 
 def assert_moved(before, after):
