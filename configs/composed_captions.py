@@ -4,10 +4,9 @@ r"""Diffusion of composed pictures, 24x24 pixels, conditioned on their captions.
     bash launch/local.sh configs/composed_captions.py --mode=sample \
         --config.sample.prompt="a small three left of a large inverted seven"
 
-Result of seed 0: 97.3 % of the classes are as the caption says, 97.1 % in unseen
-combinations; sizes, polarities and positions at least 99.9 %. Seed 1 learned all but
-the classes (10.2 %); see docs/text_to_image.md.
-Time: about an hour on one core.
+Result: 98.6, 96.7, 98.1 % of the classes are as the caption says, 98.5, 97.4, 97.4 % in
+unseen combinations (seeds 0, 1, 2); sizes, polarities and positions at least 99.9 %.
+Time: about 40 minutes on one core.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@ r"""Diffusion of digits conditioned on captions, such as "a picture of a seven".
     bash launch/local.sh configs/digits_captions.py --mode=sample \
         --config.sample.prompt="a seven|the digit two"
 
-Result: 97.2, 97.4, 97.2 % of 2,000 samples show the digit of their caption (seeds 0, 1,
-2), FD of pixels 0.089, 0.092, 0.090.
+Result: 97.3, 97.3, 97.5 % of 2,000 samples show the digit of their caption (seeds 0, 1,
+2), FD of pixels 0.093, 0.089, 0.093.
 Time: three minutes of CPU time.
 """
 
