@@ -5,7 +5,7 @@ r"""A scorer of composed pictures and their captions, a small CLIP.
         --config.eval.split=unseen
 
 Result: finds the caption among 100 for 98.5 % of the pictures of split test, and for
-87.8 % of those of unseen combinations.
+87.8 % of those of unseen combinations (before the text encoder had pre-norm layers).
 Time: about eight minutes of CPU time.
 """
 

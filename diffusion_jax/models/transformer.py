@@ -211,8 +211,8 @@ class GPTLayer(nn.Module):
 
         Args:
           x: [B, L, width].
-          mask: bool[B or 1, 1, L, S], what each position may attend to.
-          position: i32[B or 1, L], for rotary ones and the cache.
+          mask: bool[B or 1, 1, L or 1, S], what each position may attend to.
+          position: i32[B or 1, L]; required if rotary, and with a cache.
           index: i32[B] if dropout is active.
           cache: of S positions, if L is 1; None: S is L.
 
