@@ -30,8 +30,8 @@ class TextEncoder(nn.Module):
     """Encodes captions by self-attention over their tokens.
 
     The layers are those of GPT-2, as in CLIP (Radford et al. 2021, section 2.4,
-    arXiv:2103.00020), but without the causal mask. They normalise what they read, not
-    the sum: normalised sums lost the words whose effect on images is learned last.
+    arXiv:2103.00020), but without the causal mask. They are pre-norm: with post-norm
+    layers, one of two diffusion models of composed pictures ignored the classes.
 
     A caption of padding only is the null caption of classifier-free guidance: all of
     its positions are attended to, with the learned embedding of padding.

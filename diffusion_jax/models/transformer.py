@@ -95,9 +95,8 @@ class MultiHeadAttention(nn.Module):
           x: [B, S, width].
           position: i32[B or 1, S], if rotary.
         """
-        return KeysValues(
-            self._heads(self.key(x), position), self._heads(self.value(x))
-        )
+        keys = self._rotated(self._heads(self.key(x)), position)
+        return KeysValues(keys, self._heads(self.value(x)))
 
     def __call__(
         self,
@@ -117,20 +116,30 @@ class MultiHeadAttention(nn.Module):
         Returns:
           [B, T, width].
         """
-        query = self._heads(self.query(x), position)
+        query = self._rotated(self._heads(self.query(x)), position)
         heads = attention(query, *keys_values, mask)
         return self.out(heads.swapaxes(1, 2).reshape(x.shape))
 
     def weights(self, x: Array, keys_values: KeysValues, mask: Array | None) -> Array:
-        """Returns the attention weights, f32[B, H, T, S]."""
-        return attention_weights(self._heads(self.query(x)), keys_values.keys, mask)
+        """Returns the attention weights, f32[B, H, T, S], if not rotary."""
+        query = self._rotated(self._heads(self.query(x)), None)
+        return attention_weights(query, keys_values.keys, mask)
 
-    def _heads(self, x: Array, position: Array | None = None) -> Array:
-        """Splits [B, L, width] into heads [B, H, L, C], and rotates them."""
-        x = x.reshape(*x.shape[:2], self.num_heads, -1).swapaxes(1, 2)
-        if self.rotary and position is not None:
-            x = positions.rotate(x, position)
-        return x
+    def _heads(self, x: Array) -> Array:
+        """Splits [B, L, width] into heads [B, H, L, C]."""
+        return x.reshape(*x.shape[:2], self.num_heads, -1).swapaxes(1, 2)
+
+    def _rotated(self, heads: Array, position: Array | None) -> Array:
+        """Rotates queries or keys by their positions, if rotary.
+
+        Raises:
+          ValueError: it is rotary, and there are no positions.
+        """
+        if not self.rotary:
+            return heads
+        if position is None:
+            raise ValueError("Rotary attention needs the positions of its inputs.")
+        return positions.rotate(heads, position)
 
 
 class MLP(nn.Module):
@@ -648,9 +657,10 @@ class Transformer(nn.Module):
 
 
 def residual_init(num_layers: int) -> Initializer:
-    """Returns the initialiser of what each of N layers adds, twice, to its input.
+    """Returns the initialiser of the last linear layer of each residual branch.
 
-    Its standard deviation is 0.02 / sqrt(2 N), as in GPT-2.
+    N layers have two branches each; the standard deviation is 0.02 / sqrt(2 N), as in
+    GPT-2.
     """
     return nn.initializers.normal(0.02 / (2 * num_layers) ** 0.5)
 

@@ -329,10 +329,15 @@ def test_impossible_networks(network, words):
         jax.eval_shape(network.init, jax.random.key(0), tokens_of(2, 6))
 
 
-def test_attention_refuses_uneven_heads():
+@pytest.mark.parametrize(
+    "attention, words",
+    [
+        (MultiHeadAttention(4, 6), "multiple of model.num_heads = 4"),
+        (MultiHeadAttention(3, 6, rotary=True), "needs the positions"),
+    ],
+)
+def test_impossible_attention(attention, words):
     """So is an attention by itself."""
     x = np.zeros((1, 2, 6), np.float32)
-    with pytest.raises(ValueError, match="multiple of model.num_heads = 4"):
-        MultiHeadAttention(4, 6).init(
-            jax.random.key(0), x, method=MultiHeadAttention.keys_values
-        )
+    with pytest.raises(ValueError, match=words):
+        attention.init(jax.random.key(0), x, method=MultiHeadAttention.keys_values)

@@ -66,6 +66,16 @@ def mlp_of(hidden, out):
     }
 
 
+def encoder_layer(theirs):
+    """Our parameters of their nn.TransformerEncoderLayer."""
+    return {
+        "norm1": norm(theirs.norm1),
+        "attention": attention_of(theirs.self_attn),
+        "norm2": norm(theirs.norm2),
+        "mlp": mlp_of(theirs.linear1, theirs.linear2),
+    }
+
+
 def check(ours, theirs, params, their_params, dtype):
     """Compares outputs, and the gradients in the parameters of a random weighted sum.
 
@@ -180,12 +190,7 @@ def transformer_pair(dtype):
         "embed_source": {"embedding": of(net.embed_source.weight)},
     }
     for i, layer in enumerate(net.encoder.layers):
-        params[f"encoder_{i}"] = {
-            "attention": attention_of(layer.self_attn),
-            "norm1": norm(layer.norm1),
-            "mlp": mlp_of(layer.linear1, layer.linear2),
-            "norm2": norm(layer.norm2),
-        }
+        params[f"encoder_{i}"] = encoder_layer(layer)
     for i, layer in enumerate(net.decoder.layers):
         params[f"decoder_{i}"] = {
             "attention": attention_of(layer.self_attn),
@@ -254,7 +259,7 @@ def test_transformer(dtype):
 def test_text_encoder(dtype):
     """The encoder of captions is nn.TransformerEncoder with norms first, and a mask of
     padding."""
-    layer = torch.nn.TransformerEncoderLayer(
+    pattern = torch.nn.TransformerEncoderLayer(
         WIDTH,
         HEADS,
         4 * WIDTH,
@@ -263,7 +268,7 @@ def test_text_encoder(dtype):
         batch_first=True,
         norm_first=True,
     )
-    net = torch.nn.TransformerEncoder(layer, 2, torch.nn.LayerNorm(WIDTH), False)
+    net = torch.nn.TransformerEncoder(pattern, 2, torch.nn.LayerNorm(WIDTH), False)
     net.embed = torch.nn.Embedding(9, WIDTH)
     net = randomised(net, dtype)
     params = {
@@ -271,12 +276,7 @@ def test_text_encoder(dtype):
         "LayerNorm_0": norm(net.norm),
     }
     for i, layer in enumerate(net.layers):
-        params[f"GPTLayer_{i}"] = {
-            "norm1": norm(layer.norm1),
-            "attention": attention_of(layer.self_attn),
-            "norm2": norm(layer.norm2),
-            "mlp": mlp_of(layer.linear1, layer.linear2),
-        }
+        params[f"GPTLayer_{i}"] = encoder_layer(layer)
     ours = TextEncoder(9, 2, HEADS, WIDTH, 0.0, dtype)
     captions = np.random.default_rng(1).integers(1, 9, (3, 6))
     captions[1, 4:], captions[2, 1:] = 0, 0

@@ -267,7 +267,7 @@ def test_the_number_of_devices_changes_no_family(name):
 
 
 def spread(x):
-    """Random values in place of zeros and small ones."""
+    """Adds noise, so that no parameter is zero or tiny."""
     return x + 0.3 * jax.random.normal(jax.random.key(0), x.shape)
 
 
